@@ -1,0 +1,7 @@
+"""A run log store for magnus that keeps run logs in a database, on peewee."""
+
+from magnus_peewee_store.db import create_tables
+from magnus_peewee_store.store import DBStore
+
+__all__ = ["DBStore", "create_tables", "__version__"]
+__version__ = "0.1.0"

@@ -1,0 +1,236 @@
+"""Run logs to fragments and back: what stands in a row's type, key and value. No database, no I/O."""
+
+import json
+from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+
+from magnus.datastore import BranchLog, RunLog, StepLog
+
+
+class Fragment(NamedTuple):
+    """A part of a run log that is written on its own: the columns attribute_type, _key and _value of its row."""
+
+    attribute_type: str
+    attribute_key: str
+    attribute_value: str
+
+
+# What a fragment's attribute_type may be: the first is written, and all are read. The second of two is what the
+# SQLAlchemy extension wrote, although its documented model names the first.
+RUN_LOG = ("RunLog",)
+STEP = ("Step", "StepLog")
+BRANCH = ("Branch", "BranchLog")
+PARAMETER = ("Parameter",)
+
+RUN_LOG_KEY = "run_log"
+
+
+def of_run_log(run_log: RunLog) -> List[Fragment]:
+    """Cut a run log into all of its fragments.
+
+    Args:
+        run_log: The run log, with whatever parameters, steps and branches it holds.
+
+    Returns:
+        The fragments, each parent before its children, which is the order that `to_run_log` finds parents by.
+
+    Raises:
+        TypeError: If something in it is not JSON.
+    """
+    steps = [fragment for step_log in run_log.steps.values() for fragment in of_step(step_log)]
+    return [of_header(run_log), *of_parameters(run_log.parameters), *steps]
+
+
+def of_header(run_log: RunLog) -> Fragment:
+    """Make the fragment of the run itself: the run log without its parameters and steps.
+
+    Of the secrets handler, which by then may hold every secret in plain text, the run config keeps its name only.
+
+    Args:
+        run_log: The run log.
+
+    Returns:
+        The fragment.
+
+    Raises:
+        TypeError: If something in the run config is not JSON.
+    """
+    header = run_log.model_dump(exclude={"parameters", "steps"})
+    secrets_handler = header["run_config"].get("secrets_handler")
+    if isinstance(secrets_handler, dict):
+        header["run_config"]["secrets_handler"] = {
+            name: value for name, value in secrets_handler.items() if name in ("service_name", "service_type")
+        }
+    return _fragment(RUN_LOG, RUN_LOG_KEY, header)
+
+
+def of_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
+    """Make a fragment of each parameter: its bare value under its name.
+
+    Args:
+        parameters: The parameters by name.
+
+    Returns:
+        The fragments, in the parameters' order.
+
+    Raises:
+        TypeError: If a value is not JSON, or a name not a string.
+    """
+    return [_fragment(PARAMETER, name, value) for name, value in parameters.items()]
+
+
+def of_step(step_log: StepLog) -> List[Fragment]:
+    """Make the fragments of a step: the step itself and, where it holds branches, theirs.
+
+    Args:
+        step_log: The step log.
+
+    Returns:
+        The fragments, the step's own first.
+
+    Raises:
+        TypeError: If something in it is not JSON.
+    """
+    own = _fragment(STEP, step_log.internal_name, step_log.model_dump(exclude={"branches"}))
+    return [own, *(fragment for branch_log in step_log.branches.values() for fragment in of_branch(branch_log))]
+
+
+def of_branch(branch_log: BranchLog) -> List[Fragment]:
+    """Make the fragments of a branch: the branch itself and, where it holds steps, theirs.
+
+    Args:
+        branch_log: The branch log.
+
+    Returns:
+        The fragments, the branch's own first.
+
+    Raises:
+        TypeError: If something in it is not JSON.
+    """
+    own = _fragment(BRANCH, branch_log.internal_name, branch_log.model_dump(exclude={"steps"}))
+    return [own, *(fragment for step_log in branch_log.steps.values() for fragment in of_step(step_log))]
+
+
+def parent_branch(step_name: str) -> str:
+    """Name the branch that a step belongs to.
+
+    A node's own name holds no dot (magnus refuses it), so the branch is all that stands before the last one, whatever
+    dots the branch has itself.
+
+    Args:
+        step_name: The internal name of the step.
+
+    Returns:
+        The internal name of the branch; empty for a step of the run itself.
+    """
+    return step_name.rpartition(".")[0]
+
+
+def to_header(value: str) -> RunLog:
+    """Make a run log, without parameters and steps, of a header's value.
+
+    Args:
+        value: The attribute_value of a run's own fragment.
+
+    Returns:
+        The run log.
+    """
+    return RunLog(**json.loads(value))
+
+
+def to_step(value: str) -> StepLog:
+    """Make a step log of a step fragment's value.
+
+    Args:
+        value: The attribute_value of a step's fragment.
+
+    Returns:
+        The step log, without branches.
+    """
+    return StepLog(**json.loads(value))
+
+
+def to_branch(value: str) -> BranchLog:
+    """Make a branch log of a branch fragment's value.
+
+    Args:
+        value: The attribute_value of a branch's fragment.
+
+    Returns:
+        The branch log, without steps.
+    """
+    return BranchLog(**json.loads(value))
+
+
+def to_parameters(fragments: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
+    """Collect the parameters among fragments.
+
+    Args:
+        fragments: Fragments of one run, oldest first.
+
+    Returns:
+        The parameters by name.
+    """
+    return {name: json.loads(value) for kind, name, value in fragments if kind in PARAMETER}
+
+
+def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
+    """Assemble a run log from its fragments.
+
+    A branch of a map is named by its value, dots and all, so a dotted name alone does not tell the parent. The order
+    does: a parent is written before its children. A fragment's parent is the longest prefix of its name that names a
+    parent written before it (or, where clocks once disagreed, after it).
+
+    Args:
+        fragments: The fragments of one run, oldest first; of two with one name the later counts.
+
+    Returns:
+        The run log with the parameters, steps and branches that are among the fragments; None if the run's own
+        fragment is not.
+    """
+    fragments = list(fragments)
+    run_log: Optional[RunLog] = None
+    steps: Dict[str, StepLog] = {}
+    branches: Dict[str, BranchLog] = {}
+    branch_of: Dict[str, Optional[str]] = {}
+    step_of: Dict[str, Optional[str]] = {}
+    for kind, name, value in fragments:
+        if kind in STEP:
+            branch_of.setdefault(name, _nearest(name, branches))
+            steps[name] = to_step(value)
+        elif kind in BRANCH:
+            step_of.setdefault(name, _nearest(name, steps))
+            branches[name] = to_branch(value)
+        elif kind in RUN_LOG:
+            run_log = to_header(value)
+    if run_log is None:
+        return None
+
+    run_log.parameters = to_parameters(fragments)
+    for name, step_name in step_of.items():
+        step_name = step_name or _nearest(name, steps)
+        if step_name:
+            steps[step_name].branches[name] = branches[name]
+        else:
+            del branches[name]  # A run log has no place for it; its steps move up.
+    for name, branch_name in branch_of.items():
+        branch_name = branch_name if branch_name in branches else _nearest(name, branches)
+        (branches[branch_name] if branch_name else run_log).steps[name] = steps[name]
+    return run_log
+
+
+def _nearest(name: str, known: Collection[str]) -> Optional[str]:
+    """The longest of the known names that the name continues with a dot."""
+    prefix, dot, _ = name.rpartition(".")
+    while dot and prefix not in known:
+        prefix, dot, _ = prefix.rpartition(".")
+    return prefix if dot else None
+
+
+def _fragment(kind: Tuple[str, ...], name: str, value: Any) -> Fragment:
+    """Write a value as JSON, in plain ASCII: so it survives whatever character set a table has."""
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a {kind[0]} is a string, not {name!r}")
+    try:
+        return Fragment(kind[0], name, json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"The {kind[0]} '{name}' holds something that JSON cannot: {error}") from error

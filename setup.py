@@ -1,0 +1,49 @@
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+POSTGRES = ["psycopg[binary]>=3.1"]
+MYSQL = ["pymysql>=1.0"]
+
+setup(
+    name="magnus-peewee-store",
+    version="0.1.0",
+    description="A run log store for magnus that keeps run logs in a database, on peewee",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["magnus_peewee_store"],
+    package_data={"magnus_peewee_store": ["py.typed"]},
+    python_requires=">=3.8,<3.13",
+    install_requires=[
+        "magnus>=0.5,<0.6",
+        "peewee>=4.0,<5",
+        # magnus 0.5's own command imports pkg_resources, which setuptools 82 no longer has.
+        "setuptools<81",
+    ],
+    extras_require={
+        "postgres": POSTGRES,
+        "mysql": MYSQL,
+        "test": [
+            *POSTGRES,
+            *MYSQL,
+            "hypothesis>=6",
+            "pytest>=8",
+        ],
+    },
+    entry_points={"run_log_store": ["db = magnus_peewee_store:DBStore"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.8",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Database",
+    ],
+)
