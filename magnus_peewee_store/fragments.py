@@ -85,13 +85,14 @@ def of_step(step_log: StepLog) -> List[Fragment]:
         step_log: The step log.
 
     Returns:
-        The fragments, the step's own first.
+        The fragments: the step's own, those of its branches, and then those of their steps, as magnus fans out.
 
     Raises:
         TypeError: If something in it is not JSON.
     """
     own = _fragment(STEP, step_log.internal_name, step_log.model_dump(exclude={"branches"}))
-    return [own, *(fragment for branch_log in step_log.branches.values() for fragment in of_branch(branch_log))]
+    branch_logs = step_log.branches.values()
+    return [own, *map(_own_of_branch, branch_logs), *(each for log in branch_logs for each in _steps_of_branch(log))]
 
 
 def of_branch(branch_log: BranchLog) -> List[Fragment]:
@@ -106,8 +107,7 @@ def of_branch(branch_log: BranchLog) -> List[Fragment]:
     Raises:
         TypeError: If something in it is not JSON.
     """
-    own = _fragment(BRANCH, branch_log.internal_name, branch_log.model_dump(exclude={"steps"}))
-    return [own, *(fragment for step_log in branch_log.steps.values() for fragment in of_step(step_log))]
+    return [_own_of_branch(branch_log), *_steps_of_branch(branch_log)]
 
 
 def parent_branch(step_name: str) -> str:
@@ -216,6 +216,14 @@ def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
         branch_name = branch_name if branch_name in branches else _nearest(name, branches)
         (branches[branch_name] if branch_name else run_log).steps[name] = steps[name]
     return run_log
+
+
+def _own_of_branch(branch_log: BranchLog) -> Fragment:
+    return _fragment(BRANCH, branch_log.internal_name, branch_log.model_dump(exclude={"steps"}))
+
+
+def _steps_of_branch(branch_log: BranchLog) -> List[Fragment]:
+    return [fragment for step_log in branch_log.steps.values() for fragment in of_step(step_log)]
 
 
 def _nearest(name: str, known: Collection[str]) -> Optional[str]:
