@@ -177,6 +177,8 @@ class ManagedSqlite(ManagedDatabase):
                 connection.execute("PRAGMA journal_mode = wal")
                 return
             except sqlite3.OperationalError as error:
+                if "readonly" in str(error):
+                    return  # It can still be read from.
                 # While others make the same switch, SQLite answers 'locked' at once, whatever the busy timeout.
                 if "locked" not in str(error) or time.monotonic() > give_up_at:
                     raise

@@ -1,0 +1,318 @@
+"""What a connection string may be, which database it names, and what of it is ever shown."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Iterator
+
+import peewee
+import pytest
+from magnus import context
+from magnus.extensions.secrets.dotenv.implementation import DotEnvSecrets
+from magnus.extensions.secrets.env_secrets.implementation import EnvSecretsManager
+from magnus.secrets import DoNothingSecretManager
+
+from magnus_peewee_store import DBStore, create_tables
+from magnus_peewee_store.connection import ConnectionStringError, make_database, mask
+from magnus_peewee_store.db import MissingTableError
+
+
+def secrets(**values: str) -> Any:
+    return values.__getitem__
+
+
+# SQLite files
+
+
+def test_the_default_is_a_file_among_magnus_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = DBStore()
+    store.create_run_log("run")
+    store.close()
+    assert [path.name for path in (tmp_path / ".run_log_store").iterdir()] == ["run_log.db"]
+
+
+def test_a_relative_path_is_relative_to_where_the_run_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = DBStore(connection_string="sqlite:///logs/deep/runs.db")
+    store.create_run_log("run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.close()
+    assert store.get_run_log_by_id("run").run_id == "run"
+    store.close()
+    assert (tmp_path / "logs" / "deep" / "runs.db").exists()
+
+
+@pytest.mark.parametrize("name", ["runs.db", "my runs.db", "a@b:c.db", "100%.db", "%41.db", "\N{SNAKE}.db"])
+def test_a_file_is_named_as_it_is_written(tmp_path: Path, name: str) -> None:
+    store = DBStore(connection_string=f"sqlite:///{tmp_path}/{name}")
+    store.create_run_log("run")
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_in_memory_lasts_as_long_as_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = DBStore(connection_string="sqlite:///:memory:")
+    store.create_run_log("run")
+    assert store.get_run_log_by_id("run").run_id == "run"
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_stores_on_two_databases_live_in_one_process(tmp_path: Path) -> None:
+    stores = [DBStore(connection_string=f"sqlite:///{tmp_path}/{name}.db") for name in "ab"]
+    for number, store in enumerate(stores):
+        store.create_run_log("run", tag=str(number))
+    assert [store.get_run_log_by_id("run").tag for store in stores] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("sqlite://runs.db", "sqlite:///runs.db"),
+        ("sqlite://logs/runs.db", "sqlite:///logs/runs.db"),
+        ("sqlite://", "sqlite:///runs.db"),
+        ("sqlite:///", "sqlite:///runs.db"),
+    ],
+)
+def test_a_file_that_would_be_a_database_in_memory_is_refused(wrong: str, right: str) -> None:
+    with pytest.raises(ConnectionStringError) as refusal:
+        DBStore(connection_string=wrong).create_run_log("run")
+    assert f" {right}," in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrong", ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db"])
+def test_what_names_no_database_is_refused_with_what_would(wrong: str) -> None:
+    with pytest.raises(ConnectionStringError, match="sqlite://|#") as refusal:
+        make_database(wrong)
+    assert "pw" not in str(refusal.value)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(peewee.OperationalError, match=f"Cannot connect to sqlite:///{tmp_path}/file/runs.db: "):
+        DBStore(connection_string=f"sqlite:///{tmp_path}/file/runs.db").create_run_log("run")
+
+
+def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    path.write_text("not a database " * 100)
+    store = DBStore(connection_string=f"sqlite:///{path}")
+    for call in (lambda: store.get_run_log_by_id("run"), lambda: store.create_run_log("run")):
+        with pytest.raises(peewee.PeeweeException, match="not a database"):
+            call()
+    assert path.read_text() == "not a database " * 100
+
+
+def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(store: DBStore) -> None:
+    store.create_run_log("run")
+    database = store._rows.database
+    assert database.journal_mode == "wal"
+    assert database.synchronous == 2  # FULL
+    assert database.pragma("busy_timeout") == 60_000
+    statements = []
+    connection = database.connection()
+    connection.set_trace_callback(statements.append)
+    store.set_parameters("run", {"a": 1, "b": 2})
+    assert statements[0] == "BEGIN IMMEDIATE"
+
+
+# The table
+
+
+def test_create_tables_can_be_repeated_and_keeps_what_is_there(store: DBStore, database: Any) -> None:
+    create_tables(database.url)
+    store.create_run_log("run")
+    create_tables(database.url)
+    assert store.get_run_log_by_id("run").run_id == "run"
+    indexes = database.sql("SELECT sql FROM sqlite_master WHERE type = 'index'")
+    assert any('UNIQUE' in sql and '("run_id", "attribute_type", "attribute_key")' in sql for sql, in indexes)
+
+
+def test_create_tables_adds_a_missing_index(database: Any) -> None:
+    create_tables(database.url)
+    indexes = sorted(database.sql("SELECT name FROM sqlite_master WHERE type = 'index'"))
+    for (name,) in indexes:
+        database.sql(f"DROP INDEX {name}")
+    create_tables(database.url)
+    assert sorted(database.sql("SELECT name FROM sqlite_master WHERE type = 'index'")) == indexes
+
+
+def test_the_columns_are_the_documented_ones(store: DBStore, database: Any) -> None:
+    store.create_run_log("run")
+    columns = {name: kind for _, name, kind, *_ in database.sql("PRAGMA table_info(db_log)")}
+    assert columns == {
+        "pk": "INTEGER",
+        "run_id": "TEXT",
+        "attribute_key": "TEXT",
+        "attribute_type": "TEXT",
+        "attribute_value": "TEXT",
+        "created_at": "DATETIME",
+    }
+
+
+@contextlib.contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    """Go on as a user who may read what is in the folder, and not write it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    for each in (folder, *folder.parents):
+        os.chmod(each, os.stat(each).st_mode | 0o555)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_where_the_table_may_not_be_made_the_error_says_what_to_run(tmp_path: Path, database: Any) -> None:
+    database.path.touch()
+    with as_nobody(tmp_path), pytest.raises(MissingTableError) as refusal:
+        DBStore(connection_string=database.url).get_run_log_by_id("run")
+    assert "db.create_tables(" in str(refusal.value)
+
+
+def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, database: Any) -> None:
+    create_tables(database.url)
+    database.sql("INSERT INTO db_log VALUES (1, 'run', 'run_log', 'RunLog', '{\"run_id\": \"run\"}', '2024-01-01')")
+    database.sql("PRAGMA journal_mode = delete")
+    with as_nobody(tmp_path):
+        store = DBStore(connection_string=database.url)
+        assert store.get_run_log_by_id("run").run_id == "run"
+        with pytest.raises(peewee.OperationalError, match="readonly"):
+            store.update_run_log_status("run", "SUCCESS")
+
+
+# The configuration
+
+
+def test_a_mistyped_key_is_named_and_its_value_is_not_told() -> None:
+    store = DBStore(conection_string="sqlite:///swordfish.db")
+    with pytest.raises(ConnectionStringError, match="conection_string.*connection_string") as refusal:
+        store.get_run_log_by_id("run")
+    assert "swordfish" not in str(refusal.value) + repr(store) + str(store.model_dump())
+
+
+def test_a_connection_string_that_is_no_string_is_named() -> None:
+    with pytest.raises(ConnectionStringError, match="'connection_string'.*string"):
+        DBStore(connection_string=None).get_run_log_by_id("run")
+
+
+def test_the_store_is_made_without_connecting(tmp_path: Path) -> None:
+    DBStore(connection_string=f"sqlite:///{tmp_path}/runs.db")
+    assert not list(tmp_path.iterdir())
+
+
+# Placeholders
+
+
+@pytest.mark.parametrize(
+    "template, values, database",
+    [
+        ("sqlite:////data/${name}.db", {"name": "runs"}, "/data/runs.db"),
+        ("sqlite:////data/$name", {"name": "runs.db"}, "/data/runs.db"),
+        ("${dsn}", {"dsn": "sqlite:////data/runs.db"}, "/data/runs.db"),
+        ("sqlite:////data/${unknown}/$$x.db", {}, "/data/${unknown}/$x.db"),
+        ("sqlite:////data/${a}.db", {"a": "${b}", "b": "never"}, "/data/${b}.db"),
+    ],
+)
+def test_placeholders_follow_string_template(template: str, values: Any, database: str) -> None:
+    assert make_database(template, secrets(**values)).database == database
+
+
+@pytest.mark.parametrize("password", ["tiger", "p@ss/w#rd?:%41[x]", "$5", "${x}", "a b", "\N{SNAKE}", "%"])
+def test_a_secret_is_taken_literally_in_a_password(password: str) -> None:
+    template = "postgresql://${user}:${password}@localhost:5432/mydatabase"
+    made = make_database(template, secrets(user="sc@tt", password=password))
+    assert made.connect_params == {"user": "sc@tt", "password": password, "host": "localhost", "port": 5432}
+    assert made.database == "mydatabase"
+
+
+def test_a_password_that_stands_in_the_string_is_part_of_the_url() -> None:
+    made = make_database("postgresql://scott:p%40ss$word@localhost/mydatabase")
+    assert made.connect_params["password"] == "p@ss$word"
+
+
+def handler_with(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "run_context", SimpleNamespace(secrets_handler=handler))
+
+
+def test_secrets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_FOLDER", str(tmp_path))
+    handler_with(EnvSecretsManager(prefix="TEAM_"), monkeypatch)
+    DBStore(connection_string="sqlite:///${FOLDER}/runs.db").create_run_log("run")
+    assert (tmp_path / "runs.db").exists()
+
+
+def test_secrets_come_from_a_dotenv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "team.env").write_text(f"FOLDER={tmp_path}\n")
+    handler_with(DotEnvSecrets(location=str(tmp_path / "team.env")), monkeypatch)
+    DBStore(connection_string="sqlite:///${FOLDER}/runs.db").create_run_log("run")
+    assert (tmp_path / "runs.db").exists()
+
+
+@pytest.mark.parametrize("handler", [DoNothingSecretManager(), EnvSecretsManager()], ids=lambda each: each.service_name)
+def test_a_placeholder_without_a_secret_stays_and_is_told_of(
+    handler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler_with(handler, monkeypatch)
+    monkeypatch.setattr(logging.getLogger("magnus"), "propagate", True)
+    DBStore(connection_string=f"sqlite:///{tmp_path}/${{NO_SUCH_SECRET}}.db").create_run_log("run")
+    assert (tmp_path / "${NO_SUCH_SECRET}.db").exists()
+    assert any("no secret is named NO_SUCH_SECRET" in record.getMessage() for record in caplog.records)
+
+
+def test_a_connection_that_fails_names_the_placeholder_without_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = DBStore(connection_string=f"sqlite:///{tmp_path}/file/${{FOLDER}}/runs.db")
+    with pytest.raises(peewee.OperationalError, match="no secret is named FOLDER"):
+        store.create_run_log("run")
+
+
+# What is shown
+
+
+@pytest.mark.parametrize(
+    "connection_string, shown",
+    [
+        ("sqlite:///runs.db", "sqlite:///runs.db"),
+        ("sqlite:////a@b/${name}.db?x=1", "sqlite:////a@b/${name}.db"),
+        ("${dsn}", "${dsn}"),
+        ("postgresql://scott:${password}@h:5432/db", "postgresql://scott:${password}@h:5432/db"),
+        ("postgresql://scott:tiger@h:5432/db?sslpassword=x", "postgresql://scott:***@h:5432/db"),
+        ("postgresql://scott:ti${ge}r@h/db", "postgresql://scott:***@h/db"),
+        ("postgresql://scott:ti@ger@h1:1,[::1]:2/db", "postgresql://scott:***@h1:1,[::1]:2/db"),
+        ("postgresql://scott:ti/ger@h/db", "postgresql://***"),
+        ("postgresql://scott:ti?ger@h/db", "postgresql://***"),
+        ("postgresql://scott:ti#ger@h/db", "postgresql://***"),
+        ("postgresql://h/db?password=ti@ger", "postgresql://***"),
+        ("host=h password=tiger", "***"),
+    ],
+)
+def test_no_part_of_a_password_is_shown(connection_string: str, shown: str) -> None:
+    assert mask(connection_string) == shown
+    assert DBStore(connection_string=connection_string).model_dump()["connection_string"] == shown
+
+
+def test_a_store_is_represented_without_its_connection_string() -> None:
+    store = DBStore(connection_string="postgresql://scott:tiger@localhost/db")
+    assert "tiger" not in repr(store) + str(store) + store.model_dump_json() + str(store.model_dump())
+
+
+@pytest.mark.parametrize("password", ["tiger", "${password}"])
+def test_a_failing_connection_tells_no_password(password: str, capfd: pytest.CaptureFixture) -> None:
+    pytest.importorskip("psycopg", reason="needs the extra 'postgres'")
+    made = make_database(f"postgresql://scott:{password}@127.0.0.1:1/db", secrets(password="tiger"))
+    with pytest.raises(peewee.OperationalError, match="Cannot connect to postgresql://scott:") as failure:
+        made.connect()
+    assert "tiger" not in str(failure.value) + repr(failure.value)
+    assert failure.value.__suppress_context__
+
+
+def test_the_module_is_importable_without_a_server_driver() -> None:
+    subprocess.run([sys.executable, "-c", "import magnus_peewee_store"], check=True)
