@@ -22,7 +22,7 @@ MASK = "***"
 # Twenty processes that commit to one file, an fsync each, wait for one another for seconds; a minute is a fault.
 SQLITE_BUSY_SECONDS = 60
 
-_HOST = r"(?:[\w.${}-]*|\[[\da-fA-F:.]+\])(?::[\w${}]*)?"
+_HOST = r"(?:[\w.${}-]*|\[[\da-fA-F:.]+\])(?::(?:\d*|\$\w+|\$\{\w+\}))?"
 _SERVER_URL = re.compile(
     r"(?P<scheme>[\w+.-]+)://"
     r"(?:(?P<credentials>(?P<user>[^:@/?#]*)(?::(?P<password>[^/?#]*))?)@)?"
@@ -250,13 +250,16 @@ def _parse(url: str, shown: str) -> Tuple[str, Dict[str, Any]]:
         )
     if _is_file(scheme):
         return scheme, _parse_file(url, shown)
-    if not _SERVER_URL.fullmatch(url):
-        raise ConnectionStringError(
-            f"The connection string {shown} is not of the form {scheme}://user:password@host:port/database. "
-            "Characters like / ? # @ in a user or password that stands in it are percent-encoded (%2F %3F %23 %40); "
-            "one that comes from a ${placeholder} is taken as it is."
-        )
-    return scheme, db_url.parse(url, unquote_password=True, unquote_user=True)
+    try:
+        if _SERVER_URL.fullmatch(url):
+            return scheme, db_url.parse(url, unquote_password=True, unquote_user=True)
+    except ValueError:
+        pass  # Its message quotes the URL.
+    raise ConnectionStringError(
+        f"The connection string {shown} is not of the form {scheme}://user:password@host:port/database. "
+        "Characters like / ? # @ in a user or password that stands in it are percent-encoded (%2F %3F %23 %40); "
+        "one that comes from a ${placeholder} is taken as it is."
+    )
 
 
 def _parse_file(url: str, shown: str) -> Dict[str, Any]:

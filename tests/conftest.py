@@ -92,12 +92,18 @@ class Project:
             **popen,
         )
 
-    def magnus(self, *arguments: str, fails: bool = False) -> str:
-        """Run magnus' command, and give what it prints."""
-        process = self.start("magnus", *arguments)
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command to its end, and give what it prints."""
+        process = self.start(*command)
         output, _ = process.communicate(timeout=300)
-        assert (process.returncode != 0) == fails, output
+        assert (process.returncode != 0) == fails, output[-5000:]
         return output
+
+    def magnus(self, *arguments: str, fails: bool = False) -> str:
+        return self.run("magnus", *arguments, fails=fails)
+
+    def python(self, *arguments: str) -> str:
+        return self.run("python", *arguments)
 
     def execute(self, run_id: str, *arguments: str, fails: bool = False) -> str:
         return self.magnus(

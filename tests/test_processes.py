@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import sys
 import threading
 from typing import Any, Callable, List
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog, StepLog
 
-from magnus_peewee_store import DBStore, db
+from magnus_peewee_store import DBStore, connection, db
 
 CROWD = 20
 
@@ -90,6 +91,35 @@ def test_parameters_that_are_set_together_are_seen_together(store: DBStore, data
     at_once(CROWD, set_the_same_parameters, database.url)
     parameters = store.get_parameters("run")
     assert len(parameters) == 30 and len(set(parameters.values())) == 1
+
+
+def test_a_new_database_that_others_are_setting_up_is_waited_for(
+    store: DBStore, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite answers 'database is locked' at once to who switches a file to WAL while another writes to it."""
+    other = sqlite3.connect(str(database.path), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waits: List[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(connection.time, "sleep", sleep)
+    store.create_run_log("run")
+    assert len(waits) == 3
+    assert store._rows.database.journal_mode == "wal"
+    other.close()
+
+
+def test_nobody_sees_the_table_without_its_indexes(database: Any) -> None:
+    table = db.LogTable(connection.make_database(database.url))
+    seen = []
+    table.database.query_hooks.append(lambda _: seen.append(database.sql("SELECT COUNT(*) FROM sqlite_master")[0][0]))
+    table.create()
+    assert len(seen) >= 3 and set(seen) == {0}
+    assert database.sql("SELECT COUNT(*) FROM sqlite_master") == [(3,)]
 
 
 def put_generations(url: str, stop: Any) -> None:
@@ -229,7 +259,7 @@ def leaves(store: DBStore) -> None:
 @pytest.mark.parametrize("child", [uses, closes, closes_the_database, drops, leaves])
 def test_a_forked_child_does_not_harm_its_parent(store: DBStore, child: Callable[[DBStore], None]) -> None:
     store.create_run_log("run")
-    connection = store._rows.database.connection()
+    inherited = store._rows.database.connection()
     process = multiprocessing.get_context("fork").Process(target=child, args=(store,))
     process.start()
     for number in range(30):
@@ -237,7 +267,7 @@ def test_a_forked_child_does_not_harm_its_parent(store: DBStore, child: Callable
     process.join()
     assert process.exitcode == 0
     store.set_parameters("run", {"x": 1})
-    assert store._rows.database.connection() is connection
+    assert store._rows.database.connection() is inherited
     names = list(store.get_run_log_by_id("run", full=True).steps)
     assert [name for name in names if name.startswith("parent")] == [f"parent {number}" for number in range(30)]
     assert len(names) == (60 if child is uses else 30)
@@ -256,6 +286,29 @@ def test_a_forked_child_opens_a_connection_of_its_own(store: DBStore) -> None:
     process = forking.Process(target=child, args=(answer,))
     process.start()
     assert answer.get(timeout=60) is False
+    process.join()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc to see the open files of a process")
+def test_a_forked_child_never_closes_what_it_inherited(store: DBStore, database: Any) -> None:
+    """SQLite forbids it, even where no harm shows (https://www.sqlite.org/howtocorrupt.html, 2.6)."""
+    store.create_run_log("run")
+
+    def open_files() -> List[str]:
+        paths = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+        return [path for path in paths if os.path.realpath(path) == str(database.path)]
+
+    def child(answer: Any) -> None:
+        before = open_files()
+        drops(store)
+        answer.put((before, open_files()))
+
+    forking = multiprocessing.get_context("fork")
+    answer = forking.Queue()
+    process = forking.Process(target=child, args=(answer,))
+    process.start()
+    before, after = answer.get(timeout=60)
+    assert before and before == after
     process.join()
 
 
