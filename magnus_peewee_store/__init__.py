@@ -3,5 +3,5 @@
 from magnus_peewee_store.db import create_tables
 from magnus_peewee_store.store import DBStore
 
-__all__ = ["DBStore", "create_tables", "__version__"]
+__all__ = ["DBStore", "__version__", "create_tables"]
 __version__ = "0.1.0"

@@ -132,8 +132,10 @@ class ManagedDatabase(peewee.Database):
             peewee.OperationalError: If that fails, for whatever reason.
         """
         try:
+            self._before_connecting()
             return bool(super().connect(reuse_if_open))
         except (peewee.PeeweeException, OSError, TypeError, ValueError) as error:
+            self.dispose()
             # Not chained: a driver's own words may quote what it was given.
             raise peewee.OperationalError(f"Cannot connect to {self.shown}: {self._hide(str(error))}") from None
 
@@ -144,8 +146,12 @@ class ManagedDatabase(peewee.Database):
             return
         # Freed, even at the child's exit, it would close: a server then ends the parent's session, and SQLite
         # forbids it (https://www.sqlite.org/howtocorrupt.html, 2.6). So the child never gives this reference back.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection()))
+        inherited = self.connection()  # type: ignore[no-untyped-call]
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
         self.dispose()
+
+    def _before_connecting(self) -> None:
+        """Do what a connection needs done first."""
 
     def _hide(self, text: str) -> str:
         for secret in sorted(self.hidden, key=len, reverse=True):
@@ -164,11 +170,9 @@ class ManagedSqlite(ManagedDatabase):
         "lock_type": "IMMEDIATE",
     }
 
-    def _connect(self) -> sqlite3.Connection:
+    def _before_connecting(self) -> None:
         if not self._in_memory():
             os.makedirs(os.path.dirname(self.database), exist_ok=True)
-        connection: sqlite3.Connection = super()._connect()
-        return connection
 
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
         give_up_at = time.monotonic() + SQLITE_BUSY_SECONDS
@@ -242,7 +246,7 @@ def _is_file(scheme: str) -> bool:
 
 def _parse(url: str, shown: str) -> Tuple[str, Dict[str, Any]]:
     """Split a URL, its secrets filled in, into its scheme and what that scheme's database class takes."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     if not separator or scheme not in db_url.schemes:
         raise ConnectionStringError(
             f"The connection string {shown} names no database known here. "
@@ -272,7 +276,7 @@ def _parse_file(url: str, shown: str) -> Dict[str, Any]:
             f"The connection string {shown} names no file. A file beside the pipeline is {scheme}:///{name}, "
             f"one with an absolute path {scheme}:////path/to/{name}, a database in memory {scheme}:///:memory:"
         )
-    arguments = db_url.parse(url)
+    arguments: Dict[str, Any] = db_url.parse(url)
     if arguments["database"] != ":memory:":
         # The steps of a pipeline may change the working directory.
         arguments["database"] = os.path.abspath(arguments["database"])

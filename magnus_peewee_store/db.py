@@ -27,7 +27,7 @@ def utcnow() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
-class DBLog(peewee.Model):  # type: ignore[misc]
+class DBLog(peewee.Model):
     """A row of `db_log`: one fragment of a run log. Bound to no database; a `LogTable` works on a model of its own."""
 
     pk = peewee.AutoField(sequence="id_seq")
@@ -67,7 +67,7 @@ def create_tables(connection_string: str) -> None:
         table.close()
 
 
-class MissingTableError(peewee.OperationalError):  # type: ignore[misc]
+class MissingTableError(peewee.OperationalError):
     """The table is not there, and could not be made; the message says how to make it."""
 
 
@@ -224,7 +224,7 @@ class LogTable:
         newest = log.select(fn.MAX(log.created_at).alias("created_at")).where(log.run_id == run_id).alias("newest")
         values = [peewee.Value(value) for value in (run_id, *row)]
         source = peewee.Select([newest], [*values, fn.next_instant(utcnow(), newest.c.created_at)])
-        # Without a WHERE, SQLite takes the ON of ON CONFLICT for a join's (https://www.sqlite.org/lang_upsert.html, 2.2).
+        # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
         source = source.where(peewee.SQL("1 = 1"))
         for key in requires:
             source = source.where(fn.EXISTS(self._of(run_id, key)))

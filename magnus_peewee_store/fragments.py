@@ -176,9 +176,9 @@ def to_parameters(fragments: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
 def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
     """Assemble a run log from its fragments.
 
-    A branch of a map is named by its value, dots and all, so a dotted name alone does not tell the parent. The order
-    does: a parent is written before its children. A fragment's parent is the longest prefix of its name that names a
-    parent written before it (or, where clocks once disagreed, after it).
+    A dotted name alone does not tell its parent: a branch of a map is named by a value, which may have dots of its
+    own. So the known names settle it. A step's branch is the longest prefix of its name that names a branch; a
+    branch's step is the longest that names a step written before it, since magnus fans out before it goes on.
 
     Args:
         fragments: The fragments of one run, oldest first; of two with one name the later counts.
@@ -187,34 +187,34 @@ def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
         The run log with the parameters, steps and branches that are among the fragments; None if the run's own
         fragment is not.
     """
-    fragments = list(fragments)
     run_log: Optional[RunLog] = None
+    parameters: Dict[str, Any] = {}
     steps: Dict[str, StepLog] = {}
     branches: Dict[str, BranchLog] = {}
-    branch_of: Dict[str, Optional[str]] = {}
     step_of: Dict[str, Optional[str]] = {}
     for kind, name, value in fragments:
         if kind in STEP:
-            branch_of.setdefault(name, _nearest(name, branches))
             steps[name] = to_step(value)
         elif kind in BRANCH:
-            step_of.setdefault(name, _nearest(name, steps))
             branches[name] = to_branch(value)
+            step_of.setdefault(name, _nearest(name, steps))
+        elif kind in PARAMETER:
+            parameters[name] = json.loads(value)
         elif kind in RUN_LOG:
             run_log = to_header(value)
     if run_log is None:
         return None
 
-    run_log.parameters = to_parameters(fragments)
-    for name, step_name in step_of.items():
-        step_name = step_name or _nearest(name, steps)
-        if step_name:
-            steps[step_name].branches[name] = branches[name]
+    run_log.parameters = parameters
+    for name, parent in step_of.items():
+        parent = parent or _nearest(name, steps)  # Clocks that once disagreed put it before its step.
+        if parent:
+            steps[parent].branches[name] = branches[name]
         else:
             del branches[name]  # A run log has no place for it; its steps move up.
-    for name, branch_name in branch_of.items():
-        branch_name = branch_name if branch_name in branches else _nearest(name, branches)
-        (branches[branch_name] if branch_name else run_log).steps[name] = steps[name]
+    for name, step_log in steps.items():
+        branch = _nearest(name, branches)
+        (branches[branch] if branch else run_log).steps[name] = step_log
     return run_log
 
 

@@ -189,7 +189,7 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        return self.get_run_log_by_id(run_id).run_config
+        return dict(self.get_run_log_by_id(run_id).run_config)
 
     def set_run_config(self, run_id: str, run_config: Dict[str, Any], **kwargs: Any) -> None:
         """Add to the configuration that a run was started with.

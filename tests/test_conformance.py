@@ -24,7 +24,7 @@ ODD_NAMES = [
     "a ",
     "jan.csv",
     "in/out",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "100%",
     "%s ? $1 :name",
     "\N{SNAKE}",
@@ -64,7 +64,9 @@ def nested_run_log() -> RunLog:
 
 @BOTH
 def test_a_new_run_log_has_what_it_was_created_with(any_store: BaseRunLogStore) -> None:
-    created = any_store.create_run_log("run", dag_hash="4a2", use_cached=True, tag="t", original_run_id="old", status="S")
+    created = any_store.create_run_log(
+        "run", dag_hash="4a2", use_cached=True, tag="t", original_run_id="old", status="S"
+    )
     assert created == any_store.get_run_log_by_id("run")
     assert created == RunLog(run_id="run", dag_hash="4a2", use_cached=True, tag="t", original_run_id="old", status="S")
 

@@ -72,7 +72,7 @@ def test_two_stores_on_two_databases_live_in_one_process(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong, right",
+    ("wrong", "right"),
     [
         ("sqlite://runs.db", "sqlite:///runs.db"),
         ("sqlite://logs/runs.db", "sqlite:///logs/runs.db"),
@@ -86,7 +86,9 @@ def test_a_file_that_would_be_a_database_in_memory_is_refused(wrong: str, right:
     assert f" {right}," in str(refusal.value)
 
 
-@pytest.mark.parametrize("wrong", ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db"])
+@pytest.mark.parametrize(
+    "wrong", ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db"]
+)
 def test_what_names_no_database_is_refused_with_what_would(wrong: str) -> None:
     with pytest.raises(ConnectionStringError, match="sqlite://|#") as refusal:
         make_database(wrong)
@@ -131,7 +133,7 @@ def test_create_tables_can_be_repeated_and_keeps_what_is_there(store: DBStore, d
     create_tables(database.url)
     assert store.get_run_log_by_id("run").run_id == "run"
     indexes = database.sql("SELECT sql FROM sqlite_master WHERE type = 'index'")
-    assert any('UNIQUE' in sql and '("run_id", "attribute_type", "attribute_key")' in sql for sql, in indexes)
+    assert any("UNIQUE" in sql and '("run_id", "attribute_type", "attribute_key")' in sql for (sql,) in indexes)
 
 
 def test_create_tables_adds_a_missing_index(database: Any) -> None:
@@ -212,7 +214,7 @@ def test_the_store_is_made_without_connecting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "template, values, database",
+    ("template", "values", "database"),
     [
         ("sqlite:////data/${name}.db", {"name": "runs"}, "/data/runs.db"),
         ("sqlite:////data/$name", {"name": "runs.db"}, "/data/runs.db"),
@@ -278,7 +280,7 @@ def test_a_connection_that_fails_names_the_placeholder_without_a_secret(tmp_path
 
 
 @pytest.mark.parametrize(
-    "connection_string, shown",
+    ("connection_string", "shown"),
     [
         ("sqlite:///runs.db", "sqlite:///runs.db"),
         ("sqlite:////a@b/${name}.db?x=1", "sqlite:////a@b/${name}.db"),

@@ -14,7 +14,7 @@ from magnus.extensions.run_log_store.file_system.implementation import FileSyste
 
 from magnus_peewee_store import DBStore
 
-FUNCTIONS = '''
+FUNCTIONS = """
 import os
 from pathlib import Path
 from magnus import track_this
@@ -42,7 +42,7 @@ def refuse_unless_mended():
 
 def check(rows: int, given: str):
     assert (rows, given) == (3, "at the start"), (rows, given)
-'''
+"""
 
 END = {"success": {"type": "success"}, "fail": {"type": "fail"}}
 
@@ -100,7 +100,9 @@ def run_log(project: Project, run_id: str) -> RunLog:
 
 
 def statuses(project: Project, run_id: str) -> Dict[str, str]:
-    query = "SELECT attribute_key, attribute_value FROM db_log WHERE run_id = ? AND attribute_type IN ('Step', 'Branch')"
+    query = (
+        "SELECT attribute_key, attribute_value FROM db_log WHERE run_id = ? AND attribute_type IN ('Step', 'Branch')"
+    )
     return {name: json.loads(value)["status"] for name, value in rows(project, query, run_id)}
 
 
@@ -150,8 +152,11 @@ def test_a_pipeline_fails_and_one_recovers(project: Project) -> None:
             "dag": {
                 "start_at": "outer",
                 "steps": {
-                    "outer": {**parallel(good=dag(stub={"type": "stub"}), bad=dag(refuse=python("refuse"))),
-                              "next": "success", "on_failure": "recover"},
+                    "outer": {
+                        **parallel(good=dag(stub={"type": "stub"}), bad=dag(refuse=python("refuse"))),
+                        "next": "success",
+                        "on_failure": "recover",
+                    },
                     "recover": {"type": "stub", "next": "refuse"},
                     "refuse": {**python("refuse"), "next": "success"},
                     **END,
@@ -212,9 +217,7 @@ def test_a_run_that_failed_is_run_again_from_where_it_failed(project: Project) -
         functions_py=FUNCTIONS,
         config_yaml=DB,
         parameters_yaml={"rows": 2, "given": "at the start"},
-        pipeline_yaml={
-            "dag": dag(load=python("load"), mend=python("refuse_unless_mended"), check=python("check"))
-        },
+        pipeline_yaml={"dag": dag(load=python("load"), mend=python("refuse_unless_mended"), check=python("check"))},
     )
     project.execute("old", "-p", "parameters.yaml", fails=True)
     assert statuses(project, "old") == {"load": "SUCCESS", "mend": "FAIL", "fail": "SUCCESS"}
@@ -222,7 +225,7 @@ def test_a_run_that_failed_is_run_again_from_where_it_failed(project: Project) -
     (project.folder / "mended").touch()
     project.execute("new", "--use-cached", "old")
     new = run_log(project, "new")
-    assert statuses(project, "new") == {name: "SUCCESS" for name in ("load", "mend", "check", "success")}
+    assert statuses(project, "new") == dict.fromkeys(("load", "mend", "check", "success"), "SUCCESS")
     assert {name: (log.mock, len(log.attempts)) for name, log in new.steps.items() if name != "success"} == {
         "load": (True, 0),
         "mend": (False, 1),
@@ -382,6 +385,6 @@ def test_branches_in_parallel_processes_lose_nothing(project: Project, time_afte
     )
     project.execute("split", fails=True)
     branches = run_log(project, "split").steps["split"].branches
-    assert {name: (branch.status, [log.status for log in branch.steps.values()]) for name, branch in branches.items()} == {
-        f"split.{name}": ("SUCCESS", ["SUCCESS"] * 3) for name in "vwxyz"
-    }
+    assert {
+        name: (branch.status, [log.status for log in branch.steps.values()]) for name, branch in branches.items()
+    } == {f"split.{name}": ("SUCCESS", ["SUCCESS"] * 3) for name in "vwxyz"}

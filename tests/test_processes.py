@@ -372,8 +372,10 @@ def test_a_later_row_is_later_whatever_the_clocks_say(clock: List[datetime.datet
     log = store._rows._log
     written = [row.created_at for row in log.select().order_by(log.pk)]
     assert all(earlier < later for earlier, later in zip(written, written[1:]))
-    assert all(later == earlier + datetime.timedelta(microseconds=1) or later in clock for earlier, later in
-               zip(written, written[1:]))
+    assert all(
+        later == earlier + datetime.timedelta(microseconds=1) or later in clock
+        for earlier, later in zip(written, written[1:])
+    )
     names = [f"s{number}" for number, _ in enumerate(clock)]
     assert list(store.get_run_log_by_id("run", full=True).steps) == names
     store.close()

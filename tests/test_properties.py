@@ -1,5 +1,6 @@
 """What holds for any run log and any order of calls."""
 
+import contextlib
 import json
 import tempfile
 from collections import OrderedDict
@@ -33,7 +34,7 @@ def as_text(value: Any) -> str:
 
 @st.composite
 def steps_of(draw: Any, prefix: str, depth: int) -> "OrderedDict[str, StepLog]":
-    steps: "OrderedDict[str, StepLog]" = OrderedDict()
+    steps: OrderedDict[str, StepLog] = OrderedDict()
     for node in draw(st.lists(NODE, max_size=3, unique=True)):
         name = prefix + node
         values = draw(st.lists(NAME | st.sampled_from(["jan.csv", "1.5"]), max_size=2, unique=True)) if depth else []
@@ -75,7 +76,7 @@ def nodes_and_values(steps: Dict[str, StepLog]) -> Iterator[Tuple[str, str]]:
 
 
 def unambiguous(run_log: RunLog) -> bool:
-    """Whether no value goes on, after a dot, with the name of a node: map.a.b may be node b in branch a, or value a.b."""
+    """Whether no value goes on, after a dot, with a node's name: map.a.b may be node b in branch a, or value a.b."""
     nodes = {node for node, _ in nodes_and_values(run_log.steps)}
     return not any(nodes & set(value.split(".")[1:]) for _, value in nodes_and_values(run_log.steps))
 
@@ -216,10 +217,8 @@ class AgainstFileSystem(RuleBasedStateMachine):
                     visit(branch_log.steps)
 
         self.steps[run], self.branches[run] = [], []
-        try:
+        with contextlib.suppress(exceptions.RunLogNotFoundError):
             visit(self.stores[1].get_run_log_by_id(run, full=True).steps)
-        except exceptions.RunLogNotFoundError:
-            pass
 
     @rule(run=RUNS)
     def read(self, run: str) -> None:
