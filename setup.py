@@ -29,6 +29,7 @@ setup(
             *POSTGRES,
             *MYSQL,
             "hypothesis>=6",
+            "psycopg2-binary",
             "pytest>=8",
         ],
     },

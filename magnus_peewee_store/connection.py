@@ -1,32 +1,53 @@
 """From a connection string to a peewee database: its secrets, what may be shown of them, each database's settings."""
 
-import ctypes
 import logging
 import os
 import re
-import sqlite3
-import threading
-import time
-import weakref
 from string import Template
-from typing import Any, Callable, ClassVar, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple, Type
 from urllib.parse import quote
 
 import peewee
 from playhouse import db_url
 
+from magnus_peewee_store.databases import (
+    MASK,
+    RETRY_SECONDS,
+    ManagedDatabase,
+    ManagedMySQL,
+    ManagedPostgresql,
+    ManagedSqlite,
+)
+
 logger = logging.getLogger("magnus.db")
 
-MASK = "***"
+# SQLAlchemy's names for what playhouse has, as they stand in configurations written for it.
+_ALIASES = {
+    "mariadb": "mysql",
+    "mariadb+mariadbconnector": "mariadbconnector",
+    "mariadb+mysqldb": "mysql",
+    "mariadb+pymysql": "mysql",
+    "mysql+mariadbconnector": "mariadbconnector",
+    "mysql+mysqlconnector": "mysqlconnector",
+    "mysql+mysqldb": "mysql",
+    "mysql+pymysql": "mysql",
+    "postgresql+psycopg": "psycopg3",
+    "postgresql+psycopg2": "postgresql",
+    "sqlite+pysqlite": "sqlite",
+}
 
-# Twenty processes that commit to one file, an fsync each, wait for one another for seconds; a minute is a fault.
-SQLITE_BUSY_SECONDS = 60
+_MANNERS: Dict[Type[peewee.Database], Type[ManagedDatabase]] = {
+    peewee.SqliteDatabase: ManagedSqlite,
+    peewee.PostgresqlDatabase: ManagedPostgresql,
+    peewee.MySQLDatabase: ManagedMySQL,
+}
 
 _HOST = r"(?:[\w.${}-]*|\[[\da-fA-F:.]+\])(?::(?:\d*|\$\w+|\$\{\w+\}))?"
+_HOST_AND_PORT = re.compile(r"\[?(.*?)\]?(?::(\d*))?")
 _SERVER_URL = re.compile(
     r"(?P<scheme>[\w+.-]+)://"
     r"(?:(?P<credentials>(?P<user>[^:@/?#]*)(?::(?P<password>[^/?#]*))?)@)?"
-    rf"{_HOST}(?:,{_HOST})*"
+    rf"(?P<hosts>{_HOST}(?:,{_HOST})*)"
     r"(?:/[^@?#]*)?(?P<query>\?[^@#]*)?"
 )
 _FILE_URL = re.compile(r"(?P<scheme>[\w+.-]+)://(?P<host>[^/?#]*)(?:/(?P<path>[^?#]*))?(?P<query>\?[^#]*)?")
@@ -48,7 +69,9 @@ def no_secrets(name: str) -> str:
     raise KeyError(name)
 
 
-def make_database(connection_string: str, get_secret: Callable[[str], str] = no_secrets) -> "ManagedDatabase":
+def make_database(
+    connection_string: str, get_secret: Callable[[str], str] = no_secrets, retry_seconds: float = RETRY_SECONDS
+) -> ManagedDatabase:
     """Make the peewee database that a connection string names. It connects at its first use.
 
     Placeholders follow `string.Template.safe_substitute`: one that no secret answers to stays as it is, since a
@@ -58,6 +81,7 @@ def make_database(connection_string: str, get_secret: Callable[[str], str] = no_
     Args:
         connection_string: A URL such as `sqlite:///runs.db`, with or without `${placeholders}`.
         get_secret: Answers the name of a secret with its value, and raises KeyError where there is none.
+        retry_seconds: How long a fault that passes is waited out.
 
     Returns:
         A database of the class that `playhouse.db_url` has for the scheme, with the manners of `ManagedDatabase`.
@@ -72,12 +96,14 @@ def make_database(connection_string: str, get_secret: Callable[[str], str] = no_
         logger.warning("%s: no secret is named %s, so the placeholder stays as it is", shown, ", ".join(unknown))
         shown += f" (where no secret is named {', '.join(unknown)})"
 
-    scheme, parts = _parse(url, shown)
-    base = db_url.schemes[scheme]
-    manners = ManagedSqlite if issubclass(base, peewee.SqliteDatabase) else ManagedDatabase
-    database: ManagedDatabase = type(base.__name__, (manners, base), {})(**{**parts, **manners.settings})
+    base, parts = _parse(url, shown)
+    manners: Type[ManagedDatabase] = next(own for kind, own in _MANNERS.items() if issubclass(base, kind))
+    database: ManagedDatabase = type(base.__name__, (manners, base), {})(**{**manners.settings, **parts})
     database.shown = shown
     database.hidden = tuple(filter(None, (*secrets.values(), parts.get("password"), parts.get("passwd"))))
+    database.retry_seconds = retry_seconds
+    if isinstance(database, peewee.SqliteDatabase):
+        database.timeout = retry_seconds
     return database
 
 
@@ -93,122 +119,15 @@ def mask(connection_string: str) -> str:
     if not _literal(connection_string):
         return connection_string
     scheme = connection_string.partition("://")[0]
-    url = (_FILE_URL if _is_file(scheme) else _SERVER_URL).fullmatch(connection_string)
+    base = _base(scheme)
+    url = (_FILE_URL if base and _is_file(base) else _SERVER_URL).fullmatch(connection_string)
     if url is None:
-        return f"{scheme}://{MASK}" if scheme in db_url.schemes else MASK
+        return f"{scheme}://{MASK}" if base else MASK
     shown = connection_string[: url.start("query") if url["query"] else None]
     password = url.groupdict().get("password")
     if password and _literal(password):
         shown = shown[: url.start("password")] + MASK + shown[url.end("password") :]
     return shown
-
-
-class ManagedDatabase(peewee.Database):
-    """What every database of this package has on top of peewee's.
-
-    One connection serves all threads of a process, one at a time (`lock`); a forked child leaves its parent's alone;
-    and an error in connecting names the connection string as it may be shown, never a secret.
-    """
-
-    settings: ClassVar[Dict[str, Any]] = {"thread_safe": False}
-    shown = MASK
-    hidden: Tuple[str, ...] = ()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lock = threading.RLock()
-        _databases.add(self)
-
-    def connect(self, reuse_if_open: bool = False) -> bool:
-        """Connect, as peewee does.
-
-        Args:
-            reuse_if_open: Whether an open connection will do.
-
-        Returns:
-            Whether a new connection was opened.
-
-        Raises:
-            peewee.OperationalError: If that fails, for whatever reason.
-        """
-        try:
-            self._before_connecting()
-            return bool(super().connect(reuse_if_open))
-        except (peewee.PeeweeException, OSError, TypeError, ValueError) as error:
-            self.dispose()
-            # Not chained: a driver's own words may quote what it was given.
-            raise peewee.OperationalError(f"Cannot connect to {self.shown}: {self._hide(str(error))}") from None
-
-    def leave_to_parent(self) -> None:
-        """Forget, in a forked child, the connection that belongs to the parent; the next use opens one of its own."""
-        self.lock = threading.RLock()
-        if self.is_closed():
-            return
-        # Freed, even at the child's exit, it would close: a server then ends the parent's session, and SQLite
-        # forbids it (https://www.sqlite.org/howtocorrupt.html, 2.6). So the child never gives this reference back.
-        inherited = self.connection()  # type: ignore[no-untyped-call]
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
-        self.dispose()
-
-    def _before_connecting(self) -> None:
-        """Do what a connection needs done first."""
-
-    def _hide(self, text: str) -> str:
-        for secret in sorted(self.hidden, key=len, reverse=True):
-            text = text.replace(secret, MASK)
-        return text
-
-
-class ManagedSqlite(ManagedDatabase):
-    """SQLite, set up for a crowd of processes and for an acknowledged write to outlast a power cut."""
-
-    settings = {
-        **ManagedDatabase.settings,
-        "check_same_thread": False,
-        "timeout": SQLITE_BUSY_SECONDS,
-        "pragmas": {"synchronous": "full"},
-        "lock_type": "IMMEDIATE",
-    }
-
-    def _before_connecting(self) -> None:
-        if not self._in_memory():
-            os.makedirs(os.path.dirname(self.database), exist_ok=True)
-
-    def _initialize_connection(self, connection: sqlite3.Connection) -> None:
-        give_up_at = time.monotonic() + SQLITE_BUSY_SECONDS
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = wal")
-                return
-            except sqlite3.OperationalError as error:
-                if "readonly" in str(error):
-                    return  # It can still be read from.
-                # While others make the same switch, SQLite answers 'locked' at once, whatever the busy timeout.
-                if "locked" not in str(error) or time.monotonic() > give_up_at:
-                    raise
-                time.sleep(0.01)
-
-    def leave_to_parent(self) -> None:
-        """Leave the parent its connection, except to a database in memory: that one was copied by the fork."""
-        if self._in_memory():
-            self.lock = threading.RLock()
-        else:
-            super().leave_to_parent()
-
-    def _in_memory(self) -> bool:
-        return bool(self.database == ":memory:")
-
-
-_databases: "weakref.WeakSet[ManagedDatabase]" = weakref.WeakSet()
-
-
-def _leave_connections_to_parent() -> None:
-    for database in _databases:
-        database.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_connections_to_parent)
 
 
 def _look_up(template: str, get_secret: Callable[[str], str]) -> Tuple[Dict[str, str], List[str]]:
@@ -240,25 +159,40 @@ def _substitute(template: str, secrets: Dict[str, str]) -> str:
     )
 
 
-def _is_file(scheme: str) -> bool:
-    return issubclass(db_url.schemes.get(scheme, object), peewee.SqliteDatabase)
+def _base(scheme: str) -> Any:
+    """The class that playhouse has for a scheme, None if it has none."""
+    return db_url.schemes.get(_ALIASES.get(scheme, scheme))
 
 
-def _parse(url: str, shown: str) -> Tuple[str, Dict[str, Any]]:
-    """Split a URL, its secrets filled in, into its scheme and what that scheme's database class takes."""
+def _is_file(base: Any) -> bool:
+    return issubclass(base, peewee.SqliteDatabase)
+
+
+def _parse(url: str, shown: str) -> Tuple[Any, Dict[str, Any]]:
+    """Split a URL, its secrets filled in, into its scheme's database class and what that takes."""
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in db_url.schemes:
-        raise ConnectionStringError(
-            f"The connection string {shown} names no database known here. "
-            f"It starts with one of: {', '.join(f'{known}://' for known in sorted(db_url.schemes))}"
-        )
-    if _is_file(scheme):
-        return scheme, _parse_file(url, shown)
+    base = _base(scheme)
+    if not separator or base is None:
+        known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}))
+        raise ConnectionStringError(f"The connection string {shown} begins with none of: {known}")
+    return base, _parse_file(url, shown) if _is_file(base) else _parse_server(url, shown)
+
+
+def _parse_server(url: str, shown: str) -> Dict[str, Any]:
+    parts = _SERVER_URL.fullmatch(url)
     try:
-        if _SERVER_URL.fullmatch(url):
-            return scheme, db_url.parse(url, unquote_password=True, unquote_user=True)
+        if parts and "," not in parts["hosts"]:
+            return dict(db_url.parse(url, unquote_password=True, unquote_user=True))
+        if parts:
+            # libpq takes several hosts, playhouse one.
+            start, end = parts.span("hosts")
+            arguments = db_url.parse(url[:start] + url[end:], unquote_password=True, unquote_user=True)
+            hosts = [_HOST_AND_PORT.fullmatch(host) for host in parts["hosts"].split(",")]
+            names, ports = zip(*(host.groups("") for host in hosts if host))
+            return {**arguments, "host": ",".join(names), "port": ",".join(ports)}
     except ValueError:
         pass  # Its message quotes the URL.
+    scheme = url.partition("://")[0]
     raise ConnectionStringError(
         f"The connection string {shown} is not of the form {scheme}://user:password@host:port/database. "
         "Characters like / ? # @ in a user or password that stands in it are percent-encoded (%2F %3F %23 %40); "

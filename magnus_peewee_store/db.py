@@ -3,17 +3,22 @@
 import datetime
 import functools
 import logging
-from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import peewee
 from peewee import fn
 
-from magnus_peewee_store.connection import ManagedDatabase, make_database
+from magnus_peewee_store.connection import make_database
+from magnus_peewee_store.databases import ManagedDatabase
 
 logger = logging.getLogger("magnus.db")
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 Key = Tuple[Sequence[str], Optional[str]]  # any of these attribute_types; attribute_key, or None for any
+
+TABLE = "db_log"
+UNIQUE = ("run_id", "attribute_type", "attribute_key")
+NEWEST = ("run_id", "created_at")  # of a run, at every insert
 
 T = TypeVar("T")
 
@@ -30,7 +35,7 @@ def utcnow() -> datetime.datetime:
 class DBLog(peewee.Model):
     """A row of `db_log`: one fragment of a run log. Bound to no database; a `LogTable` works on a model of its own."""
 
-    pk = peewee.AutoField(sequence="id_seq")
+    pk = peewee.AutoField()
     run_id = peewee.TextField()
     attribute_key = peewee.TextField()
     attribute_type = peewee.TextField()
@@ -38,23 +43,28 @@ class DBLog(peewee.Model):
     created_at = peewee.DateTimeField(default=utcnow)
 
     class Meta:
-        table_name = "db_log"
-        indexes = (
-            (("run_id", "attribute_type", "attribute_key"), True),
-            # The newest row of a run, at every insert.
-            (("run_id", "created_at"), False),
-        )
+        table_name = TABLE
+        indexes = ((UNIQUE, True), (NEWEST, False))
+
+
+class MissingTableError(peewee.OperationalError):
+    """The table is not there, and could not be made; the message says how to make it."""
+
+
+class DuplicateRowsError(peewee.IntegrityError):
+    """Rows that others wrote twice stand in the way of the unique index; the message says which, and what to do."""
 
 
 def create_tables(connection_string: str) -> None:
-    """Make the table `db_log` with its indexes in a database, or add to it what is missing. It can be repeated.
+    """Make the table `db_log` in a database, or complete one that others made. It can be repeated.
 
     Args:
         connection_string: The connection string of the database, placeholders filled in.
 
     Raises:
         ConnectionStringError: If the connection string is not one.
-        peewee.OperationalError: If the database cannot be reached, or the role may not make tables.
+        DuplicateRowsError: If a table that others made has rows that the unique index forbids. Nothing is changed.
+        peewee.DatabaseError: If the database cannot be reached, or the role may not make tables.
 
     Example:
         >>> from magnus_peewee_store import db
@@ -67,18 +77,25 @@ def create_tables(connection_string: str) -> None:
         table.close()
 
 
-class MissingTableError(peewee.OperationalError):
-    """The table is not there, and could not be made; the message says how to make it."""
+class _Layout(NamedTuple):
+    """How the table stands in a database."""
+
+    unique: bool
+    """Whether a unique index settles who writes a row first."""
+    next_pk: Optional[peewee.Node]
+    """What a new row's pk must be, where the column has no default."""
 
 
-def _exclusively(method: Callable[..., T]) -> Callable[..., T]:
-    """Let one thread at a time into a method of `LogTable`, and none before the table is there."""
+def _persistently(method: Callable[..., T]) -> Callable[..., T]:
+    """Have a method of `LogTable` done again after a fault that passes; before its first, see to the table."""
 
     @functools.wraps(method)
     def wrapped(table: "LogTable", *args: Any, **kwargs: Any) -> T:
-        with table.database.lock:
+        def work() -> T:
             table.prepare()
             return method(table, *args, **kwargs)
+
+        return table.database.persistently(work)
 
     return wrapped
 
@@ -93,11 +110,8 @@ class LogTable:
     def __init__(self, database: ManagedDatabase) -> None:
         self.database = database
         self._log = _bound_to(database)
-        self._prepared = False
-        if isinstance(database, peewee.SqliteDatabase):
-            database.register_function(_next_instant, "next_instant", 2)
+        self._layout: Optional[_Layout] = None
 
-    @_exclusively
     def insert(self, run_id: str, row: Row) -> bool:
         """Write a row, unless the run has one of its type and key.
 
@@ -108,10 +122,9 @@ class LogTable:
         Returns:
             Whether it was written.
         """
-        query = self._insert(run_id, row).on_conflict(action="nothing", conflict_target=self._unique())
-        return bool(query.as_rowcount().execute())
+        return self._insert_at(utcnow(), run_id, row)
 
-    @_exclusively
+    @_persistently
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Key] = ()) -> bool:
         """Write rows, all or none, each over the one that the run has of its type and key.
 
@@ -123,12 +136,15 @@ class LogTable:
         Returns:
             Whether they were written.
         """
-        if len(rows) == 1:
+        if len(rows) == 1 and self._unique:
             return self._upsert(run_id, rows[0], requires)
-        with self.database.atomic():
-            return all(self._upsert(run_id, row, requires) for row in rows)
+        with self._holding(run_id):
+            # Locked, what they all require keeps two such transactions from deadlock.
+            if not all(list(self._locked(self._of(run_id, key).select(self._log.pk))) for key in requires):
+                return False
+            return all(self._upsert(run_id, row) for row in rows)
 
-    @_exclusively
+    @_persistently
     def update(self, run_id: str, key: Key, change: Callable[[str], str]) -> bool:
         """Change the value of a row, with nobody else's change lost in between.
 
@@ -140,12 +156,11 @@ class LogTable:
         Returns:
             Whether there is such a row.
         """
-        with self.database.atomic():
-            query = self._select(run_id, key)
-            rows = list((query.for_update() if self.database.for_update else query).tuples())
+        with self._holding(run_id):
+            rows = list(self._locked(self._select(run_id, key)).tuples())
             return bool(rows) and self._upsert(run_id, (*rows[-1][:2], change(rows[-1][2])))
 
-    @_exclusively
+    @_persistently
     def read(self, run_id: str, key: Optional[Key] = None) -> List[Row]:
         """Read rows of a run.
 
@@ -158,7 +173,7 @@ class LogTable:
         """
         return list(self._select(run_id, key).tuples())
 
-    @_exclusively
+    @_persistently
     def has(self, run_id: str, key: Key) -> bool:
         """Tell whether a run has a row.
 
@@ -171,85 +186,184 @@ class LogTable:
         """
         return bool(self._of(run_id, key).exists())
 
+    def create(self) -> None:
+        """Make the table, or complete it.
+
+        Raises:
+            DuplicateRowsError: If rows stand in the way of the unique index. Nothing is changed.
+        """
+        self.database.persistently(self._create)
+
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         with self.database.lock:
             self.database.close()
 
-    def create(self) -> None:
-        """Make the table with its indexes, or add to it what is missing."""
-        # In one transaction: nobody sees the table without the index that an upsert needs.
-        with self.database.lock, self.database.atomic():
-            self._log.create_table()
-
     def prepare(self) -> None:
-        """Make the table where it is missing.
+        """See how the table stands, and make it where it is missing.
 
         Raises:
             MissingTableError: If it is missing and cannot be made.
         """
-        if self._prepared:
+        if self._layout:
             return
         if not self._log.table_exists():
             shown = self.database.shown
             try:
-                self.create()
+                self._create()
             except peewee.DatabaseError as error:
+                if self.database.passes(error):
+                    raise
                 raise MissingTableError(
-                    f"There is no table db_log in {shown}, and it could not be made: {error}. "
+                    f"There is no table {TABLE} in {shown}, and it could not be made: {error}. "
                     "Run, with a role that may make tables: python -c "
                     "'from magnus_peewee_store import db; db.create_tables(\"<connection string>\")'"
                 ) from error
-            logger.info("Made the table db_log in %s", shown)
-        self._prepared = True
+            logger.info("Made the table %s in %s", TABLE, shown)
+        pk = self._columns()["pk"]
+        next_pk = None if pk.identity or pk.default else self.database.next_pk()
+        self._layout = _Layout((UNIQUE, True) in self._indexes(), next_pk)
 
-    def _of(self, run_id: str, key: Key) -> Any:
+    def _create(self) -> None:
+        # In one transaction: nobody sees the table without the index that an upsert needs.
+        with self.database.holding(TABLE):
+            self._log._meta.table_settings = self.database.table_settings
+            self._log.create_table()
+            if (UNIQUE, True) not in self._indexes():
+                self._check_duplicates()
+            if not self.database.table_is_complete(self._columns()):
+                self.database.complete_table(TABLE)
+            for columns, unique in ((UNIQUE, True), (NEWEST, False)):
+                if (columns, unique) not in self._indexes():
+                    fields = [getattr(self._log, name) for name in columns]
+                    index = peewee.ModelIndex(self._log, fields, unique=unique)
+                    self.database.execute(self._log._schema._create_index(index, safe=False))
+
+    def _check_duplicates(self) -> None:
         log = self._log
-        types, name = key
-        rows = log.select().where(log.run_id == run_id, log.attribute_type.in_(types))
-        return rows if name is None else rows.where(log.attribute_key == name)
+        exact = [self.database.exactly(getattr(log, name)) for name in UNIQUE]
+        groups = log.select(fn.MIN(log.run_id), fn.COUNT(log.pk)).group_by(*exact).having(fn.COUNT(log.pk) > 1)
+        surplus: Dict[str, int] = {}
+        for run_id, count in groups.tuples():
+            surplus[run_id] = surplus.get(run_id, 0) + count - 1
+        if surplus:
+            runs = ", ".join(f"{run_id} ({count})" for run_id, count in sorted(surplus.items())[:10])
+            raise DuplicateRowsError(
+                f"The table {TABLE} in {self.database.shown} has {sum(surplus.values())} rows too many, of "
+                f"{len(surplus)} runs: {runs}{', ...' if len(surplus) > 10 else ''}. Others wrote them twice. Of rows "
+                "that agree in run_id, attribute_type and attribute_key, keep the newest by created_at, delete the "
+                "rest, and run create_tables again. Nothing was changed."
+            )
+
+    def _columns(self) -> Any:
+        return {column.name: column for column in self.database.get_columns(TABLE)}
+
+    def _indexes(self) -> Any:
+        return {(tuple(index.columns), index.unique) for index in self.database.get_indexes(TABLE)}
+
+    @property
+    def _unique(self) -> bool:
+        return bool(self._layout and self._layout.unique)
+
+    def _holding(self, run_id: str) -> Any:
+        return self.database.atomic() if self._unique else self.database.holding(run_id)
+
+    def _locked(self, rows: Any) -> Any:
+        return rows.for_update() if self.database.for_update else rows
+
+    def _is(self, column: Any, value: str) -> Any:
+        return (column if self._unique else self.database.exactly(column)) == value
+
+    def _of(self, run_id: str, key: Optional[Key]) -> Any:
+        log = self._log
+        rows = log.select().where(self._is(log.run_id, run_id))
+        if key is not None:
+            types, name = key
+            rows = rows.where(log.attribute_type.in_(types))
+            if name is not None:
+                rows = rows.where(self._is(log.attribute_key, name))
+        return rows
 
     def _select(self, run_id: str, key: Optional[Key]) -> Any:
         log = self._log
-        if key is None:
-            rows = log.select().where(log.run_id == run_id).order_by(log.created_at, log.pk)
-        else:
-            # An expression, or SQLite would walk the whole run in order of created_at to save itself the sort.
-            rows = self._of(run_id, key).order_by(fn.COALESCE(log.created_at, log.created_at), log.pk)
-        return rows.select(log.attribute_type, log.attribute_key, log.attribute_value)
+        # An expression, or SQLite would walk the whole run in order of created_at to save itself the sort of a few.
+        created_at = log.created_at if key is None else fn.COALESCE(log.created_at, log.created_at)
+        return (
+            self._of(run_id, key)
+            .select(log.attribute_type, log.attribute_key, log.attribute_value)
+            .order_by(created_at, log.pk)
+        )
 
-    def _insert(self, run_id: str, row: Row, requires: Iterable[Key] = ()) -> Any:
+    def _insert(self, now: datetime.datetime, run_id: str, row: Row, requires: Sequence[Key] = ()) -> Any:
         """INSERT with a created_at past all that the run has, and only where the run has what is required."""
+        self._check_size(run_id, row)
         log = self._log
-        newest = log.select(fn.MAX(log.created_at).alias("created_at")).where(log.run_id == run_id).alias("newest")
-        values = [peewee.Value(value) for value in (run_id, *row)]
-        source = peewee.Select([newest], [*values, fn.next_instant(utcnow(), newest.c.created_at)])
+        newest = log.select(fn.MAX(log.created_at).alias("created_at")).where(self._is(log.run_id, run_id))
+        newest = newest.alias("newest")
+        values = {
+            log.run_id: peewee.Value(run_id),
+            log.attribute_type: peewee.Value(row[0]),
+            log.attribute_key: peewee.Value(row[1]),
+            log.attribute_value: peewee.Value(row[2]),
+            log.created_at: self.database.next_instant(now, newest.c.created_at),
+        }
+        if self._layout and self._layout.next_pk:
+            values[log.pk] = self._layout.next_pk
         # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
-        source = source.where(peewee.SQL("1 = 1"))
+        source = peewee.Select([newest], list(values.values())).where(peewee.SQL("1 = 1"))
         for key in requires:
             source = source.where(fn.EXISTS(self._of(run_id, key)))
-        columns = [log.run_id, log.attribute_type, log.attribute_key, log.attribute_value, log.created_at]
-        return log.insert_from(source, columns)
+        return log.insert_from(source, list(values))
 
-    def _upsert(self, run_id: str, row: Row, requires: Iterable[Key] = ()) -> bool:
-        query = self._insert(run_id, row, requires).on_conflict(
-            conflict_target=self._unique(), preserve=[self._log.attribute_value]
-        )
-        return bool(query.as_rowcount().execute())
-
-    def _unique(self) -> List[peewee.Field]:
+    @_persistently
+    def _insert_at(self, now: datetime.datetime, run_id: str, row: Row) -> bool:
         log = self._log
-        return [log.run_id, log.attribute_type, log.attribute_key]
+        present = self._of(run_id, ((row[0],), row[1]))
+        try:
+            if self._unique:
+                self._insert(now, run_id, row).as_rowcount().execute()
+                return True
+            with self._holding(run_id):
+                if not present.exists():
+                    self._insert(now, run_id, row).as_rowcount().execute()
+                    return True
+        except peewee.IntegrityError:
+            if not present.exists():
+                raise
+        # It is another's; or this call's own, if the connection died before the first try was acknowledged.
+        return bool(present.where(log.attribute_value == row[2], log.created_at == now).exists())
+
+    def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
+        log = self._log
+        query = self._insert(utcnow(), run_id, row, requires)
+        if self._unique:
+            unique = [getattr(log, name) for name in UNIQUE] if self.database.conflict_target else None
+            query = query.on_conflict(conflict_target=unique, preserve=[log.attribute_value])
+        else:
+            present = [pk for (pk,) in self._of(run_id, ((row[0],), row[1])).select(log.pk).tuples()]
+            if present:
+                query = log.update(attribute_value=row[2]).where(log.pk.in_(present))
+        # MySQL does not count a row that had the value already.
+        return bool(query.as_rowcount().execute()) or all(self._of(run_id, key).exists() for key in requires)
+
+    def _check_size(self, run_id: str, row: Row) -> None:
+        largest = self.database.largest_value
+        if largest and len(row[2]) + 1024 > largest:
+            raise peewee.DataError(
+                f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and the server of "
+                f"{self.database.shown} takes {largest}: raise its max_allowed_packet"
+            )
 
 
-def _bound_to(database: peewee.Database) -> Any:
-    meta = type("Meta", (), {"database": database, "table_name": DBLog._meta.table_name})
-    pk = peewee.AutoField(sequence=DBLog.pk.sequence if database.sequences else None)
-    return type("DBLog", (DBLog,), {"Meta": meta, "pk": pk})
-
-
-def _next_instant(now: str, newest: Optional[str]) -> str:
-    """The SQL function `next_instant`, where SQLite's own arithmetic stops at milliseconds."""
-    if newest is None or now > newest:
-        return now
-    return str(datetime.datetime.fromisoformat(newest) + datetime.timedelta(microseconds=1))
+def _bound_to(database: ManagedDatabase) -> Any:
+    """A model of the table as it is in a database."""
+    own = {}
+    for name, definition in database.columns.items():
+        kind = type(getattr(DBLog, name))
+        own[name] = type(kind.__name__, (kind,), {"field_type": definition})()
+    meta: Dict[str, Any] = {"database": database, "table_name": TABLE}
+    if database.indexes_in_table:
+        definitions = (("UNIQUE INDEX", UNIQUE), ("INDEX", NEWEST))
+        meta["indexes"] = ()
+        meta["constraints"] = [peewee.SQL(f"{kind} ({', '.join(columns)})") for kind, columns in definitions]
+    return type("DBLog", (DBLog,), {"Meta": type("Meta", (), meta), **own})

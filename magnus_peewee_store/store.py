@@ -6,10 +6,11 @@ from typing import Any, Callable, Dict, List, Optional, Union
 from magnus import defaults, exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
 from magnus.secrets import DoNothingSecretManager
-from pydantic import ConfigDict, PrivateAttr, SecretStr, ValidationError, field_serializer
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.connection import ConnectionStringError, make_database, mask
+from magnus_peewee_store.databases import RETRY_SECONDS
 from magnus_peewee_store.db import LogTable
 
 DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.db"
@@ -27,6 +28,7 @@ class DBStore(BaseRunLogStore):
     Args:
         connection_string: The URL of the database, with or without `${placeholders}` for secrets. By default an
             SQLite file in the folder `.run_log_store`.
+        retry_timeout: For how many seconds a call tries again while the database is away, or busy, before it raises.
 
     Example:
         In magnus' configuration::
@@ -39,6 +41,7 @@ class DBStore(BaseRunLogStore):
 
     service_name: str = "db"
     connection_string: SecretStr = SecretStr(DEFAULT_CONNECTION_STRING)
+    retry_timeout: float = Field(default=RETRY_SECONDS, ge=0)
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -290,9 +293,9 @@ class DBStore(BaseRunLogStore):
         if self._mistakes:
             raise ConnectionStringError(
                 f"The configuration of the run log store 'db' has mistakes: {'; '.join(self._mistakes)}. "
-                "Its one key is 'connection_string'."
+                "Its keys are 'connection_string' and 'retry_timeout'."
             )
-        return LogTable(make_database(self.connection_string.get_secret_value(), self._secret))
+        return LogTable(make_database(self.connection_string.get_secret_value(), self._secret, self.retry_timeout))
 
     def _secret(self, name: str) -> str:
         handler = self._context.secrets_handler if self._context else None

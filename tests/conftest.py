@@ -6,16 +6,24 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 import pytest
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
+from servers import Database, MariaDB, PostgreSQL, Server, why_missing
 
 from magnus_peewee_store import DBStore
 
 ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystemRunLogStore}
+# By the scheme of their connection strings, where the driver is named too.
+SERVERS = {"postgresql+psycopg2": "postgresql", "postgresql+psycopg": "postgresql", "mysql+pymysql": "mariadb"}
+DATABASES = ["sqlite", *SERVERS]
+SETTINGS = {
+    "postgresql": {"max_connections": "200"},
+    "mariadb": {"max_connections": "200", "max_allowed_packet": "64M"},
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,11 +33,27 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_store" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("oracle")
-        metafunc.parametrize("any_store", ["db", *(marker.args if marker else ())], indirect=True)
+        metafunc.parametrize("any_store", [*DATABASES, *(marker.args if marker else ())], indirect=True)
+
+
+def new_server(kind: str, **settings: str) -> Server:
+    """A server, started. Where it is not installed, the test is skipped; in CI that is an error."""
+    missing = why_missing(kind)
+    if missing and os.environ.get("CI"):
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    server: Server = {"postgresql": PostgreSQL, "mariadb": MariaDB}[kind](**settings)
+    try:
+        server.start()
+    except BaseException:
+        server.remove()
+        raise
+    return server
 
 
 class SqliteFile:
-    """A database of a test's own."""
+    """An SQLite database of a test's own."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "runs.db"
@@ -44,24 +68,76 @@ class SqliteFile:
             connection.close()
 
 
+AnyDatabase = Union[SqliteFile, Database]
+
+
+@pytest.fixture(scope="session")
+def server_databases() -> Iterator[Callable[[str], Database]]:
+    """One database a scheme, on servers that last as long as the tests."""
+    servers: Dict[str, Server] = {}
+    databases: Dict[str, Database] = {}
+
+    def database(scheme: str) -> Database:
+        kind = SERVERS[scheme]
+        if kind not in servers:
+            servers[kind] = new_server(kind, **SETTINGS[kind])
+        if scheme not in databases:
+            databases[scheme] = servers[kind].database(scheme)
+        return databases[scheme]
+
+    try:
+        yield database
+    finally:
+        for server in servers.values():
+            server.remove()
+
+
+def database_for(scheme: str, tmp_path: Path, server_databases: Callable[[str], Database]) -> Iterator[AnyDatabase]:
+    """A database without the table; one of a server's is given back so."""
+    if scheme == "sqlite":
+        yield SqliteFile(tmp_path)
+        return
+    database = server_databases(scheme)
+    try:
+        yield database
+    finally:
+        database.sql("DROP TABLE IF EXISTS db_log")
+
+
+@pytest.fixture(params=DATABASES)
+def database(
+    request: pytest.FixtureRequest, tmp_path: Path, server_databases: Callable[[str], Database]
+) -> Iterator[AnyDatabase]:
+    """Each database in turn."""
+    yield from database_for(request.param, tmp_path, server_databases)
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> SqliteFile:
+def sqlite_file(tmp_path: Path) -> SqliteFile:
+    """For what holds for SQLite alone."""
     return SqliteFile(tmp_path)
 
 
 @pytest.fixture
-def store(database: SqliteFile) -> Iterator[DBStore]:
+def store(database: AnyDatabase) -> Iterator[DBStore]:
+    """The store, on each database in turn."""
     store = DBStore(connection_string=database.url)
     yield store
     store.close()
 
 
 @pytest.fixture
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> BaseRunLogStore:
-    """The store under test, and those of magnus' that the test names as its oracle."""
+def any_store(
+    request: pytest.FixtureRequest, tmp_path: Path, server_databases: Callable[[str], Database]
+) -> Iterator[BaseRunLogStore]:
+    """The store under test on each database, and those of magnus' that the test names as its oracle."""
     if request.param in ORACLES:
-        return ORACLES[request.param](log_folder=str(tmp_path))
-    return request.getfixturevalue("store")
+        yield ORACLES[request.param](log_folder=str(tmp_path))
+        return
+    for database in database_for(request.param, tmp_path, server_databases):
+        store = DBStore(connection_string=database.url)
+        yield store
+        store.close()
 
 
 class Project:

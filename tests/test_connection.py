@@ -11,6 +11,7 @@ from typing import Any, Iterator
 
 import peewee
 import pytest
+from conftest import AnyDatabase, SqliteFile
 from magnus import context
 from magnus.extensions.secrets.dotenv.implementation import DotEnvSecrets
 from magnus.extensions.secrets.env_secrets.implementation import EnvSecretsManager
@@ -111,7 +112,8 @@ def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(tmp_path: Pat
     assert path.read_text() == "not a database " * 100
 
 
-def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(store: DBStore) -> None:
+def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(sqlite_file: SqliteFile) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
     database = store._rows.database
     assert database.journal_mode == "wal"
@@ -132,30 +134,30 @@ def test_create_tables_can_be_repeated_and_keeps_what_is_there(store: DBStore, d
     store.create_run_log("run")
     create_tables(database.url)
     assert store.get_run_log_by_id("run").run_id == "run"
-    indexes = database.sql("SELECT sql FROM sqlite_master WHERE type = 'index'")
-    assert any("UNIQUE" in sql and '("run_id", "attribute_type", "attribute_key")' in sql for (sql,) in indexes)
+    indexes = store._rows.database.get_indexes("db_log")
+    assert (["run_id", "attribute_type", "attribute_key"], True) in [(each.columns, each.unique) for each in indexes]
 
 
-def test_create_tables_adds_a_missing_index(database: Any) -> None:
+def test_create_tables_adds_a_missing_index(database: AnyDatabase) -> None:
     create_tables(database.url)
-    indexes = sorted(database.sql("SELECT name FROM sqlite_master WHERE type = 'index'"))
-    for (name,) in indexes:
-        database.sql(f"DROP INDEX {name}")
+    made = make_database(database.url)
+    indexes = {(tuple(each.columns), each.unique) for each in made.get_indexes("db_log")}
+    for index in made.get_indexes("db_log"):
+        if "pk" not in index.columns:
+            on = " ON db_log" if isinstance(made, peewee.MySQLDatabase) else ""
+            database.sql(f"DROP INDEX {index.name}{on}")
     create_tables(database.url)
-    assert sorted(database.sql("SELECT name FROM sqlite_master WHERE type = 'index'")) == indexes
+    assert {(tuple(each.columns), each.unique) for each in made.get_indexes("db_log")} == indexes
+    made.close()
 
 
-def test_the_columns_are_the_documented_ones(store: DBStore, database: Any) -> None:
+def test_the_columns_are_the_documented_ones(store: DBStore) -> None:
     store.create_run_log("run")
-    columns = {name: kind for _, name, kind, *_ in database.sql("PRAGMA table_info(db_log)")}
-    assert columns == {
-        "pk": "INTEGER",
-        "run_id": "TEXT",
-        "attribute_key": "TEXT",
-        "attribute_type": "TEXT",
-        "attribute_value": "TEXT",
-        "created_at": "DATETIME",
-    }
+    columns = store._rows.database.get_columns("db_log")
+    assert [column.name for column in columns] == [
+        *("pk", "run_id", "attribute_key", "attribute_type", "attribute_value", "created_at")
+    ]
+    assert not any(column.null for column in columns)
 
 
 @contextlib.contextmanager
@@ -172,19 +174,19 @@ def as_nobody(folder: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_where_the_table_may_not_be_made_the_error_says_what_to_run(tmp_path: Path, database: Any) -> None:
-    database.path.touch()
+def test_where_the_table_may_not_be_made_the_error_says_what_to_run(tmp_path: Path, sqlite_file: SqliteFile) -> None:
+    sqlite_file.path.touch()
     with as_nobody(tmp_path), pytest.raises(MissingTableError) as refusal:
-        DBStore(connection_string=database.url).get_run_log_by_id("run")
+        DBStore(connection_string=sqlite_file.url).get_run_log_by_id("run")
     assert "db.create_tables(" in str(refusal.value)
 
 
-def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, database: Any) -> None:
-    create_tables(database.url)
-    database.sql("INSERT INTO db_log VALUES (1, 'run', 'run_log', 'RunLog', '{\"run_id\": \"run\"}', '2024-01-01')")
-    database.sql("PRAGMA journal_mode = delete")
+def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, sqlite_file: SqliteFile) -> None:
+    create_tables(sqlite_file.url)
+    sqlite_file.sql("INSERT INTO db_log VALUES (1, 'run', 'run_log', 'RunLog', '{\"run_id\": \"run\"}', '2024-01-01')")
+    sqlite_file.sql("PRAGMA journal_mode = delete")
     with as_nobody(tmp_path):
-        store = DBStore(connection_string=database.url)
+        store = DBStore(connection_string=sqlite_file.url)
         assert store.get_run_log_by_id("run").run_id == "run"
         with pytest.raises(peewee.OperationalError, match="readonly"):
             store.update_run_log_status("run", "SUCCESS")
@@ -231,7 +233,12 @@ def test_placeholders_follow_string_template(template: str, values: Any, databas
 def test_a_secret_is_taken_literally_in_a_password(password: str) -> None:
     template = "postgresql://${user}:${password}@localhost:5432/mydatabase"
     made = make_database(template, secrets(user="sc@tt", password=password))
-    assert made.connect_params == {"user": "sc@tt", "password": password, "host": "localhost", "port": 5432}
+    assert [made.connect_params[name] for name in ("user", "password", "host", "port")] == [
+        "sc@tt",
+        password,
+        "localhost",
+        5432,
+    ]
     assert made.database == "mydatabase"
 
 
@@ -309,7 +316,7 @@ def test_a_store_is_represented_without_its_connection_string() -> None:
 @pytest.mark.parametrize("password", ["tiger", "${password}"])
 def test_a_failing_connection_tells_no_password(password: str, capfd: pytest.CaptureFixture) -> None:
     pytest.importorskip("psycopg", reason="needs the extra 'postgres'")
-    made = make_database(f"postgresql://scott:{password}@127.0.0.1:1/db", secrets(password="tiger"))
+    made = make_database(f"postgresql://scott:{password}@127.0.0.1:1/db", secrets(password="tiger"), retry_seconds=0)
     with pytest.raises(peewee.OperationalError, match="Cannot connect to postgresql://scott:") as failure:
         made.connect()
     assert "tiger" not in str(failure.value) + repr(failure.value)

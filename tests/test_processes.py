@@ -10,16 +10,18 @@ import signal
 import sqlite3
 import sys
 import threading
+import uuid
 from typing import Any, Callable, List
 
 import pytest
+from conftest import SqliteFile
 from crowds import PROCESSES, at_once
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog, StepLog
 
-from magnus_peewee_store import DBStore, connection, db
+from magnus_peewee_store import DBStore, connection, databases, db
 
 CROWD = 20
 
@@ -62,10 +64,8 @@ def test_a_crowd_that_writes_one_run_loses_and_doubles_nothing(store: DBStore, d
     assert run_log.parameters == {**own, "shared": run_log.parameters["shared"]}
     assert run_log.run_config == {f"seen by {number}": 4 for number in range(CROWD)}
     assert run_log.status == "SUCCESS"
-    [(rows, keys)] = database.sql(
-        "SELECT COUNT(*), COUNT(DISTINCT attribute_type || '/' || attribute_key) FROM db_log WHERE run_id = 'run'"
-    )
-    assert rows == keys == 2 + CROWD + CROWD * 5 * 2 + 1
+    rows = database.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run'")
+    assert len(rows) == len(set(rows)) == 2 + CROWD + CROWD * 5 * 2 + 1
 
 
 def create_the_run(number: int, url: str) -> bool:
@@ -94,10 +94,11 @@ def test_parameters_that_are_set_together_are_seen_together(store: DBStore, data
 
 
 def test_a_new_database_that_others_are_setting_up_is_waited_for(
-    store: DBStore, database: Any, monkeypatch: pytest.MonkeyPatch
+    sqlite_file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite answers 'database is locked' at once to who switches a file to WAL while another writes to it."""
-    other = sqlite3.connect(str(database.path), isolation_level=None)
+    store = DBStore(connection_string=sqlite_file.url)
+    other = sqlite3.connect(str(sqlite_file.path), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     waits: List[float] = []
 
@@ -106,14 +107,15 @@ def test_a_new_database_that_others_are_setting_up_is_waited_for(
         if len(waits) == 3:
             other.execute("COMMIT")
 
-    monkeypatch.setattr(connection.time, "sleep", sleep)
+    monkeypatch.setattr(databases.time, "sleep", sleep)
     store.create_run_log("run")
     assert len(waits) == 3
     assert store._rows.database.journal_mode == "wal"
     other.close()
 
 
-def test_nobody_sees_the_table_without_its_indexes(database: Any) -> None:
+def test_nobody_sees_the_table_without_its_indexes(sqlite_file: Any) -> None:
+    database = sqlite_file
     table = db.LogTable(connection.make_database(database.url))
     seen = []
     table.database.query_hooks.append(lambda _: seen.append(database.sql("SELECT COUNT(*) FROM sqlite_master")[0][0]))
@@ -218,7 +220,8 @@ def test_what_was_acknowledged_outlives_a_killed_process(store: DBStore, databas
         last = kill_while(write_until_killed, database.url, after=random.randrange(1, 15))
         steps = store.get_run_log_by_id("run", full=True).steps
         assert [f"s{number}" for number in range(last + 1)] == list(steps)[: last + 1]
-        assert database.sql("PRAGMA integrity_check") == [("ok",)]
+        if isinstance(database, SqliteFile):
+            assert database.sql("PRAGMA integrity_check") == [("ok",)]
         database.sql("DELETE FROM db_log WHERE attribute_type = 'Step'")
 
 
@@ -252,8 +255,7 @@ def drops(store: DBStore) -> None:
 
 
 def leaves(store: DBStore) -> None:
-    """End as an interpreter does, everything torn down."""
-    sys.exit()
+    sys.exit(0)
 
 
 @pytest.mark.parametrize("child", [uses, closes, closes_the_database, drops, leaves])
@@ -290,8 +292,10 @@ def test_a_forked_child_opens_a_connection_of_its_own(store: DBStore) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc to see the open files of a process")
-def test_a_forked_child_never_closes_what_it_inherited(store: DBStore, database: Any) -> None:
+def test_a_forked_child_never_closes_what_it_inherited(sqlite_file: Any) -> None:
     """SQLite forbids it, even where no harm shows (https://www.sqlite.org/howtocorrupt.html, 2.6)."""
+    database = sqlite_file
+    store = DBStore(connection_string=database.url)
     store.create_run_log("run")
 
     def open_files() -> List[str]:
@@ -359,26 +363,24 @@ CLOCK = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(clock=CLOCK)
-def test_a_later_row_is_later_whatever_the_clocks_say(clock: List[datetime.datetime]) -> None:
-    store = DBStore(connection_string="sqlite:///:memory:")
+def test_a_later_row_is_later_whatever_the_clocks_say(store: DBStore, clock: List[datetime.datetime]) -> None:
+    run_id = uuid.uuid4().hex
     ticks = iter([INSTANT, *clock])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(db, "utcnow", lambda: next(ticks))
-        store.create_run_log("run")
+        store.create_run_log(run_id)
         for number, _ in enumerate(clock):
-            store.add_step_log(step(f"s{number}"), "run")
+            store.add_step_log(step(f"s{number}"), run_id)
     log = store._rows._log
-    written = [row.created_at for row in log.select().order_by(log.pk)]
-    assert all(earlier < later for earlier, later in zip(written, written[1:]))
-    assert all(
-        later == earlier + datetime.timedelta(microseconds=1) or later in clock
-        for earlier, later in zip(written, written[1:])
-    )
+    written = [row.created_at for row in log.select().where(log.run_id == run_id).order_by(log.pk)]
+    assert len(written) == len(clock) + 1
+    for earlier, later in zip(written, written[1:]):
+        assert earlier < later
+        assert later == earlier + datetime.timedelta(microseconds=1) or later in clock
     names = [f"s{number}" for number, _ in enumerate(clock)]
-    assert list(store.get_run_log_by_id("run", full=True).steps) == names
-    store.close()
+    assert list(store.get_run_log_by_id(run_id, full=True).steps) == names
 
 
 def test_a_row_that_changes_keeps_its_time(store: DBStore, database: Any) -> None:
@@ -396,4 +398,4 @@ def test_times_are_utc_to_the_microsecond(store: DBStore, database: Any, monkeyp
     store.create_run_log("run")
     after = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
     [(created_at,)] = database.sql("SELECT created_at FROM db_log")
-    assert before <= datetime.datetime.fromisoformat(created_at) <= after
+    assert before <= datetime.datetime.fromisoformat(str(created_at)) <= after

@@ -95,9 +95,8 @@ def test_a_password_in_the_connection_string_is_neither_printed_nor_told_in_an_e
 ) -> None:
     pytest.importorskip("psycopg", reason="needs the extra 'postgres'")
     url = f"postgresql://scott:{password}@127.0.0.1:1/db"
-    project.write(
-        pipeline_yaml=PIPELINE, config_yaml={"run_log_store": {"type": "db", "config": {"connection_string": url}}}
-    )
+    config = {"connection_string": url, "retry_timeout": 0}
+    project.write(pipeline_yaml=PIPELINE, config_yaml={"run_log_store": {"type": "db", "config": config}})
     output = project.execute("run", fails=True)
     assert "Cannot connect to" in output and "postgresql://scott:***@127.0.0.1:1/db" in output.replace("\n", "")
     assert "kraken" not in output and "bait" not in output

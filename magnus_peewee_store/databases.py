@@ -1,0 +1,491 @@
+"""The databases: each with its own settings, SQL and faults; all with one connection that outlives forks and faults."""
+
+import contextlib
+import ctypes
+import datetime
+import logging
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, Optional, Tuple, TypeVar
+
+import peewee
+from peewee import SQL, NodeList, fn
+
+logger = logging.getLogger("magnus.db")
+
+MASK = "***"
+
+RETRY_SECONDS = 60.0
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 5.0
+
+T = TypeVar("T")
+
+
+class CannotConnectError(peewee.OperationalError):
+    """A database that cannot be connected to; the message says which, as it may be shown, and why.
+
+    Args:
+        message: The message.
+        passing: Whether the reason is of the kind that passes.
+    """
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class ManagedDatabase(peewee.Database):
+    """What every database of this package has on top of peewee's.
+
+    One connection serves all threads of a process, one at a time; a forked child leaves its parent's alone; a fault
+    that passes is waited out; and an error in connecting tells the connection string as it may be shown, no secret.
+    """
+
+    settings: ClassVar[Dict[str, Any]] = {"thread_safe": False}
+    columns: ClassVar[Dict[str, str]] = {}  # those of the table that are defined otherwise than peewee would
+    table_settings: ClassVar[Tuple[str, ...]] = ()
+    indexes_in_table = False  # for a database that cannot make a table and its indexes in one transaction
+    conflict_target = True  # whether an upsert names its unique columns
+    largest_value: Optional[int] = None  # in bytes
+    extra = ""  # of this package, which brings the driver
+
+    shown = MASK
+    hidden: Tuple[str, ...] = ()
+    retry_seconds = RETRY_SECONDS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lock = threading.RLock()
+        _databases.add(self)
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        """Connect, as peewee does.
+
+        Args:
+            reuse_if_open: Whether an open connection will do.
+
+        Returns:
+            Whether a new connection was opened.
+
+        Raises:
+            CannotConnectError: If that fails, for whatever reason.
+        """
+        try:
+            self._before_connecting()
+            return bool(super().connect(reuse_if_open))
+        except (peewee.PeeweeException, OSError, TypeError, ValueError) as error:
+            reason = str(error).strip()
+            for secret in sorted(self.hidden, key=len, reverse=True):
+                reason = reason.replace(secret, MASK)
+            if isinstance(error, peewee.ImproperlyConfigured):
+                reason += f" Run: pip install 'magnus-peewee-store[{self.extra}]'"
+            passing = self.passes(error)
+            self.drop()
+            # Not chained: a driver's own words may quote what it was given.
+            raise CannotConnectError(f"Cannot connect to {self.shown}: {reason}", passing) from None
+
+    def drop(self) -> None:
+        """Close the connection, in whatever state it is."""
+        if not self.is_closed():
+            connection: Any = self.connection()
+            self.dispose()
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def persistently(self, work: Callable[[], T]) -> T:
+        """Do work, again and again until no passing fault interrupts it.
+
+        Args:
+            work: What to do: one statement, or one transaction. Of an interrupted one nobody knows whether it was
+                done, so doing it twice must do no harm.
+
+        Returns:
+            What the work returns.
+
+        Raises:
+            peewee.PeeweeException: If a fault is not of the kind that passes, or does not within `retry_seconds`.
+        """
+        give_up_at = time.monotonic() + self.retry_seconds
+        pause = 0.0
+        while True:
+            try:
+                with self.lock:
+                    self.connect(reuse_if_open=True)
+                    return work()
+            except peewee.PeeweeException as error:
+                if not self.passes(error) or time.monotonic() + pause > give_up_at:
+                    raise
+                if not pause:
+                    logger.warning("Waiting up to %g s for %s: %s", self.retry_seconds, self.shown, str(error).strip())
+                with self.lock:
+                    self.drop()
+            time.sleep(pause)
+            # Of many that wait, not all come back at the same time.
+            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.7, 1.0)  # noqa: S311
+
+    def passes(self, error: Exception) -> bool:
+        """Tell whether a fault is of the kind that passes: a server restarts, a session was ended, two deadlock.
+
+        Args:
+            error: The error that the fault was raised as.
+
+        Returns:
+            Whether it makes sense to try again.
+        """
+        return isinstance(error, CannotConnectError) and error.passing
+
+    def leave_to_parent(self) -> None:
+        """Forget, in a forked child, the connection that belongs to the parent; the next use opens one of its own."""
+        self.lock = threading.RLock()
+        if self.is_closed():
+            return
+        # Freed, even at the child's exit, it would close: a server then ends the parent's session, and SQLite
+        # forbids it (https://www.sqlite.org/howtocorrupt.html, 2.6). So the child never gives this reference back.
+        inherited = self.connection()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        self.dispose()
+
+    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+        """Write the time of a new row in SQL: now, or a microsecond past the newest row there is.
+
+        Args:
+            now: The time by this machine's clock.
+            newest: The time of the newest row; NULL if there is none.
+
+        Returns:
+            The expression.
+        """
+        raise NotImplementedError
+
+    def next_pk(self) -> Any:
+        """Write the next pk in SQL, for a table made by others whose pk has no default: by the sequence `id_seq`.
+
+        Returns:
+            The expression.
+        """
+        return fn.NEXTVAL("id_seq")
+
+    def exactly(self, column: Any) -> Any:
+        """Write in SQL a column of a table made by others, so that it compares byte for byte.
+
+        Args:
+            column: The column.
+
+        Returns:
+            The expression.
+        """
+        return column
+
+    @contextlib.contextmanager
+    def holding(self, run_id: str) -> Iterator[None]:
+        """Enter a transaction that holds a run for itself: for a table that has no unique index to settle a race.
+
+        Args:
+            run_id: The run.
+        """
+        with self.atomic():
+            yield
+
+    def table_is_complete(self, columns: Dict[str, Any]) -> bool:
+        """Tell whether a table's columns are as `create_tables` makes them.
+
+        Args:
+            columns: What peewee tells of the table's columns, by name.
+
+        Returns:
+            Whether they are.
+        """
+        return bool(columns["pk"].identity)
+
+    def complete_table(self, table: str) -> None:
+        """Make of the columns of a table what `create_tables` makes them.
+
+        Args:
+            table: The name of the table.
+        """
+
+    def _before_connecting(self) -> None:
+        """Do what a connection needs done first."""
+
+
+class ManagedSqlite(ManagedDatabase, peewee.SqliteDatabase):
+    """SQLite, set up for a crowd of processes, and for an acknowledged write to outlast a power cut."""
+
+    settings = {
+        **ManagedDatabase.settings,
+        "check_same_thread": False,
+        # Others' commits, an fsync each, are waited for by SQLite itself.
+        "timeout": RETRY_SECONDS,
+        "pragmas": {"synchronous": "full"},
+        "lock_type": "IMMEDIATE",
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_function(_next_instant, "next_instant", 2)
+
+    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+        """Leave it to a function: SQLite's own arithmetic stops at milliseconds."""
+        return fn.next_instant(now, newest)
+
+    def leave_to_parent(self) -> None:
+        """Leave the parent its connection, except to a database in memory: that one was copied by the fork."""
+        if self._in_memory():
+            self.lock = threading.RLock()
+        else:
+            super().leave_to_parent()
+
+    def _in_memory(self) -> bool:
+        return bool(self.database == ":memory:")
+
+    def _before_connecting(self) -> None:
+        if not self._in_memory():
+            os.makedirs(os.path.dirname(self.database), exist_ok=True)
+
+    def _initialize_connection(self, connection: sqlite3.Connection) -> None:
+        give_up_at = time.monotonic() + self.timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                if "readonly" in str(error):
+                    return  # It can still be read from.
+                # While others make the same switch, SQLite answers 'locked' at once, whatever the busy timeout.
+                if "locked" not in str(error) or time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.01)
+
+
+class ManagedPostgresql(ManagedDatabase, peewee.PostgresqlDatabase):
+    """PostgreSQL, by psycopg 3 or psycopg2."""
+
+    settings = {
+        **ManagedDatabase.settings,
+        # A machine that is gone, rather than a server, is noticed within a minute, not after hours.
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    # An identity, not a serial: a role needs no right to the sequence to write rows.
+    columns = {"pk": "INTEGER GENERATED BY DEFAULT AS IDENTITY (SEQUENCE NAME id_seq)"}
+    extra = "postgres"
+
+    # https://www.postgresql.org/docs/current/errcodes-appendix.html
+    PASSING: ClassVar[FrozenSet[str]] = frozenset(
+        {
+            "25006",  # read_only_sql_transaction: a standby, for the time of a failover
+            "25P03",  # idle_in_transaction_session_timeout
+            "40001",  # serialization_failure
+            "40P01",  # deadlock_detected
+            "53300",  # too_many_connections
+            "55P03",  # lock_not_available
+            "57P01",  # admin_shutdown
+            "57P02",  # crash_shutdown
+            "57P03",  # cannot_connect_now
+            "57P05",  # idle_session_timeout
+        }
+    )
+    # Of a connection that fails there is no code, only words: libpq's, and the server's.
+    LASTING_WORDS = ("authentication failed", "does not exist", "no pg_hba.conf entry")
+    PASSING_WORDS = (
+        "refused",
+        "no such file or directory",  # the socket of a server that is not up
+        "timeout",
+        "timed out",
+        "unreachable",
+        "reset by peer",
+        "closed the connection",
+        "could not translate host name",
+        "name resolution",
+        "failed to resolve host",
+        "starting up",
+        "shutting down",
+        "not yet accepting connections",
+        "recovery mode",
+        "too many",
+        "remaining connection slots",
+        "session is read-only",
+        "session is not read-only",
+        "server is not in hot standby mode",
+        "server is in hot standby mode",
+    )
+
+    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+        """Take the greater of the two; PostgreSQL's GREATEST passes over NULL."""
+        return fn.GREATEST(now, NodeList((newest, SQL("+ INTERVAL '1 microsecond'"))))
+
+    @contextlib.contextmanager
+    def holding(self, run_id: str) -> Iterator[None]:
+        """Take an advisory lock of the transaction: it needs no right, and a pooler in between does no harm."""
+        with self.atomic():
+            self.execute_sql("SELECT pg_advisory_xact_lock(hashtext('db_log'), hashtext(%s))", (run_id,))
+            yield
+
+    def passes(self, error: Exception) -> bool:
+        """Go by the connection's state, then by the SQLSTATE, and where there is none by the words."""
+        if isinstance(error, CannotConnectError):
+            return error.passing
+        cause = error.args[0] if error.args else None
+        code = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+        if self.is_closed():
+            text = str(error).lower()
+            lasting = any(words in text for words in self.LASTING_WORDS)
+            return code in self.PASSING or (not lasting and any(words in text for words in self.PASSING_WORDS))
+        connection: Any = self.connection()
+        return bool(connection.closed) or code in self.PASSING
+
+    def complete_table(self, table: str) -> None:
+        """Give pk its default."""
+        if self.sequence_exists("id_seq"):
+            self.execute_sql(f"ALTER TABLE {table} ALTER pk SET DEFAULT nextval('id_seq')")
+        else:
+            self.execute_sql(f"ALTER TABLE {table} ALTER pk ADD {self.columns['pk'].partition(' ')[2]}")
+            self.execute_sql(f"SELECT setval('id_seq', COALESCE(MAX(pk), 0) + 1, false) FROM {table}")  # noqa: S608
+
+    def table_is_complete(self, columns: Dict[str, Any]) -> bool:
+        """Tell whether pk has a default."""
+        return bool(columns["pk"].identity or columns["pk"].default)
+
+    def _initialize_connection(self, connection: Any) -> None:
+        if hasattr(connection, "prepare_threshold"):
+            connection.prepare_threshold = None  # A pooler hands the next statement to another session.
+
+
+class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
+    """MariaDB and MySQL."""
+
+    settings = {**ManagedDatabase.settings, "connect_timeout": 10}
+    # An index of InnoDB's holds 3,072 bytes, and a character of utf8mb4 has up to 4:
+    # https://dev.mysql.com/doc/refman/8.0/en/innodb-limits.html
+    columns = {
+        "run_id": "VARCHAR(240)",
+        "attribute_key": "VARCHAR(512)",
+        "attribute_type": "VARCHAR(16)",
+        "attribute_value": "LONGTEXT",
+        "created_at": "DATETIME(6)",
+    }
+    indexes_in_table = True
+    conflict_target = False
+    extra = "mysql"
+
+    # https://mariadb.com/kb/en/mariadb-error-codes/ and
+    # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
+    PASSING: ClassVar[FrozenSet[int]] = frozenset(
+        {
+            1040,  # too many connections
+            1047,  # a node of a cluster is not ready
+            1053,  # server shutdown in progress
+            1203,  # the user has too many connections
+            1205,  # lock wait timeout
+            1213,  # deadlock, also between nodes
+            1226,  # the user is past a limit of connections
+            1290,  # read-only, for the time of a failover
+            1317,  # query interrupted
+            1836,  # read-only mode
+            1927,  # connection was killed
+            2002,  # cannot connect through the socket
+            2003,  # cannot connect to the host
+            2005,  # unknown host
+            2006,  # server has gone away
+            2013,  # lost connection during a query
+            2055,  # lost connection
+            4031,  # disconnected because of inactivity
+        }
+    )
+
+    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+        """Take the greater of the two; MySQL's GREATEST is NULL if one is."""
+        return fn.GREATEST(now, fn.COALESCE(NodeList((newest, SQL("+ INTERVAL 1 MICROSECOND"))), now))
+
+    def next_pk(self) -> Any:
+        """Write it as MariaDB does."""
+        return SQL("NEXT VALUE FOR id_seq")
+
+    def exactly(self, column: Any) -> Any:
+        """Compare by code points, and spaces at the end too, whatever the collation of the column."""
+        return NodeList((fn.CONVERT(NodeList((column, SQL("USING utf8mb4")))), SQL(f"COLLATE {self._collation}")))
+
+    @contextlib.contextmanager
+    def holding(self, run_id: str) -> Iterator[None]:
+        """Take a lock of the server's by name. It does not reach across the nodes of a cluster; a unique index does."""
+        name = (f"{self.database} {run_id}",)
+        [[taken]] = self.execute_sql("SELECT GET_LOCK(MD5(%s), 10)", name).fetchall()
+        if not taken:
+            raise peewee.OperationalError(None, 1205, f"Another session holds the run {run_id}")
+        try:
+            with self.atomic():
+                yield
+        finally:
+            self.execute_sql("SELECT RELEASE_LOCK(MD5(%s))", name)
+
+    def passes(self, error: Exception) -> bool:
+        """Go by the connection's state, then by the error's number."""
+        if isinstance(error, CannotConnectError):
+            return error.passing
+        if not self.is_closed():
+            connection: Any = self.connection()
+            if not getattr(connection, "open", True):
+                return True
+        return len(error.args) > 1 and error.args[1] in self.PASSING
+
+    @property
+    def table_settings(self) -> Tuple[str, ...]:  # type: ignore[override]
+        """Let keys compare byte for byte, whatever the database's default is."""
+        return ("ENGINE=InnoDB", "ROW_FORMAT=DYNAMIC", "DEFAULT CHARSET=utf8mb4", f"COLLATE={self._collation}")
+
+    def table_is_complete(self, columns: Dict[str, Any]) -> bool:
+        """Tell whether the columns are of the right types."""
+        return bool(columns["pk"].identity) and all(
+            columns[name].full_type.upper() == definition for name, definition in self.columns.items()
+        )
+
+    def complete_table(self, table: str) -> None:
+        """Give the columns their types, pk its default, and keys their collation, in one copy of the table."""
+        changes = [f"MODIFY {name} {definition} NOT NULL" for name, definition in self.columns.items()]
+        self.execute_sql(
+            f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation}, "
+            f"MODIFY pk INTEGER NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
+        )
+
+    @property
+    def _collation(self) -> str:
+        """One that takes neither a and A, nor a and a with a space behind it, for the same."""
+        return "utf8mb4_nopad_bin" if self.server_version >= (10,) else "utf8mb4_0900_bin"
+
+    def _initialize_connection(self, connection: Any) -> None:
+        cursor = connection.cursor()
+        # Locks no gaps between rows, which many writers of one run would deadlock over.
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on', 'wsrep_sync_wait')")
+        variables = {str(name).lower(): value for name, value in cursor.fetchall()}
+        self.largest_value = int(variables["max_allowed_packet"])
+        if variables.get("wsrep_on") == "ON":
+            # Every statement sees what any node of the cluster has acknowledged before it.
+            cursor.execute("SET SESSION wsrep_sync_wait = 7")
+        cursor.close()
+
+
+_databases: "weakref.WeakSet[ManagedDatabase]" = weakref.WeakSet()
+
+
+def _leave_connections_to_parent() -> None:
+    for database in _databases:
+        database.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_connections_to_parent)
+
+
+def _next_instant(now: str, newest: Optional[str]) -> str:
+    """The SQL function `next_instant` of SQLite, on times as its columns hold them."""
+    if newest is None or now > newest:
+        return now
+    return str(datetime.datetime.fromisoformat(newest) + datetime.timedelta(microseconds=1))
