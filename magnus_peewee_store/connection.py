@@ -1,5 +1,6 @@
 """From a connection string to a peewee database: its secrets, what may be shown of them, each database's settings."""
 
+import contextlib
 import logging
 import os
 import re
@@ -100,7 +101,7 @@ def make_database(
     manners: Type[ManagedDatabase] = next(own for kind, own in _MANNERS.items() if issubclass(base, kind))
     database: ManagedDatabase = type(base.__name__, (manners, base), {})(**{**manners.settings, **parts})
     database.shown = shown
-    database.hidden = tuple(filter(None, (*secrets.values(), parts.get("password"), parts.get("passwd"))))
+    database.hidden = tuple(filter(None, (*secrets.values(), parts.get("password"))))
     database.retry_seconds = retry_seconds
     if isinstance(database, peewee.SqliteDatabase):
         database.timeout = retry_seconds
@@ -180,24 +181,27 @@ def _parse(url: str, shown: str) -> Tuple[Any, Dict[str, Any]]:
 
 def _parse_server(url: str, shown: str) -> Dict[str, Any]:
     parts = _SERVER_URL.fullmatch(url)
-    try:
-        if parts and "," not in parts["hosts"]:
-            return dict(db_url.parse(url, unquote_password=True, unquote_user=True))
-        if parts:
-            # libpq takes several hosts, playhouse one.
-            start, end = parts.span("hosts")
+    arguments: Dict[str, Any] = {}
+    if parts:
+        # libpq takes several hosts, playhouse one.
+        several = "," in parts["hosts"]
+        start, end = parts.span("hosts") if several else (0, 0)
+        with contextlib.suppress(ValueError):  # whose message quotes the URL
             arguments = db_url.parse(url[:start] + url[end:], unquote_password=True, unquote_user=True)
+        if several:
             hosts = [_HOST_AND_PORT.fullmatch(host) for host in parts["hosts"].split(",")]
             names, ports = zip(*(host.groups("") for host in hosts if host))
-            return {**arguments, "host": ",".join(names), "port": ",".join(ports)}
-    except ValueError:
-        pass  # Its message quotes the URL.
-    scheme = url.partition("://")[0]
-    raise ConnectionStringError(
-        f"The connection string {shown} is not of the form {scheme}://user:password@host:port/database. "
-        "Characters like / ? # @ in a user or password that stands in it are percent-encoded (%2F %3F %23 %40); "
-        "one that comes from a ${placeholder} is taken as it is."
-    )
+            arguments.update(host=",".join(names), port=",".join(ports))
+    if not arguments.get("database"):
+        scheme = url.partition("://")[0]
+        raise ConnectionStringError(
+            f"The connection string {shown} is not of the form {scheme}://user:password@host:port/database. "
+            "Characters like / ? # @ in a user or password that stands in it are percent-encoded (%2F %3F %23 %40); "
+            "one that comes from a ${placeholder} is taken as it is."
+        )
+    if "passwd" in arguments:
+        arguments["password"] = arguments.pop("passwd")  # the name of old, which PyMySQL warns of
+    return arguments
 
 
 def _parse_file(url: str, shown: str) -> Dict[str, Any]:

@@ -3,15 +3,21 @@
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Iterator
+from urllib.parse import quote
 
 import peewee
 import pytest
 from conftest import AnyDatabase, SqliteFile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from magnus import context
 from magnus.extensions.secrets.dotenv.implementation import DotEnvSecrets
 from magnus.extensions.secrets.env_secrets.implementation import EnvSecretsManager
@@ -325,3 +331,78 @@ def test_a_failing_connection_tells_no_password(password: str, capfd: pytest.Cap
 
 def test_the_module_is_importable_without_a_server_driver() -> None:
     subprocess.run([sys.executable, "-c", "import magnus_peewee_store"], check=True)
+
+
+# Any string at all
+
+PASSWORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0$"), min_size=6, max_size=20).map(
+    lambda text: f"Qz{text}zQ"
+)
+PIECES = st.sampled_from(
+    [
+        "postgresql",
+        "postgresql+psycopg2",
+        "mysql",
+        "sqlite",
+        "oracle",
+        "://",
+        ":",
+        "/",
+        "//",
+        "@",
+        "?",
+        "#",
+        "&",
+        "=",
+        ",",
+        "scott",
+        "127.0.0.1",
+        "1",
+        "99999",
+        "[::1]",
+        "db",
+        "password",
+        "sslmode",
+        "options",
+        "${a}",
+        "$a",
+        "$$",
+        "%",
+        "%41",
+    ]
+)
+
+
+def told_of(connection_string: str) -> str:
+    """All that is shown of a connection string by trying to use it, on the way to a database that is not there."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        stack.callback(os.chdir, os.getcwd())
+        os.chdir(folder)
+        store = DBStore(connection_string=connection_string, retry_timeout=0)
+        told = repr(store) + str(store.model_dump())
+        try:
+            store.create_run_log("run")
+        except (ConnectionStringError, peewee.PeeweeException) as error:
+            told += "".join(traceback.format_exception(None, error, error.__traceback__))
+        finally:
+            store.close()
+        return told
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    scheme=st.sampled_from(["postgresql", "postgresql+psycopg", "mysql"]),
+    password=PASSWORDS,
+    rest=st.sampled_from(["@127.0.0.1:1/db", "@127.0.0.1:1/db?connect_timeout=1", "@127.0.0.1:x/db", "@/", "@", ""]),
+    quoted=st.booleans(),
+)
+def test_no_password_is_told_whatever_it_is_made_of(scheme: str, password: str, rest: str, quoted: bool) -> None:
+    told = told_of(f"{scheme}://scott:{quote(password, safe='') if quoted else password}{rest}")
+    for piece in re.findall(r"[^/?#@:\[\]%,&=\s]{4,}", password):
+        assert piece not in told
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join))
+def test_any_string_is_a_database_or_one_clear_error(connection_string: str) -> None:
+    told_of(connection_string)
