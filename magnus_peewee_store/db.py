@@ -2,8 +2,9 @@
 
 import datetime
 import functools
+import itertools
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import peewee
 from peewee import fn
@@ -84,6 +85,8 @@ class _Layout(NamedTuple):
     """Whether a unique index settles who writes a row first."""
     next_pk: Optional[peewee.Node]
     """What a new row's pk must be, where the column has no default."""
+    largest: Optional[int]
+    """How many bytes the column attribute_value takes; None if enough."""
 
 
 def _persistently(method: Callable[..., T]) -> Callable[..., T]:
@@ -93,7 +96,12 @@ def _persistently(method: Callable[..., T]) -> Callable[..., T]:
     def wrapped(table: "LogTable", *args: Any, **kwargs: Any) -> T:
         def work() -> T:
             table.prepare()
-            return method(table, *args, **kwargs)
+            try:
+                return method(table, *args, **kwargs)
+            except peewee.IntegrityError:
+                if not table.was_completed():
+                    raise
+                return method(table, *args, **kwargs)
 
         return table.database.persistently(work)
 
@@ -122,7 +130,7 @@ class LogTable:
         Returns:
             Whether it was written.
         """
-        return self._insert_at(utcnow(), run_id, row)
+        return self._insert_at(utcnow(), itertools.count(), run_id, row)
 
     @_persistently
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Key] = ()) -> bool:
@@ -220,15 +228,33 @@ class LogTable:
                     "'from magnus_peewee_store import db; db.create_tables(\"<connection string>\")'"
                 ) from error
             logger.info("Made the table %s in %s", TABLE, shown)
-        pk = self._columns()["pk"]
+        columns = self._columns()
+        pk = columns["pk"]
         next_pk = None if pk.identity or pk.default else self.database.next_pk()
-        self._layout = _Layout((UNIQUE, True) in self._indexes(), next_pk)
+        largest = self.database.largest_in(columns["attribute_value"])
+        self._layout = _Layout((UNIQUE, True) in self._indexes(), next_pk, largest)
+
+    def was_completed(self) -> bool:
+        """Tell whether the table was completed behind this object's back, and from now on take it as it is.
+
+        Returns:
+            Whether it was.
+        """
+        if self._unique:
+            return False
+        self._layout = None
+        self.prepare()
+        return self._unique
 
     def _create(self) -> None:
         # In one transaction: nobody sees the table without the index that an upsert needs.
         with self.database.holding(TABLE):
             self._log._meta.table_settings = self.database.table_settings
-            self._log.create_table()
+            new_pk = self.database.new_pk()
+            if new_pk:
+                self._log.pk.field_type = new_pk
+            # Without its indexes: of a table that others made, duplicates may stand in their way.
+            self._log._schema.create_table()
             if (UNIQUE, True) not in self._indexes():
                 self._check_duplicates()
             if not self.database.table_is_complete(self._columns()):
@@ -316,7 +342,8 @@ class LogTable:
         return log.insert_from(source, list(values))
 
     @_persistently
-    def _insert_at(self, now: datetime.datetime, run_id: str, row: Row) -> bool:
+    def _insert_at(self, now: datetime.datetime, tries: Iterator[int], run_id: str, row: Row) -> bool:
+        again = next(tries) > 0
         log = self._log
         present = self._of(run_id, ((row[0],), row[1]))
         try:
@@ -330,12 +357,12 @@ class LogTable:
         except peewee.IntegrityError:
             if not present.exists():
                 raise
-        # It is another's; or this call's own, if the connection died before the first try was acknowledged.
-        return bool(present.where(log.attribute_value == row[2], log.created_at == now).exists())
+        # It is another's; or this call's own, if the connection died before an earlier try was acknowledged.
+        return again and bool(present.where(log.attribute_value == row[2], log.created_at == now).exists())
 
     def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
         log = self._log
-        query = self._insert(utcnow(), run_id, row, requires)
+        query = self._insert(utcnow(), run_id, row, requires).as_rowcount()
         if self._unique:
             unique = [getattr(log, name) for name in UNIQUE] if self.database.conflict_target else None
             query = query.on_conflict(conflict_target=unique, preserve=[log.attribute_value])
@@ -344,7 +371,7 @@ class LogTable:
             if present:
                 query = log.update(attribute_value=row[2]).where(log.pk.in_(present))
         # MySQL does not count a row that had the value already.
-        return bool(query.as_rowcount().execute()) or all(self._of(run_id, key).exists() for key in requires)
+        return bool(query.execute()) or all(self._of(run_id, key).exists() for key in requires)
 
     def _check_size(self, run_id: str, row: Row) -> None:
         largest = self.database.largest_value
@@ -352,6 +379,12 @@ class LogTable:
             raise peewee.DataError(
                 f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and the server of "
                 f"{self.database.shown} takes {largest}: raise its max_allowed_packet"
+            )
+        largest = self._layout and self._layout.largest
+        if largest and len(row[2]) > largest:
+            raise peewee.DataError(
+                f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and the table {TABLE} in "
+                f"{self.database.shown} takes {largest}: run create_tables, which makes room"
             )
 
 

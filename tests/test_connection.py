@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Iterator
+from typing import Any, Iterator, List
 from urllib.parse import quote
 
 import peewee
@@ -22,6 +22,9 @@ from magnus import context
 from magnus.extensions.secrets.dotenv.implementation import DotEnvSecrets
 from magnus.extensions.secrets.env_secrets.implementation import EnvSecretsManager
 from magnus.secrets import DoNothingSecretManager
+from playhouse.pool import PooledMySQLDatabase, PooledPostgresqlDatabase, PooledSqliteDatabase
+from playhouse.postgres_ext import Psycopg3Database
+from servers import OWNER, PASSWORD
 
 from magnus_peewee_store import DBStore, create_tables
 from magnus_peewee_store.connection import ConnectionStringError, make_database, mask
@@ -331,6 +334,131 @@ def test_a_failing_connection_tells_no_password(password: str, capfd: pytest.Cap
 
 def test_the_module_is_importable_without_a_server_driver() -> None:
     subprocess.run([sys.executable, "-c", "import magnus_peewee_store"], check=True)
+
+
+# Schemes and drivers
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kind"),
+    [
+        ("sqlite+pysqlite", peewee.SqliteDatabase),
+        ("sqlite+pool", PooledSqliteDatabase),
+        ("postgresql", peewee.PostgresqlDatabase),
+        ("postgres", peewee.PostgresqlDatabase),
+        ("postgresql+pool", PooledPostgresqlDatabase),
+        ("postgresql+psycopg2", peewee.PostgresqlDatabase),
+        ("postgresql+psycopg", Psycopg3Database),
+        ("psycopg3", Psycopg3Database),
+        ("mysql", peewee.MySQLDatabase),
+        ("mysql+pool", PooledMySQLDatabase),
+        ("mysql+pymysql", peewee.MySQLDatabase),
+        ("mysql+mysqldb", peewee.MySQLDatabase),
+        ("mariadb", peewee.MySQLDatabase),
+        ("mariadb+pymysql", peewee.MySQLDatabase),
+    ],
+)
+def test_playhouses_schemes_are_known_and_sqlalchemys(scheme: str, kind: type) -> None:
+    made = make_database(f"{scheme}:///db" if scheme.startswith("sqlite") else f"{scheme}://scott:tiger@h/db")
+    assert isinstance(made, kind)
+    assert made.connect_params.get("password", "tiger") == "tiger"
+
+
+def test_an_unknown_scheme_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ConnectionStringError, match=r"mysql\+pymysql://.*postgresql://.*sqlite://"):
+        make_database("oracle://scott:tiger@h/db")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "drivers", "extra"),
+    [
+        ("postgresql", ["psycopg", "psycopg2"], "postgres"),
+        ("psycopg3", ["psycopg", "psycopg2"], "postgres"),
+        ("mysql", ["pymysql", "MySQLdb"], "mysql"),
+    ],
+)
+def test_a_missing_driver_is_answered_with_the_extra_that_brings_it(
+    scheme: str, drivers: List[str], extra: str
+) -> None:
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({drivers}))  # which makes an import fail
+from magnus_peewee_store import DBStore
+DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_by_id("run")
+"""
+    process = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=50)
+    assert f"pip install 'magnus-peewee-store[{extra}]'" in process.stderr
+    assert "tiger" not in process.stderr
+
+
+def test_options_and_several_hosts_reach_libpq() -> None:
+    made = make_database(
+        "postgresql://scott:${password}@h1:5432,[::1],h3/db"
+        "?target_session_attrs=read-write&sslmode=require&options=-csearch_path%3Dteam_a",
+        secrets(password="tiger"),
+    )
+    told = {name: made.connect_params[name] for name in ("host", "port", "target_session_attrs", "sslmode", "options")}
+    assert told == {
+        "host": "h1,::1,h3",
+        "port": "5432,,",
+        "target_session_attrs": "read-write",
+        "sslmode": "require",
+        "options": "-csearch_path=team_a",
+    }
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_a_table_is_in_the_schema_that_the_options_say(scheme: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    database.sql(f"CREATE SCHEMA team_a AUTHORIZATION {OWNER}")
+    store = DBStore(connection_string=database.url + "?options=-csearch_path%3Dteam_a")
+    try:
+        store.create_run_log("run")
+        store.set_parameters("run", {"x": 1})
+        assert database.sql("SELECT attribute_key FROM team_a.db_log ORDER BY pk") == [("run_log",), ("x",)]
+        assert database.sql("SELECT to_regclass('public.db_log') IS NULL") == [(True,)]
+    finally:
+        store.close()
+        database.sql("DROP SCHEMA team_a CASCADE")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg", "mysql+pymysql"])
+def test_a_server_is_reached_through_its_unix_socket(scheme: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    server = database.server
+    option = (
+        f"host={server.socket_folder}&port={server.port}"
+        if server.kind == "postgresql"
+        else f"unix_socket={server.socket}"
+    )
+    store = DBStore(connection_string=f"{scheme}://{OWNER}:{PASSWORD}@/{database.name}?{option}")
+    try:
+        store.create_run_log("run")
+        assert database.sql("SELECT run_id FROM db_log") == [("run",)]
+    finally:
+        store.close()
+        database.sql("DROP TABLE db_log")
+
+
+@pytest.mark.parametrize("password", ["p@ss/w#rd?:%41[x]", "$ecret ${x} \\ ' \" ;"])
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg", "mysql+pymysql"])
+def test_a_server_takes_a_secret_of_any_characters(scheme: str, password: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    quoted = password.replace("'", "''")
+    if database.server.kind == "mariadb":
+        quoted = quoted.replace("\\", "\\\\")
+        database.sql(f"CREATE USER 'odd user'@'%' IDENTIFIED BY '{quoted}'")
+    else:
+        database.sql(f"CREATE ROLE \"odd user\" LOGIN PASSWORD '{quoted}'")
+    try:
+        template = database.url.replace(f"{OWNER}:{PASSWORD}@", "${user}:${password}@")
+        made = make_database(template, secrets(user="odd user", password=password), retry_seconds=0)
+        if database.server.kind == "mariadb":
+            database.sql(f"GRANT ALL ON {database.name}.* TO 'odd user'@'%'")
+        made.connect()
+        made.close()
+    finally:
+        database.sql("DROP USER 'odd user'@'%'" if database.server.kind == "mariadb" else 'DROP ROLE "odd user"')
 
 
 # Any string at all

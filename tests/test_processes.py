@@ -8,13 +8,14 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import uuid
 from typing import Any, Callable, List
 
 import pytest
-from conftest import SqliteFile
+from conftest import AnyDatabase, SqliteFile
 from crowds import PROCESSES, at_once
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -273,6 +274,26 @@ def test_a_forked_child_does_not_harm_its_parent(store: DBStore, child: Callable
     names = list(store.get_run_log_by_id("run", full=True).steps)
     assert [name for name in names if name.startswith("parent")] == [f"parent {number}" for number in range(30)]
     assert len(names) == (60 if child is uses else 30)
+
+
+FORK_BY_HAND = """
+import os, sys
+from magnus.datastore import StepLog
+from magnus_peewee_store import DBStore
+
+store = DBStore(connection_string=sys.argv[1])
+store.create_run_log("run")
+child = os.fork()
+if not child:
+    sys.exit()  # the whole interpreter is torn down, and every object freed
+assert os.waitpid(child, 0)[1] == 0
+store._rows.database.retry_seconds = 0
+store.add_step_log(StepLog(name="a", internal_name="a"), "run")
+"""
+
+
+def test_a_forked_child_that_ends_as_a_program_does_not_harm_its_parent(database: AnyDatabase) -> None:
+    subprocess.run([sys.executable, "-c", FORK_BY_HAND, database.url], check=True)
 
 
 def test_a_forked_child_opens_a_connection_of_its_own(store: DBStore) -> None:
