@@ -31,6 +31,7 @@ setup(
             "hypothesis>=6",
             "psycopg2-binary",
             "pytest>=8",
+            "sqlalchemy>=2",
         ],
     },
     entry_points={"run_log_store": ["db = magnus_peewee_store:DBStore"]},

@@ -406,6 +406,7 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
             1040,  # too many connections
             1047,  # a node of a cluster is not ready
             1053,  # server shutdown in progress
+            1061,  # an index that another node of a cluster has just made
             1203,  # the user has too many connections
             1205,  # lock wait timeout
             1213,  # deadlock, also between nodes
@@ -413,6 +414,7 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
             1290,  # read-only, for the time of a failover
             1317,  # query interrupted
             1467,  # the next pk could not be read, as it happens to one of two that deadlock
+            1684,  # a table whose definition another session is changing
             1836,  # read-only mode
             1927,  # connection was killed
             2002,  # cannot connect through the socket

@@ -252,12 +252,34 @@ class PostgreSQL(Server):
             source = ["-h", str(self.socket_folder), "-p", str(self.port), "-U", "postgres"]
             standby._run("pg_basebackup", *source, "-D", str(standby.data), "-R", "-c", "fast", "--no-sync")
             standby.start()
-            ((position,),) = self.sql("SELECT pg_current_wal_lsn()::text")
-            standby._wait_until(lambda: standby._has_replayed(position), "catch up")
+            self.wait_for(standby)
         except BaseException:
             standby.remove()
             raise
         return standby
+
+    def wait_for(self, standby: "PostgreSQL") -> None:
+        """Wait until a standby shows what was done here so far."""
+        ((position,),) = self.sql("SELECT pg_current_wal_lsn()::text")
+        standby._wait_until(lambda: standby._has_replayed(position), "catch up")
+
+    def wait_for_standbys_at_commits(self) -> None:
+        """Acknowledge from now on no commit before a standby has it. Those who stream from here do not inherit it."""
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.sql("SELECT pg_reload_conf()")
+        self._wait_until(
+            lambda: ("sync",) in self.sql("SELECT sync_state FROM pg_stat_replication"), "replicate synchronously"
+        )
+
+    def wait_for_unacknowledged_commit(self, name: str) -> None:
+        """Wait until a session in a database waits for a standby that has its commit, but does not say so yet."""
+        self._wait_until(
+            lambda: bool(
+                self.sql("SELECT 1 FROM pg_stat_activity WHERE datname = ? AND wait_event = 'SyncRep'", name)
+                and self.sql("SELECT 1 FROM pg_stat_replication WHERE flush_lsn >= pg_current_wal_lsn()")
+            ),
+            "have a standby receive a commit",
+        )
 
     def promote(self) -> None:
         """Make a standby a server of its own that takes writes."""
@@ -373,6 +395,16 @@ class GaleraNode(MariaDB):
         with closing(self.administrator()) as connection, closing(connection.cursor()) as cursor:
             cursor.execute("SET SESSION wsrep_sync_wait = 15")
             cursor.execute("SELECT 1")
+
+    def wait_for_cluster_of(self, size: int) -> None:
+        """Wait until so many nodes are left, or have joined, and this one serves again."""
+        self._wait_until(
+            lambda: (
+                self.sql("SHOW STATUS LIKE 'wsrep_cluster_size'") == [("wsrep_cluster_size", str(size))]
+                and self._is_ready()
+            ),
+            f"get into a cluster of {size}",
+        )
 
     def _serves(self) -> bool:
         return self.sql("SHOW STATUS LIKE 'wsrep_local_state_comment'") == [("wsrep_local_state_comment", "Synced")]
