@@ -31,6 +31,7 @@ setup(
             "hypothesis>=6",
             "psycopg2-binary",
             "pytest>=8",
+            "pytest-xdist",
             "sqlalchemy>=2",
         ],
     },
