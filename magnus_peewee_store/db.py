@@ -206,6 +206,7 @@ class LogTable:
         """Close the connection; the next call opens another."""
         with self.database.lock:
             self.database.close()
+            self._layout = None  # A database in memory goes with its connection.
 
     def prepare(self) -> None:
         """See how the table stands, and make it where it is missing.

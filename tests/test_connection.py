@@ -72,6 +72,8 @@ def test_a_database_in_memory_lasts_as_long_as_its_store(tmp_path: Path, monkeyp
     store.create_run_log("run")
     assert store.get_run_log_by_id("run").run_id == "run"
     assert not list(tmp_path.iterdir())
+    store.close()
+    store.create_run_log("run")
 
 
 def test_two_stores_on_two_databases_live_in_one_process(tmp_path: Path) -> None:
