@@ -175,7 +175,9 @@ def _parse(url: str, shown: str) -> Tuple[Any, Dict[str, Any]]:
     base = _base(scheme)
     if not separator or base is None:
         known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}))
-        raise ConnectionStringError(f"The connection string {shown} begins with none of: {known}")
+        raise ConnectionStringError(
+            f"The connection string {shown} begins with none of: {known}. An SQLite file is sqlite:///runs.db"
+        )
     return base, _parse_file(url, shown) if _is_file(base) else _parse_server(url, shown)
 
 
@@ -206,8 +208,11 @@ def _parse_server(url: str, shown: str) -> Dict[str, Any]:
 
 def _parse_file(url: str, shown: str) -> Dict[str, Any]:
     parts = _FILE_URL.fullmatch(url)
-    if parts is None:
-        raise ConnectionStringError(f"The connection string {shown} has a # in it, which a file's URL cannot hold.")
+    if parts is None or parts["query"]:
+        raise ConnectionStringError(
+            f"The connection string {shown} has a # or a ? in it, which the URL of a file cannot hold: "
+            "give the file another name"
+        )
     if parts["host"] or not parts["path"]:
         scheme, name = parts["scheme"], shown.partition("://")[2].strip("/") or "runs.db"
         raise ConnectionStringError(

@@ -83,7 +83,7 @@ class ManagedDatabase(peewee.Database):
             for secret in sorted(self.hidden, key=len, reverse=True):
                 reason = reason.replace(secret, MASK)
             if isinstance(error, peewee.ImproperlyConfigured):
-                reason += f" Run: pip install 'magnus-peewee-store[{self.extra}]'"
+                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
             passing = self.passes(error)
             self.drop()
             # Not chained: a driver's own words may quote what it was given.
@@ -118,7 +118,12 @@ class ManagedDatabase(peewee.Database):
                     self.connect(reuse_if_open=True)
                     return work()
             except peewee.PeeweeException as error:
-                if not self.passes(error) or time.monotonic() + pause > give_up_at:
+                if not self.passes(error):
+                    raise
+                if time.monotonic() + pause > give_up_at:
+                    error.args = (
+                        f"{str(error).strip()} (given up after the {self.retry_seconds:g} s of retry_timeout)",
+                    )
                     raise
                 if not pause:
                     where = "" if isinstance(error, CannotConnectError) else f"{self.shown}: "

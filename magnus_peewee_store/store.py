@@ -20,6 +20,12 @@ _opening = threading.Lock()
 RUN = (fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
+def _readable(error: Exception) -> Exception:
+    """Give an exception of magnus' its message as its text, which magnus leaves empty."""
+    error.args = (error.message,)  # type: ignore[attr-defined]
+    return error
+
+
 class DBStore(BaseRunLogStore):
     """A run log store in a database, a row a fragment, which any number of processes may write at once.
 
@@ -102,7 +108,7 @@ class DBStore(BaseRunLogStore):
             status=status,
         )
         if not self._rows.insert(run_id, fragments.of_header(run_log)):
-            raise exceptions.RunLogExistsError(run_id)
+            raise _readable(exceptions.RunLogExistsError(run_id))
         return run_log
 
     def get_run_log_by_id(self, run_id: str, full: bool = False, **kwargs: Any) -> RunLog:
@@ -122,7 +128,7 @@ class DBStore(BaseRunLogStore):
         rows = self._rows.read(run_id, None if full else (fragments.RUN_LOG + fragments.PARAMETER, None))
         run_log = fragments.to_run_log(rows)
         if run_log is None:
-            raise exceptions.RunLogNotFoundError(run_id)
+            raise _readable(exceptions.RunLogNotFoundError(run_id))
         return run_log
 
     def put_run_log(self, run_log: RunLog, **kwargs: Any) -> None:
@@ -223,7 +229,7 @@ class DBStore(BaseRunLogStore):
         rows = self._rows.read(run_id, (fragments.STEP, internal_name))
         if not rows:
             self._check_run(run_id)
-            raise exceptions.StepLogNotFoundError(run_id, internal_name)
+            raise _readable(exceptions.StepLogNotFoundError(run_id, internal_name))
         return fragments.to_step(rows[-1][2])
 
     def add_step_log(self, step_log: StepLog, run_id: str, **kwargs: Any) -> None:
@@ -240,7 +246,7 @@ class DBStore(BaseRunLogStore):
         branch = fragments.parent_branch(step_log.internal_name)
         required = [(fragments.BRANCH, branch)] if branch else []
         if not self._upsert(run_id, fragments.of_step(step_log), *required):
-            raise exceptions.BranchLogNotFoundError(run_id, branch)
+            raise _readable(exceptions.BranchLogNotFoundError(run_id, branch))
 
     def get_branch_log(self, internal_branch_name: str, run_id: str, **kwargs: Any) -> Union[BranchLog, RunLog]:
         """Get the log of a branch, or of the run where no branch is named.
@@ -261,7 +267,7 @@ class DBStore(BaseRunLogStore):
         rows = self._rows.read(run_id, (fragments.BRANCH, internal_branch_name))
         if not rows:
             self._check_run(run_id)
-            raise exceptions.BranchLogNotFoundError(run_id, internal_branch_name)
+            raise _readable(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
         return fragments.to_branch(rows[-1][2])
 
     def add_branch_log(self, branch_log: Union[BranchLog, RunLog], run_id: str, **kwargs: Any) -> None:
@@ -319,8 +325,8 @@ class DBStore(BaseRunLogStore):
             return fragments.of_header(run_log).attribute_value
 
         if not self._rows.update(run_id, RUN, changed):
-            raise exceptions.RunLogNotFoundError(run_id)
+            raise _readable(exceptions.RunLogNotFoundError(run_id))
 
     def _check_run(self, run_id: str) -> None:
         if not self._rows.has(run_id, RUN):
-            raise exceptions.RunLogNotFoundError(run_id)
+            raise _readable(exceptions.RunLogNotFoundError(run_id))

@@ -87,6 +87,18 @@ def test_a_run_that_is_not_there_is_not_found(any_store: BaseRunLogStore, full: 
         any_store.get_run_log_by_id("run", full=full)
 
 
+def test_what_is_not_there_is_named_in_the_error(store: DBStore) -> None:
+    with pytest.raises(exceptions.RunLogNotFoundError, match="Run id for run is not found"):
+        store.get_run_log_by_id("run")
+    store.create_run_log("run")
+    with pytest.raises(exceptions.RunLogExistsError, match="Run id for run is already found"):
+        store.create_run_log("run")
+    with pytest.raises(exceptions.StepLogNotFoundError, match="Step log for a is not found"):
+        store.get_step_log("a", "run")
+    with pytest.raises(exceptions.BranchLogNotFoundError, match="Branch log for a.b is not found"):
+        store.add_step_log(step("a.b.c"), "run")
+
+
 @WHOLE
 def test_a_run_log_comes_back_as_it_was_put(any_store: BaseRunLogStore) -> None:
     any_store.put_run_log(nested_run_log())

@@ -99,7 +99,8 @@ def test_a_file_that_would_be_a_database_in_memory_is_refused(wrong: str, right:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db"]
+    "wrong",
+    ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db", "sqlite:///a?b.db"],
 )
 def test_what_names_no_database_is_refused_with_what_would(wrong: str) -> None:
     with pytest.raises(ConnectionStringError, match="sqlite://|#") as refusal:
