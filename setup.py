@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.8,<3.13",
     install_requires=[
         "magnus>=0.5,<0.6",
-        "peewee>=4.0,<5",
+        "peewee>=4.5,<5",
         # magnus 0.5's own command imports pkg_resources, which setuptools 82 no longer has.
         "setuptools<81",
     ],

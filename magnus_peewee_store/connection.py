@@ -6,7 +6,7 @@ import os
 import re
 from string import Template
 from typing import Any, Callable, Dict, List, Tuple, Type
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import peewee
 from playhouse import db_url
@@ -101,7 +101,8 @@ def make_database(
     manners: Type[ManagedDatabase] = next(own for kind, own in _MANNERS.items() if issubclass(base, kind))
     database: ManagedDatabase = type(base.__name__, (manners, base), {})(**{**manners.settings, **parts})
     database.shown = shown
-    database.hidden = tuple(filter(None, (*secrets.values(), parts.get("password"))))
+    secret_parts = [parts.get("password")] if _literal(connection_string) else parts.values()
+    database.hidden = tuple(part for part in (*secrets.values(), *secret_parts) if part and isinstance(part, str))
     database.retry_seconds = retry_seconds
     if isinstance(database, peewee.SqliteDatabase):
         database.timeout = retry_seconds
@@ -203,6 +204,9 @@ def _parse_server(url: str, shown: str) -> Dict[str, Any]:
         )
     if "passwd" in arguments:
         arguments["password"] = arguments.pop("passwd")  # the name of old, which PyMySQL warns of
+    for name, value in parse_qsl((parts["query"] or "")[1:] if parts else ""):
+        if name in ("password", "passwd"):
+            arguments["password"] = value  # of which playhouse makes a number if it looks like one
     return arguments
 
 

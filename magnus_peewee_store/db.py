@@ -363,29 +363,35 @@ class LogTable:
 
     def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
         log = self._log
+        present = self._of(run_id, ((row[0],), row[1]))
         query = self._insert(utcnow(), run_id, row, requires).as_rowcount()
         if self._unique:
             unique = [getattr(log, name) for name in UNIQUE] if self.database.conflict_target else None
             query = query.on_conflict(conflict_target=unique, preserve=[log.attribute_value])
-        else:
-            present = [pk for (pk,) in self._of(run_id, ((row[0],), row[1])).select(log.pk).tuples()]
-            if present:
-                query = log.update(attribute_value=row[2]).where(log.pk.in_(present))
-        # MySQL does not count a row that had the value already.
-        return bool(query.execute()) or all(self._of(run_id, key).exists() for key in requires)
+            # MySQL does not count a row that had the value already.
+            return bool(query.execute()) or bool(present.where(log.attribute_value == row[2]).exists())
+        keys = [pk for (pk,) in present.select(log.pk).tuples()]
+        if keys:
+            query = log.update(attribute_value=row[2]).where(log.pk.in_(keys))
+        query.execute()
+        return True
 
     def _check_size(self, run_id: str, row: Row) -> None:
+        told = f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and"
         largest = self.database.largest_value
-        if largest and len(row[2]) + 1024 > largest:
-            raise peewee.DataError(
-                f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and the server of "
-                f"{self.database.shown} takes {largest}: raise its max_allowed_packet"
-            )
+        if largest:
+            # MySQL's drivers put a backslash before each of these; the rest of the statement needs room, too.
+            sent = len(row[2]) + sum(row[2].count(character) for character in "\"'\\") + 8192
+            if sent > largest:
+                raise peewee.DataError(
+                    f"{told} {sent} as they are sent, of which the server of {self.database.shown} takes {largest}: "
+                    "raise its max_allowed_packet"
+                )
         largest = self._layout and self._layout.largest
         if largest and len(row[2]) > largest:
             raise peewee.DataError(
-                f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and the table {TABLE} in "
-                f"{self.database.shown} takes {largest}: run create_tables, which makes room"
+                f"{told} the table {TABLE} in {self.database.shown} takes {largest}: "
+                "run create_tables, which makes room"
             )
 
 

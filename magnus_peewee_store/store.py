@@ -1,7 +1,7 @@
 """The run log store: magnus' `BaseRunLogStore`, each method a few lines over fragments and rows."""
 
-import threading
-from typing import Any, Callable, Dict, List, Optional, Union
+import re
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 from magnus import defaults, exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
@@ -10,12 +10,10 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.connection import ConnectionStringError, make_database, mask
-from magnus_peewee_store.databases import RETRY_SECONDS
-from magnus_peewee_store.db import LogTable
+from magnus_peewee_store.databases import MASK, RETRY_SECONDS
+from magnus_peewee_store.db import Key, LogTable
 
 DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.db"
-
-_opening = threading.Lock()
 
 RUN = (fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
@@ -24,6 +22,12 @@ def _readable(error: Exception) -> Exception:
     """Give an exception of magnus' its message as its text, which magnus leaves empty."""
     error.args = (error.message,)  # type: ignore[attr-defined]
     return error
+
+
+def _key(location: Tuple[Union[int, str], ...]) -> str:
+    """Name a key of the configuration: unless it is a mistyped `key:value`, whose value is not to be told."""
+    name = str(location[0])
+    return name if re.fullmatch(r"\w+", name) else MASK
 
 
 class DBStore(BaseRunLogStore):
@@ -51,7 +55,7 @@ class DBStore(BaseRunLogStore):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    _table: Optional[LogTable] = PrivateAttr(default=None)
+    _table: Dict[str, LogTable] = PrivateAttr(default_factory=dict)
     _mistakes: List[str] = PrivateAttr(default_factory=list)
 
     def __init__(self, **config: Any) -> None:
@@ -61,7 +65,7 @@ class DBStore(BaseRunLogStore):
             # Raised from here, magnus would put the config, and a password in it, into an error of its own. It is
             # told at the first use instead.
             super().__init__()
-            self._mistakes = [f"'{'.'.join(map(str, each['loc']))}': {each['msg']}" for each in error.errors()]
+            self._mistakes = [f"'{_key(each['loc'])}': {each['msg']}" for each in error.errors()]
 
     @field_serializer("connection_string")
     def _masked(self, connection_string: SecretStr) -> str:
@@ -71,7 +75,7 @@ class DBStore(BaseRunLogStore):
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         if self._table:
-            self._table.close()
+            self._rows.close()
 
     def create_run_log(
         self,
@@ -290,10 +294,10 @@ class DBStore(BaseRunLogStore):
 
     @property
     def _rows(self) -> LogTable:
-        if self._table is None:
-            with _opening:
-                self._table = self._table or self._open()
-        return self._table
+        if not self._table:
+            # Of two threads that come at once, the later takes what the first has made.
+            self._table.setdefault("", self._open())
+        return self._table[""]
 
     def _open(self) -> LogTable:
         if self._mistakes:
@@ -312,11 +316,16 @@ class DBStore(BaseRunLogStore):
         except exceptions.SecretNotFoundError:
             raise KeyError(name) from None
 
-    def _upsert(self, run_id: str, rows: List[fragments.Fragment], *required: Any) -> bool:
-        written = bool(rows) and self._rows.upsert(run_id, rows, requires=[RUN, *required])
-        if not written:
+    def _upsert(self, run_id: str, rows: List[fragments.Fragment], *required: Key) -> bool:
+        """Write rows of a run that is there; False if what else they require is not."""
+        if not rows:
             self._check_run(run_id)
-        return written
+        while rows and not self._rows.upsert(run_id, rows, requires=[RUN, *required]):
+            self._check_run(run_id)
+            if not all(self._rows.has(run_id, key) for key in required):
+                return False
+            # It has come to be in between: now they can be written.
+        return True
 
     def _change_header(self, run_id: str, change: Callable[[RunLog], None]) -> None:
         def changed(value: str) -> str:

@@ -460,3 +460,40 @@ def test_a_step_is_written_in_one_statement(store: DBStore) -> None:
     store._rows.database.query_hooks.append(lambda event: statements.append(event.sql))
     store.add_step_log(step("map.1.5.more"), "run")
     assert len(statements) == 1 and statements[0].startswith("INSERT")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.set_parameters("run", {"x": 1}),
+        lambda store: store.set_parameters("run", {"x": 1, "y": 2}),
+        lambda store: store.add_step_log(step("map.x.work"), "run"),
+        lambda store: store.add_branch_log(branch("map.y"), "run"),
+    ],
+)
+def test_what_was_refused_for_a_run_that_comes_to_be_at_that_moment_is_written_or_told(
+    store: DBStore, database: Any, call: Any
+) -> None:
+    """Another process makes the run just after this one was told that there is none."""
+    store.create_run_log("another")
+    other = DBStore(connection_string=database.url)
+    made = []
+
+    def make(event: Any) -> None:
+        if not made and "db_log" in event.sql and not store._rows.database.in_transaction():
+            made.append(True)
+            other.put_run_log(
+                RunLog(run_id="run", steps=branch("", step("map", branches={"map.x": branch("map.x")})).steps)
+            )
+
+    store._rows.database.query_hooks.append(make)
+    try:
+        call(store)
+    except exceptions.RunLogNotFoundError:
+        return
+    finally:
+        store._rows.database.query_hooks.clear()
+        other.close()
+    written = store.get_run_log_by_id("run", full=True)
+    names = [*written.parameters, *written.steps["map"].branches, *written.steps["map"].branches["map.x"].steps]
+    assert len(names) > 1

@@ -410,6 +410,22 @@ def test_options_and_several_hosts_reach_libpq() -> None:
     }
 
 
+@pytest.mark.parametrize("password", ["012345", "true", "1.50", "None"])
+@pytest.mark.parametrize("name", ["password", "passwd"])
+def test_a_password_among_the_options_is_text_whatever_it_looks_like(name: str, password: str) -> None:
+    made = make_database(f"mysql://scott@127.0.0.1:1/db?{name}={password}", retry_seconds=0)
+    assert made.connect_params["password"] == password
+    with pytest.raises(peewee.OperationalError, match="Cannot connect"):
+        made.connect()
+
+
+def test_of_a_connection_string_that_is_one_secret_no_part_is_told() -> None:
+    made = make_database("${dsn}", secrets(dsn="postgresql://scott:tiger@127.0.0.1:1/db?sslmode=swordfish"))
+    with pytest.raises(peewee.OperationalError, match=r"Cannot connect to \$\{dsn\}") as failure:
+        made.connect()
+    assert not [part for part in ("scott", "tiger", "127.0.0.1", "swordfish") if part in str(failure.value)]
+
+
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
 def test_a_table_is_in_the_schema_that_the_options_say(scheme: str, server_databases: Any) -> None:
     database = server_databases(scheme)

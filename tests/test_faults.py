@@ -276,6 +276,18 @@ def test_every_call_outlives_the_end_of_its_session(
     assert set(faulty.get_run_log_by_id("run", full=True).steps) == {"a"}
 
 
+def test_without_patience_the_call_after_a_fault_is_served(faulty: DBStore, away: Database) -> None:
+    impatient = DBStore(connection_string=away.url, retry_timeout=0)
+    impatient.create_run_log("run")
+    for number in sessions(away):
+        end_session(away, number)
+    until(lambda: not sessions(away))
+    with pytest.raises(peewee.PeeweeException):
+        impatient.get_run_log_by_id("run")
+    assert impatient.get_run_log_by_id("run").run_id == "run"
+    impatient.close()
+
+
 def test_with_the_server_down_nothing_is_not_found(faulty: DBStore, away: Database) -> None:
     faulty.create_run_log("run")
     away.server.stop()
@@ -473,6 +485,33 @@ def test_deadlocks_and_serialization_failures_are_not_shown(faulty: DBStore, awa
     ]
 
 
+def create_many(number: int, url: str) -> int:
+    store = DBStore(connection_string=url)
+    created = 0
+    for each in range(10):
+        with contextlib.suppress(exceptions.RunLogExistsError):
+            store.create_run_log(f"run-{each}", tag=str(number))
+            created += 1
+        store.set_parameters(f"run-{each}", {"a": number, "b": number})
+    return created
+
+
+def test_a_table_without_an_index_is_right_whatever_the_servers_isolation(faulty: DBStore, away: Database) -> None:
+    if away.server.kind == "mariadb":
+        pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
+    faulty.create_run_log("run")
+    faulty.close()
+    for index in ("dblog_run_id_attribute_type_attribute_key", "dblog_run_id_created_at"):
+        away.sql(f"DROP INDEX {index}")
+    away.sql(f"ALTER DATABASE {away.name} SET default_transaction_isolation = 'repeatable read'")
+    try:
+        assert sum(at_once(4, create_many, away.url)) == 10
+    finally:
+        away.sql(f"ALTER DATABASE {away.name} RESET default_transaction_isolation")
+    rows = away.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
+    assert len(rows) == len(set(rows)) == 1 + 10 * 3
+
+
 # What does not pass is told at once
 
 
@@ -496,14 +535,19 @@ def test_what_is_wrong_for_good_is_told_at_once(
     assert "lion" not in str(failure.value)
 
 
-def test_a_value_beyond_what_the_server_takes_is_told_at_once(faulty: DBStore, away: Database, waits: Waits) -> None:
+@pytest.mark.parametrize("value", ["x" * 20_000_000, '"' * 6_000_000], ids=["long", "longer as it is sent"])
+def test_a_value_beyond_what_the_server_takes_is_told_at_once(
+    faulty: DBStore, away: Database, waits: Waits, value: str
+) -> None:
     if away.server.kind != "mariadb":
         pytest.skip("PostgreSQL takes up to 1 GB")
     faulty.create_run_log("run")
-    with pytest.raises(peewee.DataError, match="Parameter x of the run run has 20000002 bytes.*max_allowed_packet"):
-        faulty.set_parameters("run", {"y": 1, "x": "x" * 20_000_000})
+    with pytest.raises(peewee.DataError, match="Parameter x of the run run has .*max_allowed_packet"):
+        faulty.set_parameters("run", {"y": 1, "x": value})
     assert not waits.texts
     assert faulty.get_parameters("run") == {}
+    faulty.set_parameters("run", {"x": value[: len(value) // 2]})
+    assert faulty.get_parameters("run") == {"x": value[: len(value) // 2]}
 
 
 def test_a_full_disk_is_told_at_once(sqlite_file: Any, waits: Waits) -> None:

@@ -108,6 +108,7 @@ def test_a_password_in_the_connection_string_is_neither_printed_nor_told_in_an_e
         {"conection_string": "postgresql://scott:krakenbait@h/db"},
         {"connection_string": "postgresql://scott:krakenbait@h/db", "password": "krakenbait"},
         {"connection_string": {"password": "krakenbait"}},
+        {"connection_string:postgresql://scott:krakenbait@h/db": None},
         {"connection_string": "postgresql://scott:kraken/bait@h/db"},
         {"connection_string": "postgresql://scott:kraken#bait@h/db"},
         {"connection_string": "postgres//scott:krakenbait@h/db"},
