@@ -1,4 +1,4 @@
-"""From a connection string to a peewee database: its secrets, what may be shown of them, each database's settings."""
+"""From a connection string to a peewee database: its secrets, its parts, and what may be shown of it."""
 
 import contextlib
 import logging

@@ -508,7 +508,7 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         # Refuses what a column cannot hold, which a server may be configured to cut off or to garble.
         cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
-        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on', 'wsrep_sync_wait')")
+        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on')")
         variables = {str(name).lower(): value for name, value in cursor.fetchall()}
         self.largest_value = int(variables["max_allowed_packet"])
         if variables.get("wsrep_on") == "ON":

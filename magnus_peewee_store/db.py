@@ -4,7 +4,7 @@ import datetime
 import functools
 import itertools
 import logging
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import peewee
 from peewee import fn
@@ -90,20 +90,11 @@ class _Layout(NamedTuple):
 
 
 def _persistently(method: Callable[..., T]) -> Callable[..., T]:
-    """Have a method of `LogTable` done again after a fault that passes; before its first, see to the table."""
+    """Have a method of `LogTable` done again after a fault that passes."""
 
     @functools.wraps(method)
     def wrapped(table: "LogTable", *args: Any, **kwargs: Any) -> T:
-        def work() -> T:
-            table.prepare()
-            try:
-                return method(table, *args, **kwargs)
-            except peewee.IntegrityError:
-                if not table.was_completed():
-                    raise
-                return method(table, *args, **kwargs)
-
-        return table.database.persistently(work)
+        return table._do(lambda: method(table, *args, **kwargs))
 
     return wrapped
 
@@ -130,7 +121,9 @@ class LogTable:
         Returns:
             Whether it was written.
         """
-        return self._insert_at(utcnow(), itertools.count(), run_id, row)
+        now = utcnow()
+        tries = itertools.count()
+        return self._do(lambda: self._insert_new(now, run_id, row, again=next(tries) > 0))
 
     @_persistently
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Key] = ()) -> bool:
@@ -208,12 +201,20 @@ class LogTable:
             self.database.close()
             self._layout = None  # A database in memory goes with its connection.
 
-    def prepare(self) -> None:
-        """See how the table stands, and make it where it is missing.
+    def _do(self, work: Callable[[], T]) -> T:
+        def prepared() -> T:
+            self._prepare()
+            try:
+                return work()
+            except peewee.IntegrityError:
+                if not self._was_completed():
+                    raise
+                return work()
 
-        Raises:
-            MissingTableError: If it is missing and cannot be made.
-        """
+        return self.database.persistently(prepared)
+
+    def _prepare(self) -> None:
+        """See how the table stands, and make it where it is missing."""
         if self._layout:
             return
         if not self._log.table_exists():
@@ -235,16 +236,12 @@ class LogTable:
         largest = self.database.largest_in(columns["attribute_value"])
         self._layout = _Layout((UNIQUE, True) in self._indexes(), next_pk, largest)
 
-    def was_completed(self) -> bool:
-        """Tell whether the table was completed behind this object's back, and from now on take it as it is.
-
-        Returns:
-            Whether it was.
-        """
+    def _was_completed(self) -> bool:
+        """Tell whether the table was completed behind this object's back, and from now on take it as it is."""
         if self._unique:
             return False
         self._layout = None
-        self.prepare()
+        self._prepare()
         return self._unique
 
     def _create(self) -> None:
@@ -342,9 +339,7 @@ class LogTable:
             source = source.where(fn.EXISTS(self._of(run_id, key)))
         return log.insert_from(source, list(values))
 
-    @_persistently
-    def _insert_at(self, now: datetime.datetime, tries: Iterator[int], run_id: str, row: Row) -> bool:
-        again = next(tries) > 0
+    def _insert_new(self, now: datetime.datetime, run_id: str, row: Row, again: bool) -> bool:
         log = self._log
         present = self._of(run_id, ((row[0],), row[1]))
         try:
