@@ -13,9 +13,10 @@ from typing import Any, Callable, Iterator, List, Tuple
 import pytest
 from conftest import Project, new_server
 from crowds import PROCESSES, at_once
+from logs import step
 from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL, why_missing
 from test_pipelines import dag, mapped, python
-from test_processes import CROWD, create_the_run, set_the_same_parameters, step, write_a_share
+from test_processes import CROWD, assert_every_share_is_there, create_the_run, set_the_same_parameters, write_a_share
 
 from magnus_peewee_store import DBStore, db
 
@@ -359,16 +360,7 @@ def test_a_crowd_on_all_nodes_that_writes_one_run_loses_and_doubles_nothing(node
         run_logs = [store.get_run_log_by_id("run", full=True) for store in stores]
     run_log = run_logs[0]
     assert run_logs == [run_log] * 3
-    branches = run_log.steps["map"].branches
-    assert set(branches) == {f"map.{number}" for number in range(CROWD)}
-    for name, branch in branches.items():
-        assert {each: log.status for each, log in branch.steps.items()} == {
-            f"{name}.step {attempt}": "SUCCESS" for attempt in range(5)
-        }
-    own = {f"own {number} {attempt}": [number, attempt] for number in range(CROWD) for attempt in range(5)}
-    assert run_log.parameters == {**own, "shared": run_log.parameters["shared"]}
-    assert run_log.run_config == {f"seen by {number}": 4 for number in range(CROWD)}
-    assert run_log.status == "SUCCESS"
+    assert_every_share_is_there(run_log)
     rows = nodes.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run' ORDER BY pk")
     assert len(rows) == len(set(rows)) == 2 + CROWD + CROWD * 5 * 2 + 1
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 import pytest
+from logs import step
 from magnus import exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
 
@@ -32,10 +33,6 @@ ODD_NAMES = [
     "\u00e9",
     "n" * 500,
 ]
-
-
-def step(name: str, **attributes: Any) -> StepLog:
-    return StepLog(**{"name": name.rpartition(".")[2], "internal_name": name, **attributes})
 
 
 def branch(name: str, *steps: StepLog) -> BranchLog:

@@ -12,17 +12,14 @@ import peewee
 import pytest
 from conftest import SERVERS, Project, new_server
 from crowds import PROCESSES, at_once
+from logs import step
 from magnus import exceptions
-from magnus.datastore import BranchLog, RunLog, StepLog
+from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
 from magnus_peewee_store import DBStore
 
 DEADLINE = 60
-
-
-def step(name: str, **attributes: Any) -> StepLog:
-    return StepLog(**{"name": name.rpartition(".")[2], "internal_name": name, **attributes})
 
 
 @pytest.fixture(scope="module", params=SERVERS)

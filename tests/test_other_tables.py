@@ -10,8 +10,9 @@ import peewee
 import pytest
 from conftest import AnyDatabase, SqliteFile
 from crowds import at_once
+from logs import step
 from magnus import exceptions
-from magnus.datastore import BranchLog, RunLog, StepLog
+from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
 from magnus_peewee_store import DBStore, db
@@ -73,10 +74,6 @@ def on_theirs(theirs: AnyDatabase) -> Iterator[DBStore]:
     store = DBStore(connection_string=theirs.url)
     yield store
     store.close()
-
-
-def step(name: str, **attributes: Any) -> StepLog:
-    return StepLog(**{"name": name.rpartition(".")[2], "internal_name": name, **attributes})
 
 
 def write(database: AnyDatabase, kind: str, key: str, value: Any, created_at: str, run_id: str = "run") -> None:

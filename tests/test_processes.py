@@ -19,16 +19,13 @@ from conftest import AnyDatabase, SqliteFile
 from crowds import PROCESSES, at_once
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from logs import step
 from magnus import exceptions
-from magnus.datastore import BranchLog, RunLog, StepLog
+from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import DBStore, connection, databases, db
 
 CROWD = 20
-
-
-def step(name: str, **attributes: Any) -> StepLog:
-    return StepLog(**{"name": name.rpartition(".")[2], "internal_name": name, **attributes})
 
 
 # A crowd
@@ -49,12 +46,7 @@ def write_a_share(number: int, url: str) -> None:
     store.update_run_log_status("run", "SUCCESS")
 
 
-def test_a_crowd_that_writes_one_run_loses_and_doubles_nothing(store: DBStore, database: Any) -> None:
-    store.create_run_log("run")
-    store.add_step_log(step("map", step_type="map"), "run")
-    at_once(CROWD, write_a_share, database.url)
-
-    run_log = store.get_run_log_by_id("run", full=True)
+def assert_every_share_is_there(run_log: RunLog) -> None:
     branches = run_log.steps["map"].branches
     assert set(branches) == {f"map.{number}" for number in range(CROWD)}
     for name, branch in branches.items():
@@ -65,6 +57,15 @@ def test_a_crowd_that_writes_one_run_loses_and_doubles_nothing(store: DBStore, d
     assert run_log.parameters == {**own, "shared": run_log.parameters["shared"]}
     assert run_log.run_config == {f"seen by {number}": 4 for number in range(CROWD)}
     assert run_log.status == "SUCCESS"
+
+
+def test_a_crowd_that_writes_one_run_loses_and_doubles_nothing(store: DBStore, database: Any) -> None:
+    store.create_run_log("run")
+    store.add_step_log(step("map", step_type="map"), "run")
+    at_once(CROWD, write_a_share, database.url)
+
+    run_log = store.get_run_log_by_id("run", full=True)
+    assert_every_share_is_there(run_log)
     rows = database.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run'")
     assert len(rows) == len(set(rows)) == 2 + CROWD + CROWD * 5 * 2 + 1
 
