@@ -4,7 +4,7 @@ import datetime
 import functools
 import itertools
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import peewee
 from peewee import fn
@@ -17,9 +17,24 @@ logger = logging.getLogger("magnus.db")
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 Key = Tuple[Sequence[str], Optional[str]]  # any of these attribute_types; attribute_key, or None for any
 
+
+class StoredRow(NamedTuple):
+    """A row as it stands in the table."""
+
+    run_id: str
+    attribute_type: str
+    attribute_key: str
+    attribute_value: str
+    created_at: datetime.datetime
+
+
 TABLE = "db_log"
 UNIQUE = ("run_id", "attribute_type", "attribute_key")
-NEWEST = ("run_id", "created_at")  # of a run, at every insert
+INDEXES = (
+    (UNIQUE, True),
+    (("run_id", "created_at"), False),  # for the newest row of a run, at every insert
+    (("attribute_type", "created_at", "run_id"), False),  # for the newest runs
+)
 
 T = TypeVar("T")
 
@@ -45,7 +60,7 @@ class DBLog(peewee.Model):
 
     class Meta:
         table_name = TABLE
-        indexes = ((UNIQUE, True), (NEWEST, False))
+        indexes = INDEXES
 
 
 class MissingTableError(peewee.OperationalError):
@@ -56,11 +71,14 @@ class DuplicateRowsError(peewee.IntegrityError):
     """Rows that others wrote twice stand in the way of the unique index; the message says which, and what to do."""
 
 
-def create_tables(connection_string: str) -> None:
+def create_tables(connection_string: str) -> List[str]:
     """Make the table `db_log` in a database, or complete one that others made. It can be repeated.
 
     Args:
         connection_string: The connection string of the database, placeholders filled in.
+
+    Returns:
+        What was missing and is there now, a line each.
 
     Raises:
         ConnectionStringError: If the connection string is not one.
@@ -70,10 +88,11 @@ def create_tables(connection_string: str) -> None:
     Example:
         >>> from magnus_peewee_store import db
         >>> db.create_tables("sqlite:///:memory:")
+        ['the table db_log']
     """
     table = LogTable(make_database(connection_string))
     try:
-        table.create()
+        return table.create()
     finally:
         table.close()
 
@@ -109,6 +128,7 @@ class LogTable:
     def __init__(self, database: ManagedDatabase) -> None:
         self.database = database
         self._log = _bound_to(database)
+        self._stored = [getattr(self._log, name) for name in StoredRow._fields]
         self._layout: Optional[_Layout] = None
 
     def insert(self, run_id: str, row: Row) -> bool:
@@ -187,13 +207,118 @@ class LogTable:
         """
         return bool(self._of(run_id, key).exists())
 
-    def create(self) -> None:
+    @_persistently
+    def runs(
+        self,
+        types: Sequence[str],
+        since: Optional[datetime.datetime] = None,
+        prefix: str = "",
+        containing: Sequence[str] = (),
+        limit: Optional[int] = None,
+    ) -> List[Tuple[str, datetime.datetime]]:
+        """List runs, by the one row that each has of some types.
+
+        Args:
+            types: The types.
+            since: The time from which on that row was written.
+            prefix: What the run's id begins with.
+            containing: Texts that the row's value holds, in whatever case.
+            limit: How many runs.
+
+        Returns:
+            The run ids, each with the created_at of that row, newest first.
+        """
+        log = self._log
+        rows = log.select(log.run_id, log.created_at).where(log.attribute_type.in_(types))
+        if since:
+            rows = rows.where(log.created_at >= since)
+        if prefix:
+            rows = rows.where(self._is(fn.SUBSTR(log.run_id, 1, len(prefix)), prefix))
+        for text in containing:
+            rows = rows.where(log.attribute_value.contains(text))
+        return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
+
+    @_persistently
+    def read_runs(self, run_ids: Sequence[str], types: Optional[Sequence[str]] = None) -> List[StoredRow]:
+        """Read rows of several runs at once.
+
+        Args:
+            run_ids: The runs; not more than a few hundred.
+            types: Of which types: of all if None.
+
+        Returns:
+            The rows, oldest first.
+        """
+        log = self._log
+        rows = log.select(*self._stored).where(self._exact(log.run_id).in_(run_ids))
+        if types is not None:
+            rows = rows.where(log.attribute_type.in_(types))
+        return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
+
+    def scan(self, size: int) -> Iterator[List[StoredRow]]:
+        """Read the whole table, in whatever order it is stored.
+
+        Args:
+            size: How many rows to read at once.
+
+        Yields:
+            So many rows.
+        """
+        rows = self._read_after(0, size)
+        while rows:
+            yield [StoredRow(*row[1:]) for row in rows]
+            rows = self._read_after(rows[-1][0], size)
+
+    def insert_run(self, rows: Sequence[StoredRow]) -> bool:
+        """Write a run, all of its rows or none, with the created_at they have, unless the run is there.
+
+        Args:
+            rows: The rows of one run. It is there if it has the first of them.
+
+        Returns:
+            Whether they were written.
+        """
+        tries = itertools.count()
+        return self._do(lambda: self._insert_run(rows, again=next(tries) > 0))
+
+    @_persistently
+    def delete(self, run_id: str) -> int:
+        """Delete a run, all of its rows or none.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            How many rows were deleted.
+        """
+        return int(self._log.delete().where(self._is(self._log.run_id, run_id)).execute())
+
+    def create(self) -> List[str]:
         """Make the table, or complete it.
+
+        Returns:
+            What was missing and is there now, a line each.
 
         Raises:
             DuplicateRowsError: If rows stand in the way of the unique index. Nothing is changed.
         """
-        self.database.persistently(self._create)
+        return self.database.persistently(self._create)
+
+    def missing(self) -> List[str]:
+        """Tell what `create` would do.
+
+        Returns:
+            What is missing, a line each: the table, or parts of it.
+        """
+        return self.database.persistently(self._missing)
+
+    def duplicates(self) -> Dict[str, int]:
+        """Count the rows too many that others wrote, which agree with another in all that the unique index covers.
+
+        Returns:
+            How many there are, by run.
+        """
+        return self.database.persistently(self._duplicates)
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -244,9 +369,10 @@ class LogTable:
         self._prepare()
         return self._unique
 
-    def _create(self) -> None:
+    def _create(self) -> List[str]:
         # In one transaction: nobody sees the table without the index that an upsert needs.
         with self.database.holding(TABLE):
+            missing = self._missing()
             self._log._meta.table_settings = self.database.table_settings
             new_pk = self.database.new_pk()
             if new_pk:
@@ -257,19 +383,32 @@ class LogTable:
                 self._check_duplicates()
             if not self.database.table_is_complete(self._columns()):
                 self.database.complete_table(TABLE)
-            for columns, unique in ((UNIQUE, True), (NEWEST, False)):
-                if (columns, unique) not in self._indexes():
-                    fields = [getattr(self._log, name) for name in columns]
-                    index = peewee.ModelIndex(self._log, fields, unique=unique)
-                    self.database.execute(self._log._schema._create_index(index, safe=False))
+            for columns, unique in self._missing_indexes():
+                fields = [getattr(self._log, name) for name in columns]
+                index = peewee.ModelIndex(self._log, fields, unique=unique)
+                self.database.execute(self._log._schema._create_index(index, safe=False))
+            return missing
 
-    def _check_duplicates(self) -> None:
+    def _missing(self) -> List[str]:
+        if not self._log.table_exists():
+            return [f"the table {TABLE}"]
+        columns = [] if self.database.table_is_complete(self._columns()) else [f"the column types of {TABLE}"]
+        return columns + [
+            f"the {'unique ' if unique else ''}index over {', '.join(columns)}"
+            for columns, unique in self._missing_indexes()
+        ]
+
+    def _duplicates(self) -> Dict[str, int]:
         log = self._log
         exact = [self.database.exactly(getattr(log, name)) for name in UNIQUE]
         groups = log.select(fn.MIN(log.run_id), fn.COUNT(log.pk)).group_by(*exact).having(fn.COUNT(log.pk) > 1)
         surplus: Dict[str, int] = {}
         for run_id, count in groups.tuples():
             surplus[run_id] = surplus.get(run_id, 0) + count - 1
+        return surplus
+
+    def _check_duplicates(self) -> None:
+        surplus = self._duplicates()
         if surplus:
             runs = ", ".join(f"{run_id} ({count})" for run_id, count in sorted(surplus.items())[:10])
             raise DuplicateRowsError(
@@ -285,6 +424,10 @@ class LogTable:
     def _indexes(self) -> Any:
         return {(tuple(index.columns), index.unique) for index in self.database.get_indexes(TABLE)}
 
+    def _missing_indexes(self) -> Any:
+        present = self._indexes()
+        return [index for index in INDEXES if index not in present]
+
     @property
     def _unique(self) -> bool:
         return bool(self._layout and self._layout.unique)
@@ -295,8 +438,15 @@ class LogTable:
     def _locked(self, rows: Any) -> Any:
         return rows.for_update() if self.database.for_update else rows
 
-    def _is(self, column: Any, value: str) -> Any:
-        return (column if self._unique else self.database.exactly(column)) == value
+    @property
+    def _next_pk(self) -> Dict[str, Any]:
+        return {"pk": self._layout.next_pk} if self._layout and self._layout.next_pk else {}
+
+    def _exact(self, column: Any) -> Any:
+        return column if self._unique else self.database.exactly(column)
+
+    def _is(self, column: Any, value: Any) -> Any:
+        return self._exact(column) == value
 
     def _of(self, run_id: str, key: Optional[Key]) -> Any:
         log = self._log
@@ -307,6 +457,11 @@ class LogTable:
             if name is not None:
                 rows = rows.where(self._is(log.attribute_key, name))
         return rows
+
+    @_persistently
+    def _read_after(self, pk: int, size: int) -> List[Any]:
+        log = self._log
+        return list(log.select(log.pk, *self._stored).where(log.pk > pk).order_by(log.pk).limit(size).tuples())
 
     def _select(self, run_id: str, key: Optional[Key]) -> Any:
         log = self._log
@@ -331,8 +486,7 @@ class LogTable:
             log.attribute_value: peewee.Value(row[2]),
             log.created_at: self.database.next_instant(now, newest.c.created_at),
         }
-        if self._layout and self._layout.next_pk:
-            values[log.pk] = self._layout.next_pk
+        values.update({getattr(log, name): value for name, value in self._next_pk.items()})
         # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
         source = peewee.Select([newest], list(values.values())).where(peewee.SQL("1 = 1"))
         for key in requires:
@@ -355,6 +509,24 @@ class LogTable:
                 raise
         # It is another's; or this call's own, if the connection died before an earlier try was acknowledged.
         return again and bool(present.where(log.attribute_value == row[2], log.created_at == now).exists())
+
+    def _insert_run(self, rows: Sequence[StoredRow], again: bool) -> bool:
+        log = self._log
+        first = rows[0]
+        present = self._of(first.run_id, ((first.attribute_type,), first.attribute_key))
+        try:
+            with self._holding(first.run_id):
+                if not present.exists():
+                    for row in rows:
+                        self._check_size(row.run_id, row[1:4])
+                        log.insert(dict(zip(self._stored, row)), **self._next_pk).as_rowcount().execute()
+                    return True
+        except peewee.IntegrityError:
+            if not present.exists():
+                raise
+        # As in `_insert_new`.
+        mine = present.where(log.attribute_value == first.attribute_value, log.created_at == first.created_at)
+        return again and bool(mine.exists())
 
     def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
         log = self._log
@@ -398,7 +570,8 @@ def _bound_to(database: ManagedDatabase) -> Any:
         own[name] = type(kind.__name__, (kind,), {"field_type": definition})()
     meta: Dict[str, Any] = {"database": database, "table_name": TABLE}
     if database.indexes_in_table:
-        definitions = (("UNIQUE INDEX", UNIQUE), ("INDEX", NEWEST))
         meta["indexes"] = ()
-        meta["constraints"] = [peewee.SQL(f"{kind} ({', '.join(columns)})") for kind, columns in definitions]
+        meta["constraints"] = [
+            peewee.SQL(f"{'UNIQUE ' if unique else ''}INDEX ({', '.join(columns)})") for columns, unique in INDEXES
+        ]
     return type("DBLog", (DBLog,), {"Meta": type("Meta", (), meta), **own})

@@ -75,7 +75,7 @@ class DBStore(BaseRunLogStore):
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         if self._table:
-            self._rows.close()
+            self.table.close()
 
     def create_run_log(
         self,
@@ -111,7 +111,7 @@ class DBStore(BaseRunLogStore):
             original_run_id=original_run_id,
             status=status,
         )
-        if not self._rows.insert(run_id, fragments.of_header(run_log)):
+        if not self.table.insert(run_id, fragments.of_header(run_log)):
             raise _readable(exceptions.RunLogExistsError(run_id))
         return run_log
 
@@ -129,7 +129,7 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        rows = self._rows.read(run_id, None if full else (fragments.RUN_LOG + fragments.PARAMETER, None))
+        rows = self.table.read(run_id, None if full else (fragments.RUN_LOG + fragments.PARAMETER, None))
         run_log = fragments.to_run_log(rows)
         if run_log is None:
             raise _readable(exceptions.RunLogNotFoundError(run_id))
@@ -143,7 +143,7 @@ class DBStore(BaseRunLogStore):
         Args:
             run_log: The run log.
         """
-        self._rows.upsert(run_log.run_id, fragments.of_run_log(run_log))
+        self.table.upsert(run_log.run_id, fragments.of_run_log(run_log))
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
         """Set the status of a run, and touch nothing else of it.
@@ -173,7 +173,7 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        parameters = fragments.to_parameters(self._rows.read(run_id, (fragments.PARAMETER, None)))
+        parameters = fragments.to_parameters(self.table.read(run_id, (fragments.PARAMETER, None)))
         if not parameters:
             self._check_run(run_id)
         return parameters
@@ -230,7 +230,7 @@ class DBStore(BaseRunLogStore):
             RunLogNotFoundError: If there is no such run.
             StepLogNotFoundError: If the run has no such step.
         """
-        rows = self._rows.read(run_id, (fragments.STEP, internal_name))
+        rows = self.table.read(run_id, (fragments.STEP, internal_name))
         if not rows:
             self._check_run(run_id)
             raise _readable(exceptions.StepLogNotFoundError(run_id, internal_name))
@@ -268,7 +268,7 @@ class DBStore(BaseRunLogStore):
         """
         if not internal_branch_name:
             return self.get_run_log_by_id(run_id)
-        rows = self._rows.read(run_id, (fragments.BRANCH, internal_branch_name))
+        rows = self.table.read(run_id, (fragments.BRANCH, internal_branch_name))
         if not rows:
             self._check_run(run_id)
             raise _readable(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
@@ -288,12 +288,13 @@ class DBStore(BaseRunLogStore):
             RunLogNotFoundError: If there is no such run to add a branch to.
         """
         if isinstance(branch_log, RunLog):
-            self._rows.upsert(branch_log.run_id, [fragments.of_header(branch_log)])
+            self.table.upsert(branch_log.run_id, [fragments.of_header(branch_log)])
         else:
             self._upsert(run_id, fragments.of_branch(branch_log))
 
     @property
-    def _rows(self) -> LogTable:
+    def table(self) -> LogTable:
+        """The rows of the database, for what the run log store's interface has no method for."""
         if not self._table:
             # Of two threads that come at once, the later takes what the first has made.
             self._table.setdefault("", self._open())
@@ -320,9 +321,9 @@ class DBStore(BaseRunLogStore):
         """Write rows of a run that is there; False if what else they require is not."""
         if not rows:
             self._check_run(run_id)
-        while rows and not self._rows.upsert(run_id, rows, requires=[RUN, *required]):
+        while rows and not self.table.upsert(run_id, rows, requires=[RUN, *required]):
             self._check_run(run_id)
-            if not all(self._rows.has(run_id, key) for key in required):
+            if not all(self.table.has(run_id, key) for key in required):
                 return False
             # It has come to be in between: now they can be written.
         return True
@@ -333,9 +334,9 @@ class DBStore(BaseRunLogStore):
             change(run_log)
             return fragments.of_header(run_log).attribute_value
 
-        if not self._rows.update(run_id, RUN, changed):
+        if not self.table.update(run_id, RUN, changed):
             raise _readable(exceptions.RunLogNotFoundError(run_id))
 
     def _check_run(self, run_id: str) -> None:
-        if not self._rows.has(run_id, RUN):
+        if not self.table.has(run_id, RUN):
             raise _readable(exceptions.RunLogNotFoundError(run_id))

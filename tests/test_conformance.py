@@ -446,7 +446,7 @@ def test_the_table_holds_what_the_documentation_says(store: DBStore, database: A
 def test_a_run_log_is_one_query(store: DBStore, full: bool) -> None:
     store.put_run_log(nested_run_log())
     statements = []
-    store._rows.database.query_hooks.append(lambda event: statements.append(event.sql))
+    store.table.database.query_hooks.append(lambda event: statements.append(event.sql))
     store.get_run_log_by_id("run", full=full)
     assert len(statements) == 1 and statements[0].startswith("SELECT")
 
@@ -454,7 +454,7 @@ def test_a_run_log_is_one_query(store: DBStore, full: bool) -> None:
 def test_a_step_is_written_in_one_statement(store: DBStore) -> None:
     store.put_run_log(nested_run_log())
     statements = []
-    store._rows.database.query_hooks.append(lambda event: statements.append(event.sql))
+    store.table.database.query_hooks.append(lambda event: statements.append(event.sql))
     store.add_step_log(step("map.1.5.more"), "run")
     assert len(statements) == 1 and statements[0].startswith("INSERT")
 
@@ -477,19 +477,19 @@ def test_what_was_refused_for_a_run_that_comes_to_be_at_that_moment_is_written_o
     made = []
 
     def make(event: Any) -> None:
-        if not made and "db_log" in event.sql and not store._rows.database.in_transaction():
+        if not made and "db_log" in event.sql and not store.table.database.in_transaction():
             made.append(True)
             other.put_run_log(
                 RunLog(run_id="run", steps=branch("", step("map", branches={"map.x": branch("map.x")})).steps)
             )
 
-    store._rows.database.query_hooks.append(make)
+    store.table.database.query_hooks.append(make)
     try:
         call(store)
     except exceptions.RunLogNotFoundError:
         return
     finally:
-        store._rows.database.query_hooks.clear()
+        store.table.database.query_hooks.clear()
         other.close()
     written = store.get_run_log_by_id("run", full=True)
     names = [*written.parameters, *written.steps["map"].branches, *written.steps["map"].branches["map.x"].steps]

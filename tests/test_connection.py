@@ -127,7 +127,7 @@ def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(tmp_path: Pat
 def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(sqlite_file: SqliteFile) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
-    database = store._rows.database
+    database = store.table.database
     assert database.journal_mode == "wal"
     assert database.synchronous == 2  # FULL
     assert database.pragma("busy_timeout") == 60_000
@@ -146,7 +146,7 @@ def test_create_tables_can_be_repeated_and_keeps_what_is_there(store: DBStore, d
     store.create_run_log("run")
     create_tables(database.url)
     assert store.get_run_log_by_id("run").run_id == "run"
-    indexes = store._rows.database.get_indexes("db_log")
+    indexes = store.table.database.get_indexes("db_log")
     assert (["run_id", "attribute_type", "attribute_key"], True) in [(each.columns, each.unique) for each in indexes]
 
 
@@ -165,7 +165,7 @@ def test_create_tables_adds_a_missing_index(database: AnyDatabase) -> None:
 
 def test_the_columns_are_the_documented_ones(store: DBStore) -> None:
     store.create_run_log("run")
-    columns = store._rows.database.get_columns("db_log")
+    columns = store.table.database.get_columns("db_log")
     assert [column.name for column in columns] == [
         *("pk", "run_id", "attribute_key", "attribute_type", "attribute_value", "created_at")
     ]

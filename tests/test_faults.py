@@ -550,7 +550,7 @@ def test_a_value_beyond_what_the_server_takes_is_told_at_once(
 def test_a_full_disk_is_told_at_once(sqlite_file: Any, waits: Waits) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
-    database = store._rows.database
+    database = store.table.database
     database.pragma("max_page_count", database.pragma("page_count") + 2)
     with pytest.raises(peewee.OperationalError, match="full"):
         store.set_parameters("run", {"small": 1, "large": "x" * 100_000})

@@ -112,7 +112,7 @@ def test_a_new_database_that_others_are_setting_up_is_waited_for(
     monkeypatch.setattr(databases.time, "sleep", sleep)
     store.create_run_log("run")
     assert len(waits) == 3
-    assert store._rows.database.journal_mode == "wal"
+    assert store.table.database.journal_mode == "wal"
     other.close()
 
 
@@ -248,7 +248,7 @@ def closes(store: DBStore) -> None:
 
 
 def closes_the_database(store: DBStore) -> None:
-    store._rows.database.close()
+    store.table.database.close()
 
 
 def drops(store: DBStore) -> None:
@@ -263,7 +263,7 @@ def leaves(store: DBStore) -> None:
 @pytest.mark.parametrize("child", [uses, closes, closes_the_database, drops, leaves])
 def test_a_forked_child_does_not_harm_its_parent(store: DBStore, child: Callable[[DBStore], None]) -> None:
     store.create_run_log("run")
-    inherited = store._rows.database.connection()
+    inherited = store.table.database.connection()
     process = multiprocessing.get_context("fork").Process(target=child, args=(store,))
     process.start()
     for number in range(30):
@@ -271,7 +271,7 @@ def test_a_forked_child_does_not_harm_its_parent(store: DBStore, child: Callable
     process.join()
     assert process.exitcode == 0
     store.set_parameters("run", {"x": 1})
-    assert store._rows.database.connection() is inherited
+    assert store.table.database.connection() is inherited
     names = list(store.get_run_log_by_id("run", full=True).steps)
     assert [name for name in names if name.startswith("parent")] == [f"parent {number}" for number in range(30)]
     assert len(names) == (60 if child is uses else 30)
@@ -288,7 +288,7 @@ child = os.fork()
 if not child:
     sys.exit()  # the whole interpreter is torn down, and every object freed
 assert os.waitpid(child, 0)[1] == 0
-store._rows.database.retry_seconds = 0
+store.table.database.retry_seconds = 0
 store.add_step_log(StepLog(name="a", internal_name="a"), "run")
 """
 
@@ -299,11 +299,11 @@ def test_a_forked_child_that_ends_as_a_program_does_not_harm_its_parent(database
 
 def test_a_forked_child_opens_a_connection_of_its_own(store: DBStore) -> None:
     store.create_run_log("run")
-    inherited = store._rows.database.connection()
+    inherited = store.table.database.connection()
 
     def child(answer: Any) -> None:
         store.get_run_log_by_id("run")
-        answer.put(store._rows.database.connection() is inherited)
+        answer.put(store.table.database.connection() is inherited)
 
     forking = multiprocessing.get_context("fork")
     answer = forking.Queue()
@@ -340,7 +340,7 @@ def test_a_forked_child_never_closes_what_it_inherited(sqlite_file: Any) -> None
 
 def test_a_forked_child_is_not_held_up_by_a_thread_of_its_parent(store: DBStore) -> None:
     store.create_run_log("run")
-    with store._rows.database.lock:
+    with store.table.database.lock:
         forking = multiprocessing.get_context("fork")
         started = threading.Thread(target=lambda: None)
         started.start()
@@ -395,7 +395,7 @@ def test_a_later_row_is_later_whatever_the_clocks_say(store: DBStore, clock: Lis
         store.create_run_log(run_id)
         for number, _ in enumerate(clock):
             store.add_step_log(step(f"s{number}"), run_id)
-    log = store._rows._log
+    log = store.table._log
     written = [row.created_at for row in log.select().where(log.run_id == run_id).order_by(log.pk)]
     assert len(written) == len(clock) + 1
     for earlier, later in zip(written, written[1:]):
