@@ -11,11 +11,12 @@ from peewee import fn
 
 from magnus_peewee_store.connection import make_database
 from magnus_peewee_store.databases import ManagedDatabase
+from magnus_peewee_store.statements import Statement, given, written_once
 
 logger = logging.getLogger("magnus.db")
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
-Key = Tuple[Sequence[str], Optional[str]]  # any of these attribute_types; attribute_key, or None for any
+Key = Tuple[Tuple[str, ...], Optional[str]]  # any of these attribute_types; attribute_key, or None for any
 
 
 class StoredRow(NamedTuple):
@@ -35,6 +36,12 @@ INDEXES = (
     (("run_id", "created_at"), False),  # for the newest row of a run, at every insert
     (("attribute_type", "created_at", "run_id"), False),  # for the newest runs
 )
+
+# Of one statement that writes many rows. Its text is written for each number of them, and one packet holds it.
+BATCH_ROWS = 100
+BATCH_BYTES = 1_000_000
+
+TICK = datetime.timedelta(microseconds=1)
 
 T = TypeVar("T")
 
@@ -130,6 +137,7 @@ class LogTable:
         self._log = _bound_to(database)
         self._stored = [getattr(self._log, name) for name in StoredRow._fields]
         self._layout: Optional[_Layout] = None
+        self._statements: Dict[Any, Statement] = {}
 
     def insert(self, run_id: str, row: Row) -> bool:
         """Write a row, unless the run has one of its type and key.
@@ -161,8 +169,11 @@ class LogTable:
             return self._upsert(run_id, rows[0], requires)
         with self._holding(run_id):
             # Locked, what they all require keeps two such transactions from deadlock.
-            if not all(list(self._locked(self._of(run_id, key).select(self._log.pk))) for key in requires):
+            if not all(self._read(run_id, key, locked=True) for key in requires):
                 return False
+            if self._unique:
+                self._upsert_all(run_id, rows)
+                return True
             return all(self._upsert(run_id, row) for row in rows)
 
     @_persistently
@@ -178,7 +189,7 @@ class LogTable:
             Whether there is such a row.
         """
         with self._holding(run_id):
-            rows = list(self._locked(self._select(run_id, key)).tuples())
+            rows = self._read(run_id, key, locked=True)
             return bool(rows) and self._upsert(run_id, (*rows[-1][:2], change(rows[-1][2])))
 
     @_persistently
@@ -192,7 +203,7 @@ class LogTable:
         Returns:
             The rows, oldest first.
         """
-        return list(self._select(run_id, key).tuples())
+        return self._read(run_id, key)
 
     @_persistently
     def has(self, run_id: str, key: Key) -> bool:
@@ -205,7 +216,7 @@ class LogTable:
         Returns:
             Whether it has.
         """
-        return bool(self._of(run_id, key).exists())
+        return self._has(run_id, key)
 
     @_persistently
     def runs(
@@ -324,7 +335,7 @@ class LogTable:
         """Close the connection; the next call opens another."""
         with self.database.lock:
             self.database.close()
-            self._layout = None  # A database in memory goes with its connection.
+            self._forget_layout()  # A database in memory goes with its connection.
 
     def _do(self, work: Callable[[], T]) -> T:
         def prepared() -> T:
@@ -365,9 +376,13 @@ class LogTable:
         """Tell whether the table was completed behind this object's back, and from now on take it as it is."""
         if self._unique:
             return False
-        self._layout = None
+        self._forget_layout()
         self._prepare()
         return self._unique
+
+    def _forget_layout(self) -> None:
+        self._layout = None
+        self._statements.clear()
 
     def _create(self) -> List[str]:
         # In one transaction: nobody sees the table without the index that an upsert needs.
@@ -435,9 +450,6 @@ class LogTable:
     def _holding(self, run_id: str) -> Any:
         return self.database.atomic() if self._unique else self.database.holding(run_id)
 
-    def _locked(self, rows: Any) -> Any:
-        return rows.for_update() if self.database.for_update else rows
-
     @property
     def _next_pk(self) -> Dict[str, Any]:
         return {"pk": self._layout.next_pk} if self._layout and self._layout.next_pk else {}
@@ -448,100 +460,163 @@ class LogTable:
     def _is(self, column: Any, value: Any) -> Any:
         return self._exact(column) == value
 
-    def _of(self, run_id: str, key: Optional[Key]) -> Any:
+    def _of(self, run_id: Any, types: Optional[Sequence[str]] = None, name: Any = None) -> Any:
         log = self._log
         rows = log.select().where(self._is(log.run_id, run_id))
-        if key is not None:
-            types, name = key
+        if types is not None:
             rows = rows.where(log.attribute_type.in_(types))
-            if name is not None:
-                rows = rows.where(self._is(log.attribute_key, name))
+        if name is not None:
+            rows = rows.where(self._is(log.attribute_key, name))
         return rows
+
+    def _read(self, run_id: str, key: Optional[Key], locked: bool = False) -> List[Row]:
+        types, name = key or (None, None)
+        statement = self._select(types, name is not None, locked and bool(self.database.for_update))
+        return list(statement.run(run_id=run_id, name=name).fetchall())
+
+    @written_once
+    def _select(self, types: Optional[Tuple[str, ...]], named: bool, locked: bool) -> Any:
+        log = self._log
+        rows = self._of(given("run_id"), types, given("name") if named else None)
+        # An expression, or SQLite would walk the whole run in order of created_at to save itself the sort of a few.
+        created_at = log.created_at if types is None else fn.COALESCE(log.created_at, log.created_at)
+        rows = rows.select(log.attribute_type, log.attribute_key, log.attribute_value).order_by(created_at, log.pk)
+        return rows.for_update() if locked else rows
+
+    def _has(self, run_id: str, key: Key) -> bool:
+        types, name = key
+        return self._select_one(types).run(run_id=run_id, name=name).fetchone() is not None
+
+    @written_once
+    def _select_one(self, types: Tuple[str, ...]) -> Any:
+        return self._of(given("run_id"), types, given("name")).select(self._log.pk).limit(1)
 
     @_persistently
     def _read_after(self, pk: int, size: int) -> List[Any]:
         log = self._log
         return list(log.select(log.pk, *self._stored).where(log.pk > pk).order_by(log.pk).limit(size).tuples())
 
-    def _select(self, run_id: str, key: Optional[Key]) -> Any:
-        log = self._log
-        # An expression, or SQLite would walk the whole run in order of created_at to save itself the sort of a few.
-        created_at = log.created_at if key is None else fn.COALESCE(log.created_at, log.created_at)
-        return (
-            self._of(run_id, key)
-            .select(log.attribute_type, log.attribute_key, log.attribute_value)
-            .order_by(created_at, log.pk)
-        )
-
-    def _insert(self, now: datetime.datetime, run_id: str, row: Row, requires: Sequence[Key] = ()) -> Any:
+    def _insert_past_newest(self, required: Sequence[Tuple[str, ...]] = ()) -> Any:
         """INSERT with a created_at past all that the run has, and only where the run has what is required."""
-        self._check_size(run_id, row)
         log = self._log
-        newest = log.select(fn.MAX(log.created_at).alias("created_at")).where(self._is(log.run_id, run_id))
+        newest = log.select(fn.MAX(log.created_at).alias("created_at")).where(self._is(log.run_id, given("run_id")))
         newest = newest.alias("newest")
         values = {
-            log.run_id: peewee.Value(run_id),
-            log.attribute_type: peewee.Value(row[0]),
-            log.attribute_key: peewee.Value(row[1]),
-            log.attribute_value: peewee.Value(row[2]),
-            log.created_at: self.database.next_instant(now, newest.c.created_at),
+            log.run_id: given("run_id"),
+            log.attribute_type: given("kind"),
+            log.attribute_key: given("name"),
+            log.attribute_value: given("value"),
+            log.created_at: self.database.next_instant(given("now"), newest.c.created_at),
         }
         values.update({getattr(log, name): value for name, value in self._next_pk.items()})
         # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
         source = peewee.Select([newest], list(values.values())).where(peewee.SQL("1 = 1"))
-        for key in requires:
-            source = source.where(fn.EXISTS(self._of(run_id, key)))
-        return log.insert_from(source, list(values))
+        for number, types in enumerate(required):
+            source = source.where(fn.EXISTS(self._of(given("run_id"), types, given(f"required_{number}"))))
+        return log.insert_from(source, list(values)).as_rowcount()
+
+    @written_once
+    def _insert(self) -> Any:
+        return self._insert_past_newest()
+
+    @written_once
+    def _insert_or_update(self, required: Sequence[Tuple[str, ...]]) -> Any:
+        return self._over_present(self._insert_past_newest(required))
+
+    @written_once
+    def _insert_or_update_many(self, count: int) -> Any:
+        log = self._log
+        rows = [
+            {**{field: given(f"{field.name}_{number}") for field in self._stored}, **self._next_pk}
+            for number in range(count)
+        ]
+        return self._over_present(log.insert_many(rows).as_rowcount())
+
+    def _over_present(self, insert: Any) -> Any:
+        unique = [getattr(self._log, name) for name in UNIQUE] if self.database.conflict_target else None
+        return insert.on_conflict(conflict_target=unique, preserve=[self._log.attribute_value])
+
+    def _run_insert(self, statement: Statement, now: datetime.datetime, run_id: str, row: Row, **required: Any) -> int:
+        self._check_size(run_id, row)
+        kind, name, value = row
+        cursor = statement.run(now=now, run_id=run_id, kind=kind, name=name, value=value, **required)
+        return int(cursor.rowcount)
 
     def _insert_new(self, now: datetime.datetime, run_id: str, row: Row, again: bool) -> bool:
-        log = self._log
-        present = self._of(run_id, ((row[0],), row[1]))
+        key = ((row[0],), row[1])
         try:
             if self._unique:
-                self._insert(now, run_id, row).as_rowcount().execute()
+                self._run_insert(self._insert(), now, run_id, row)
                 return True
             with self._holding(run_id):
-                if not present.exists():
-                    self._insert(now, run_id, row).as_rowcount().execute()
+                if not self._has(run_id, key):
+                    self._run_insert(self._insert(), now, run_id, row)
                     return True
         except peewee.IntegrityError:
-            if not present.exists():
+            if not self._has(run_id, key):
                 raise
         # It is another's; or this call's own, if the connection died before an earlier try was acknowledged.
-        return again and bool(present.where(log.attribute_value == row[2], log.created_at == now).exists())
+        return again and self._is_stored(StoredRow(run_id, *row, now))
+
+    def _is_stored(self, row: StoredRow) -> bool:
+        log = self._log
+        present = self._of(row.run_id, (row.attribute_type,), row.attribute_key)
+        present = present.where(log.attribute_value == row.attribute_value, log.created_at == row.created_at)
+        return bool(present.exists())
 
     def _insert_run(self, rows: Sequence[StoredRow], again: bool) -> bool:
-        log = self._log
         first = rows[0]
-        present = self._of(first.run_id, ((first.attribute_type,), first.attribute_key))
+        key = ((first.attribute_type,), first.attribute_key)
         try:
             with self._holding(first.run_id):
-                if not present.exists():
+                if not self._has(first.run_id, key):
                     for row in rows:
                         self._check_size(row.run_id, row[1:4])
-                        log.insert(dict(zip(self._stored, row)), **self._next_pk).as_rowcount().execute()
+                        self._insert_stored().run(**row._asdict())
                     return True
         except peewee.IntegrityError:
-            if not present.exists():
+            if not self._has(first.run_id, key):
                 raise
         # As in `_insert_new`.
-        mine = present.where(log.attribute_value == first.attribute_value, log.created_at == first.created_at)
-        return again and bool(mine.exists())
+        return again and self._is_stored(first)
+
+    @written_once
+    def _insert_stored(self) -> Any:
+        values = {field.name: given(field.name) for field in self._stored}
+        return self._log.insert(**values, **self._next_pk).as_rowcount()
 
     def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
         log = self._log
-        present = self._of(run_id, ((row[0],), row[1]))
-        query = self._insert(utcnow(), run_id, row, requires).as_rowcount()
+        present = self._of(run_id, (row[0],), row[1])
         if self._unique:
-            unique = [getattr(log, name) for name in UNIQUE] if self.database.conflict_target else None
-            query = query.on_conflict(conflict_target=unique, preserve=[log.attribute_value])
+            statement = self._insert_or_update(tuple(types for types, _ in requires))
+            required = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
             # MySQL does not count a row that had the value already.
-            return bool(query.execute()) or bool(present.where(log.attribute_value == row[2]).exists())
+            return self._run_insert(statement, utcnow(), run_id, row, **required) > 0 or bool(
+                present.where(log.attribute_value == row[2]).exists()
+            )
         keys = [pk for (pk,) in present.select(log.pk).tuples()]
         if keys:
-            query = log.update(attribute_value=row[2]).where(log.pk.in_(keys))
-        query.execute()
+            self._check_size(run_id, row)
+            log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
+        else:
+            self._run_insert(self._insert(), utcnow(), run_id, row)
         return True
+
+    def _upsert_all(self, run_id: str, rows: Sequence[Row]) -> None:
+        log = self._log
+        created_at = utcnow()
+        newest = log.select(fn.MAX(log.created_at)).where(log.run_id == run_id).scalar()
+        if newest:
+            created_at = max(created_at, newest + TICK)
+        for batch in _batches(list({row[:2]: row for row in rows}.values())):
+            values = {}
+            for number, (kind, name, value) in enumerate(batch):
+                self._check_size(run_id, (kind, name, value))
+                stored = StoredRow(run_id, kind, name, value, created_at)
+                values.update({f"{field}_{number}": each for field, each in stored._asdict().items()})
+                created_at += TICK
+            self._insert_or_update_many(len(batch)).run(**values)
 
     def _check_size(self, run_id: str, row: Row) -> None:
         told = f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and"
@@ -560,6 +635,20 @@ class LogTable:
                 f"{told} the table {TABLE} in {self.database.shown} takes {largest}: "
                 "run create_tables, which makes room"
             )
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[List[Row]]:
+    """Divide rows into what one statement may write."""
+    batch: List[Row] = []
+    size = 0
+    for row in rows:
+        if batch and (len(batch) == BATCH_ROWS or size + len(row[2]) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row[2])
+    if batch:
+        yield batch
 
 
 def _bound_to(database: ManagedDatabase) -> Any:
