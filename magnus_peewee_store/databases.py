@@ -75,9 +75,11 @@ class ManagedDatabase(peewee.Database):
         Raises:
             CannotConnectError: If that fails, for whatever reason.
         """
+        if reuse_if_open and not self.is_closed():
+            return False
         try:
             self._before_connecting()
-            return bool(super().connect(reuse_if_open))
+            return bool(super().connect())
         except (peewee.PeeweeException, OSError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip()
             for secret in sorted(self.hidden, key=len, reverse=True):

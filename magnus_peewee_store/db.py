@@ -499,18 +499,18 @@ class LogTable:
     def _insert_past_newest(self, required: Sequence[Tuple[str, ...]] = ()) -> Any:
         """INSERT with a created_at past all that the run has, and only where the run has what is required."""
         log = self._log
-        newest = log.select(fn.MAX(log.created_at).alias("created_at")).where(self._is(log.run_id, given("run_id")))
-        newest = newest.alias("newest")
+        # A scalar, or SQLite would walk the whole run for it.
+        newest = log.select(fn.MAX(log.created_at)).where(self._is(log.run_id, given("run_id")))
         values = {
             log.run_id: given("run_id"),
             log.attribute_type: given("kind"),
             log.attribute_key: given("name"),
             log.attribute_value: given("value"),
-            log.created_at: self.database.next_instant(given("now"), newest.c.created_at),
+            log.created_at: self.database.next_instant(given("now"), newest),
         }
         values.update({getattr(log, name): value for name, value in self._next_pk.items()})
         # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
-        source = peewee.Select([newest], list(values.values())).where(peewee.SQL("1 = 1"))
+        source = peewee.Select([], list(values.values())).where(peewee.SQL("1 = 1"))
         for number, types in enumerate(required):
             source = source.where(fn.EXISTS(self._of(given("run_id"), types, given(f"required_{number}"))))
         return log.insert_from(source, list(values)).as_rowcount()
@@ -556,12 +556,13 @@ class LogTable:
             if not self._has(run_id, key):
                 raise
         # It is another's; or this call's own, if the connection died before an earlier try was acknowledged.
-        return again and self._is_stored(StoredRow(run_id, *row, now))
+        return again and self._is_stored(run_id, row, now)
 
-    def _is_stored(self, row: StoredRow) -> bool:
+    def _is_stored(self, run_id: str, row: Row, created_at: Optional[datetime.datetime] = None) -> bool:
         log = self._log
-        present = self._of(row.run_id, (row.attribute_type,), row.attribute_key)
-        present = present.where(log.attribute_value == row.attribute_value, log.created_at == row.created_at)
+        present = self._of(run_id, (row[0],), row[1]).where(log.attribute_value == row[2])
+        if created_at:
+            present = present.where(log.created_at == created_at)
         return bool(present.exists())
 
     def _insert_run(self, rows: Sequence[StoredRow], again: bool) -> bool:
@@ -578,7 +579,7 @@ class LogTable:
             if not self._has(first.run_id, key):
                 raise
         # As in `_insert_new`.
-        return again and self._is_stored(first)
+        return again and self._is_stored(first.run_id, first[1:4], first.created_at)
 
     @written_once
     def _insert_stored(self) -> Any:
@@ -586,16 +587,13 @@ class LogTable:
         return self._log.insert(**values, **self._next_pk).as_rowcount()
 
     def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
-        log = self._log
-        present = self._of(run_id, (row[0],), row[1])
         if self._unique:
             statement = self._insert_or_update(tuple(types for types, _ in requires))
             required = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
             # MySQL does not count a row that had the value already.
-            return self._run_insert(statement, utcnow(), run_id, row, **required) > 0 or bool(
-                present.where(log.attribute_value == row[2]).exists()
-            )
-        keys = [pk for (pk,) in present.select(log.pk).tuples()]
+            return self._run_insert(statement, utcnow(), run_id, row, **required) > 0 or self._is_stored(run_id, row)
+        log = self._log
+        keys = [pk for (pk,) in self._of(run_id, (row[0],), row[1]).select(log.pk).tuples()]
         if keys:
             self._check_size(run_id, row)
             log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
