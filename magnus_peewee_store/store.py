@@ -1,5 +1,6 @@
 """The run log store: magnus' `BaseRunLogStore`, each method a few lines over fragments and rows."""
 
+import functools
 import re
 from typing import Any, Callable, Dict, List, Tuple, Union
 
@@ -292,13 +293,11 @@ class DBStore(BaseRunLogStore):
         else:
             self._upsert(run_id, fragments.of_branch(branch_log))
 
-    @property
+    @functools.cached_property
     def table(self) -> LogTable:
         """The rows of the database, for what the run log store's interface has no method for."""
-        if not self._table:
-            # Of two threads that come at once, the later takes what the first has made.
-            self._table.setdefault("", self._open())
-        return self._table[""]
+        # Of two threads that come at once, the later takes what the first has made.
+        return self._table.setdefault("", self._open())
 
     def _open(self) -> LogTable:
         if self._mistakes:
