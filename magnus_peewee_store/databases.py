@@ -391,7 +391,11 @@ class ManagedPostgresql(ManagedDatabase, peewee.PostgresqlDatabase):
 
     def _initialize_connection(self, connection: Any) -> None:
         if hasattr(connection, "prepare_threshold"):
-            connection.prepare_threshold = None  # A pooler hands the next statement to another session.
+            # A pooler hands the next statement to another session, which knows no statement that this one prepared.
+            # It gives itself away: the session is not the one that answered when the connection was opened.
+            [session] = connection.execute("SELECT pg_backend_pid()").fetchone()
+            if session != connection.info.backend_pid:
+                connection.prepare_threshold = None
 
 
 class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
