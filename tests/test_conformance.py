@@ -442,23 +442,6 @@ def test_the_table_holds_what_the_documentation_says(store: DBStore, database: A
     assert parameter == '{"nested": [1, null]}'
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_a_run_log_is_one_query(store: DBStore, full: bool) -> None:
-    store.put_run_log(nested_run_log())
-    statements = []
-    store.table.database.query_hooks.append(lambda event: statements.append(event.sql))
-    store.get_run_log_by_id("run", full=full)
-    assert len(statements) == 1 and statements[0].startswith("SELECT")
-
-
-def test_a_step_is_written_in_one_statement(store: DBStore) -> None:
-    store.put_run_log(nested_run_log())
-    statements = []
-    store.table.database.query_hooks.append(lambda event: statements.append(event.sql))
-    store.add_step_log(step("map.1.5.more"), "run")
-    assert len(statements) == 1 and statements[0].startswith("INSERT")
-
-
 @pytest.mark.parametrize(
     "call",
     [

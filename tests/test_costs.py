@@ -1,0 +1,136 @@
+"""What calls cost, counted: statements, rows read, SQL written. No clock."""
+
+from typing import Any, Callable, Dict, List
+
+import peewee
+import pytest
+from conftest import SqliteFile
+from logs import step
+from magnus.datastore import BranchLog, RunLog
+
+from magnus_peewee_store import DBStore
+
+
+def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
+    """The first word of each statement that a call sends."""
+    statements: List[str] = []
+    hooks = store.table.database.query_hooks
+    hooks.append(lambda event: statements.append(event.sql.split()[0]))
+    try:
+        call()
+    finally:
+        hooks.clear()
+    return statements
+
+
+def six_calls(store: DBStore, name: str) -> Dict[str, Callable[[], Any]]:
+    """The calls by which magnus logs a step."""
+    return {
+        "create": lambda: store.add_step_log(step(name), "run"),
+        "get": lambda: store.get_step_log(name, "run"),
+        "parameters": lambda: store.get_parameters("run"),
+        "set": lambda: store.set_parameters("run", {"x": name}),
+        "change": lambda: store.add_step_log(step(name, status="SUCCESS"), "run"),
+        "get again": lambda: store.get_step_log(name, "run"),
+    }
+
+
+def log_step(store: DBStore, name: str) -> None:
+    for call in six_calls(store, name).values():
+        call()
+
+
+def test_each_call_for_a_step_is_one_statement(store: DBStore) -> None:
+    store.create_run_log("run")
+    store.set_parameters("run", {"x": "before"})
+    sent = {what: statements_of(store, call) for what, call in six_calls(store, "step").items()}
+    assert sent == {
+        "create": ["INSERT"],
+        "get": ["SELECT"],
+        "parameters": ["SELECT"],
+        "set": ["INSERT"],
+        "change": ["INSERT"],
+        "get again": ["SELECT"],
+    }
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_run_log_is_one_query(store: DBStore, full: bool) -> None:
+    store.put_run_log(run_of("run", steps=3))
+    assert statements_of(store, lambda: store.get_run_log_by_id("run", full=full)) == ["SELECT"]
+
+
+def test_a_step_of_a_branch_is_written_in_one_statement(store: DBStore) -> None:
+    store.create_run_log("run")
+    store.add_step_log(step("map"), "run")
+    store.add_branch_log(BranchLog(internal_name="map.1.5"), "run")
+    assert statements_of(store, lambda: store.add_step_log(step("map.1.5.work"), "run")) == ["INSERT"]
+
+
+def test_many_parameters_are_written_by_one_statement_of_a_transaction(store: DBStore) -> None:
+    store.create_run_log("run")
+    parameters = {f"parameter {number}": number for number in range(100)}
+    sent = statements_of(store, lambda: store.set_parameters("run", parameters))
+    assert sent.count("INSERT") == 1 and len(sent) <= 5
+    assert store.get_parameters("run") == parameters
+
+
+def test_peewee_writes_no_sql_for_a_call_it_has_written_before(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create_run_log("run")
+    log_step(store, "first")
+    written = []
+    write = peewee.Context.sql
+    monkeypatch.setattr(peewee.Context, "sql", lambda self, node: (written.append(node), write(self, node))[1])
+    log_step(store, "second")
+    assert written == []
+    store.get_run_log_by_id("run")
+    assert written  # which shows that writing would have been seen
+
+
+def run_of(run_id: str, steps: int) -> RunLog:
+    names = [f"step {number}" for number in range(steps)]
+    return RunLog(run_id=run_id, parameters={"x": "before"}, steps={name: step(name) for name in names})
+
+
+def rows_read(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
+    """How many rows a call has a database read, or of SQLite: how many steps its virtual machine takes."""
+    log = store.table.database
+    if isinstance(database, SqliteFile):
+        steps: List[None] = []
+        connection: Any = log.connection()
+        connection.set_progress_handler(lambda: steps.append(None), 1)
+        try:
+            call()
+        finally:
+            connection.set_progress_handler(None, 1)
+        return len(steps)
+    if "mysql" in database.url:
+        counters = "SELECT SUM(variable_value) FROM information_schema.session_status WHERE variable_name LIKE %s"
+        before, after = [int(log.execute_sql(counters, (name,)).fetchone()[0]) for name in ("Handler_read%",) * 2]
+        empty = after - before  # what the counting itself reads
+        call()
+        return int(log.execute_sql(counters, ("Handler_read%",)).fetchone()[0]) - after - empty
+    counters = (
+        "SELECT seq_tup_read + (SELECT SUM(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'db_log') "
+        "FROM pg_stat_user_tables WHERE relname = 'db_log'"
+    )
+
+    def read() -> int:
+        log.execute_sql("SELECT pg_stat_force_next_flush()")
+        return int(log.execute_sql(counters).fetchone()[0])
+
+    before = read()
+    call()
+    return read() - before
+
+
+def test_what_a_step_costs_grows_neither_with_its_run_nor_with_others(store: DBStore, database: Any) -> None:
+    for number in range(20):
+        store.put_run_log(run_of(f"other {number}", steps=50))
+    store.put_run_log(run_of("run", steps=10))
+    log_step(store, "warm")
+    few = rows_read(store, database, lambda: log_step(store, "early"))
+    store.put_run_log(run_of("run", steps=3000))
+    many = rows_read(store, database, lambda: log_step(store, "late"))
+    assert few > 0
+    assert many <= 1.1 * few + 2
