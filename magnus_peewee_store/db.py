@@ -500,7 +500,7 @@ class LogTable:
         """INSERT with a created_at past all that the run has, and only where the run has what is required."""
         log = self._log
         # A scalar, or SQLite would walk the whole run for it.
-        newest = log.select(fn.MAX(log.created_at)).where(self._is(log.run_id, given("run_id")))
+        newest = self._newest()
         values = {
             log.run_id: given("run_id"),
             log.attribute_type: given("kind"),
@@ -525,12 +525,9 @@ class LogTable:
 
     @written_once
     def _insert_or_update_many(self, count: int) -> Any:
-        log = self._log
-        rows = [
-            {**{field: given(f"{field.name}_{number}") for field in self._stored}, **self._next_pk}
-            for number in range(count)
-        ]
-        return self._over_present(log.insert_many(rows).as_rowcount())
+        fields = [*self._stored, *(getattr(self._log, name) for name in self._next_pk)]
+        row = [*(given(field.name) for field in self._stored), *self._next_pk.values()]
+        return self._over_present(self._log.insert_many([row] * count, fields=fields).as_rowcount())
 
     def _over_present(self, insert: Any) -> Any:
         unique = [getattr(self._log, name) for name in UNIQUE] if self.database.conflict_target else None
@@ -602,37 +599,49 @@ class LogTable:
         return True
 
     def _upsert_all(self, run_id: str, rows: Sequence[Row]) -> None:
-        log = self._log
-        created_at = utcnow()
-        newest = log.select(fn.MAX(log.created_at)).where(log.run_id == run_id).scalar()
-        if newest:
-            created_at = max(created_at, newest + TICK)
+        newest = self._log.created_at.python_value(self._select_newest().run(run_id=run_id).fetchone()[0])
+        created_at = max(utcnow(), newest + TICK) if newest else utcnow()
+        # PostgreSQL refuses to write a row twice in one statement.
         for batch in _batches(list({row[:2]: row for row in rows}.values())):
-            values = {}
-            for number, (kind, name, value) in enumerate(batch):
-                self._check_size(run_id, (kind, name, value))
-                stored = StoredRow(run_id, kind, name, value, created_at)
-                values.update({f"{field}_{number}": each for field, each in stored._asdict().items()})
+            values: List[Any] = []
+            for row in batch:
+                self._check_size(run_id, row)
+                values += StoredRow(run_id, *row, created_at)
                 created_at += TICK
-            self._insert_or_update_many(len(batch)).run(**values)
+            self._insert_or_update_many(len(batch)).run_with(values)
+
+    @written_once
+    def _select_newest(self) -> Any:
+        return self._newest()
+
+    def _newest(self) -> Any:
+        log = self._log
+        return log.select(fn.MAX(log.created_at)).where(self._is(log.run_id, given("run_id")))
 
     def _check_size(self, run_id: str, row: Row) -> None:
-        told = f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and"
-        largest = self.database.largest_value
-        if largest:
+        size = len(row[2])
+        packet = self.database.largest_value
+        if packet:
             # MySQL's drivers put a backslash before each of these; the rest of the statement needs room, too.
-            sent = len(row[2]) + sum(row[2].count(character) for character in "\"'\\") + 8192
-            if sent > largest:
-                raise peewee.DataError(
-                    f"{told} {sent} as they are sent, of which the server of {self.database.shown} takes {largest}: "
-                    "raise its max_allowed_packet"
+            sent = size + sum(row[2].count(character) for character in "\"'\\") + 8192
+            if sent > packet:
+                raise _too_large(
+                    run_id,
+                    row,
+                    f"{sent} as they are sent, of which the server of {self.database.shown} takes {packet}: "
+                    "raise its max_allowed_packet",
                 )
-        largest = self._layout and self._layout.largest
-        if largest and len(row[2]) > largest:
-            raise peewee.DataError(
-                f"{told} the table {TABLE} in {self.database.shown} takes {largest}: "
-                "run create_tables, which makes room"
+        column = self._layout and self._layout.largest
+        if column and size > column:
+            raise _too_large(
+                run_id,
+                row,
+                f"the table {TABLE} in {self.database.shown} takes {column}: run create_tables, which makes room",
             )
+
+
+def _too_large(run_id: str, row: Row, limit: str) -> peewee.DataError:
+    return peewee.DataError(f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and {limit}")
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[List[Row]]:

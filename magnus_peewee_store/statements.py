@@ -5,7 +5,7 @@ its table alone.
 """
 
 import functools
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Sequence
 
 import peewee
 
@@ -49,7 +49,17 @@ class Statement:
         Returns:
             The driver's cursor.
         """
-        parameters = [values[each] if isinstance(each, _Given) else each for each in self._parameters]
+        return self.run_with([values[each] if isinstance(each, _Given) else each for each in self._parameters])
+
+    def run_with(self, parameters: Sequence[Any]) -> Any:
+        """Run it with all of its parameters, where each was left to be given.
+
+        Args:
+            parameters: The parameters, in the query's order.
+
+        Returns:
+            The driver's cursor.
+        """
         return self._database.execute_sql(self._sql, parameters)
 
 
