@@ -21,10 +21,10 @@ LIGHT = {
     "paper": "#ffffff",
     "text": "#1b2733",
     "muted": "#56626f",
-    "success": "#0b7a5b",
+    "success": "#0a7055",
     "fail": "#c22f0c",
     "running": "#1d63c4",
-    "waiting": "#66707b",
+    "waiting": "#586270",
     "skipped": "#7a4fb5",
 }
 DARK = {
@@ -40,6 +40,7 @@ DARK = {
 
 WIDTH, LABELS, ROW, AXIS = 1000, 260, 30, 24  # pixels
 OPEN = 88.0  # percent of the width where bars of what is running end; the rest has room for durations
+DEEPEST_SHADE = 0.1  # how much of the text's colour is mixed into the ground of the deepest branches
 SHEET = 5  # rows that print keeps on one page
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 
@@ -305,7 +306,7 @@ def _labels(rows: List[_Row], is_page: bool = False) -> ET.Element:
             _set(line, stroke_opacity=0.4)
         weight = "normal" if row.kind == "step" else "bold"
         _add(labels, "text", row.look.sign, colour=row.look.colour, x=x, y=top + 20, font_weight="bold")
-        text = _short(row.label, (LABELS - x - 40) // 8) + (f" ×{len(row.attempts)}" if len(row.attempts) > 1 else "")
+        text = _short(row.label, (LABELS - x - 40) // 8) + (f" \u00d7{len(row.attempts)}" if len(row.attempts) > 1 else "")
         label = _add(labels, "text", text, colour="text", x=x + 16, y=top + 20, font_weight=weight)
         _add(label, "title", row.name)
         if is_page:
@@ -342,7 +343,7 @@ def _bars(rows: List[_Row], scale: _Scale, first: Optional[int] = None) -> ET.El
 def _bands(parent: ET.Element, rows: List[_Row]) -> None:
     for number, row in enumerate(rows):
         band = _add(parent, "rect", class_="band", colour="text", y=number * ROW, width="100%", height=ROW)
-        _set(band, fill_opacity=f"{0.02 * min(row.depth, 5):.2f}")
+        _set(band, fill_opacity=f"{min(0.02 * row.depth, DEEPEST_SHADE):.2f}")
 
 
 def _draw(group: ET.Element, row: _Row, mark: _Mark, left: float, right: float, top: int) -> None:
