@@ -33,7 +33,8 @@ setup(
             "pypdf>=4",
             "pytest>=8",
             "pytest-xdist",
-            "selenium>=4",
+            # On Python 3.8 pip does not come to an end with it.
+            "selenium>=4.11; python_version >= '3.9'",
             "sqlalchemy>=2",
         ],
     },

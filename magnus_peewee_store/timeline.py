@@ -89,7 +89,7 @@ td[data-label]::before{content:attr(data-label) " ";color:var(--muted);font-size
 """.replace("FONT", FONT).replace("LABELS", str(LABELS))
 
 NOTE = (
-    "Durations count from the first start that is recorded. Times are as magnus recorded them when an attempt ended: "
+    "The axis counts from the first start that is recorded. Times are as magnus recorded them when an attempt ended: "
     "by the clock of the machine that ran it, in that machine's time zone."
 )
 
@@ -306,7 +306,9 @@ def _labels(rows: List[_Row], is_page: bool = False) -> ET.Element:
             _set(line, stroke_opacity=0.4)
         weight = "normal" if row.kind == "step" else "bold"
         _add(labels, "text", row.look.sign, colour=row.look.colour, x=x, y=top + 20, font_weight="bold")
-        text = _short(row.label, (LABELS - x - 40) // 8) + (f" \u00d7{len(row.attempts)}" if len(row.attempts) > 1 else "")
+        text = _short(row.label, (LABELS - x - 40) // 8) + (
+            f" \u00d7{len(row.attempts)}" if len(row.attempts) > 1 else ""
+        )
         label = _add(labels, "text", text, colour="text", x=x + 16, y=top + 20, font_weight=weight)
         _add(label, "title", row.name)
         if is_page:
