@@ -25,16 +25,14 @@ setup(
     extras_require={
         "postgres": POSTGRES,
         "mysql": MYSQL,
+        "browser": ["pypdf>=4", "selenium>=4.11"],  # for the tests of what a browser shows
         "test": [
             *POSTGRES,
             *MYSQL,
             "hypothesis>=6",
             "psycopg2-binary",
-            "pypdf>=4",
             "pytest>=8",
             "pytest-xdist",
-            # On Python 3.8 pip does not come to an end with it.
-            "selenium>=4.11; python_version >= '3.9'",
             "sqlalchemy>=2",
         ],
     },

@@ -17,9 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import step
 from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
-from pypdf import PdfReader
 
 from magnus_peewee_store import timeline
+
+try:
+    import pypdf
+    from selenium import webdriver
+except ImportError:
+    webdriver = None
 from magnus_peewee_store.timeline import DARK, LIGHT, to_html, to_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -291,8 +296,6 @@ class Browser:
     """Chromium without a screen."""
 
     def __init__(self, folder: Path) -> None:
-        webdriver = pytest.importorskip("selenium.webdriver")  # which is not installed with Python 3.8
-
         self.folder = folder
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
@@ -318,19 +321,19 @@ class Browser:
     def __call__(self, script: str) -> Any:
         return self.driver.execute_script(script)
 
-    def pdf(self, is_landscape: bool) -> PdfReader:
+    def pdf(self, is_landscape: bool) -> Any:
         """Print to sheets of A4."""
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         options = {"landscape": is_landscape, "paperWidth": 8.27, "paperHeight": 11.69}
         printed = self.driver.execute_cdp_cmd("Page.printToPDF", options)
-        return PdfReader(io.BytesIO(base64.b64decode(printed["data"])))
+        return pypdf.PdfReader(io.BytesIO(base64.b64decode(printed["data"])))
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser. Where it is not installed, the test is skipped; in CI that is an error."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        why = "No Chromium to look at pages with: on Debian, apt-get install chromium chromium-driver"
+    if not (webdriver and shutil.which("chromium") and shutil.which("chromedriver")):
+        why = "No Chromium to look at pages with: apt-get install chromium chromium-driver; pip install '.[browser]'"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
     browser = Browser(tmp_path_factory.mktemp("pages"))
     yield browser
