@@ -485,11 +485,11 @@ class LogTable:
 
     def _has(self, run_id: str, key: Key) -> bool:
         types, name = key
-        return self._select_one(types).run(run_id=run_id, name=name).fetchone() is not None
+        return self._select_one(types, name is not None).run(run_id=run_id, name=name).fetchone() is not None
 
     @written_once
-    def _select_one(self, types: Tuple[str, ...]) -> Any:
-        return self._of(given("run_id"), types, given("name")).select(self._log.pk).limit(1)
+    def _select_one(self, types: Tuple[str, ...], named: bool) -> Any:
+        return self._of(given("run_id"), types, given("name") if named else None).select(self._log.pk).limit(1)
 
     @_persistently
     def _read_after(self, pk: int, size: int) -> List[Any]:
