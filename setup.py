@@ -36,7 +36,15 @@ setup(
             "sqlalchemy>=2",
         ],
     },
-    entry_points={"run_log_store": ["db = magnus_peewee_store:DBStore"]},
+    entry_points={
+        "run_log_store": ["db = magnus_peewee_store:DBStore"],
+        "integration": [
+            "db-local = magnus_peewee_store.integrations:Local",
+            "db-mocked = magnus_peewee_store.integrations:Mocked",
+            "db-local-container = magnus_peewee_store.integrations:LocalContainer",
+            "db-argo = magnus_peewee_store.integrations:Argo",
+        ],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from string import Template
-from typing import Any, Callable, Dict, List, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from urllib.parse import parse_qsl, quote
 
 import peewee
@@ -21,6 +21,8 @@ from magnus_peewee_store.databases import (
 )
 
 logger = logging.getLogger("magnus.db")
+
+MEMORY = ":memory:"
 
 # SQLAlchemy's names for what playhouse has, as they stand in configurations written for it.
 _ALIASES = {
@@ -71,7 +73,10 @@ def no_secrets(name: str) -> str:
 
 
 def make_database(
-    connection_string: str, get_secret: Callable[[str], str] = no_secrets, retry_seconds: float = RETRY_SECONDS
+    connection_string: str,
+    get_secret: Callable[[str], str] = no_secrets,
+    retry_seconds: float = RETRY_SECONDS,
+    folder: str = "",
 ) -> ManagedDatabase:
     """Make the peewee database that a connection string names. It connects at its first use.
 
@@ -83,6 +88,7 @@ def make_database(
         connection_string: A URL such as `sqlite:///runs.db`, with or without `${placeholders}`.
         get_secret: Answers the name of a secret with its value, and raises KeyError where there is none.
         retry_seconds: How long a fault that passes is waited out.
+        folder: The folder that an SQLite file is in, if not the one that the connection string names.
 
     Returns:
         A database of the class that `playhouse.db_url` has for the scheme, with the manners of `ManagedDatabase`.
@@ -98,6 +104,8 @@ def make_database(
         shown += f" (where no secret is named {', '.join(unknown)})"
 
     base, parts = _parse(url, shown)
+    if folder and _is_file(base):
+        parts["database"] = os.path.join(folder, os.path.basename(parts["database"]))
     manners: Type[ManagedDatabase] = next(own for kind, own in _MANNERS.items() if issubclass(base, kind))
     database: ManagedDatabase = type(base.__name__, (manners, base), {})(**{**manners.settings, **parts})
     database.shown = shown
@@ -107,6 +115,33 @@ def make_database(
     if isinstance(database, peewee.SqliteDatabase):
         database.timeout = retry_seconds
     return database
+
+
+def find_file(connection_string: str, get_secret: Callable[[str], str] = no_secrets) -> Optional[str]:
+    """Tell which file a connection string names, without opening it.
+
+    Of a string that plainly names a server, no secret is asked for: it need not be known where this is asked.
+
+    Args:
+        connection_string: The connection string, with or without `${placeholders}`.
+        get_secret: Answers the name of a secret with its value, and raises KeyError where there is none.
+
+    Returns:
+        The absolute path of an SQLite file, or `:memory:`; None for a server, and where it takes a missing secret to
+        tell.
+
+    Raises:
+        ConnectionStringError: If the string is not the URL of a database. No part of a secret is in the message.
+    """
+    base = _base(connection_string.partition("://")[0])
+    if base and not _is_file(base) and _literal(connection_string) != connection_string:
+        return None
+    secrets, unknown = _look_up(connection_string, get_secret)
+    url = _substitute(connection_string, secrets)
+    if unknown and not _base(url.partition("://")[0]):
+        return None
+    base, parts = _parse(url, mask(connection_string))
+    return str(parts["database"]) if _is_file(base) else None
 
 
 def mask(connection_string: str) -> str:
@@ -224,7 +259,7 @@ def _parse_file(url: str, shown: str) -> Dict[str, Any]:
             f"one with an absolute path {scheme}:////path/to/{name}, a database in memory {scheme}:///:memory:"
         )
     arguments: Dict[str, Any] = db_url.parse(url)
-    if arguments["database"] != ":memory:":
+    if arguments["database"] != MEMORY:
         # The steps of a pipeline may change the working directory.
         arguments["database"] = os.path.abspath(arguments["database"])
     return arguments

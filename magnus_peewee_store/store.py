@@ -10,7 +10,7 @@ from magnus.secrets import DoNothingSecretManager
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.connection import ConnectionStringError, make_database, mask
+from magnus_peewee_store.connection import ConnectionStringError, find_file, make_database, mask, no_secrets
 from magnus_peewee_store.databases import MASK, RETRY_SECONDS
 from magnus_peewee_store.db import Key, LogTable
 
@@ -58,6 +58,7 @@ class DBStore(BaseRunLogStore):
 
     _table: Dict[str, LogTable] = PrivateAttr(default_factory=dict)
     _mistakes: List[str] = PrivateAttr(default_factory=list)
+    _folder: str = PrivateAttr(default="")
 
     def __init__(self, **config: Any) -> None:
         try:
@@ -72,6 +73,30 @@ class DBStore(BaseRunLogStore):
     def _masked(self, connection_string: SecretStr) -> str:
         # magnus prints the dump of its context, and keeps it in the run config.
         return mask(connection_string.get_secret_value())
+
+    def find_file(self, with_secrets: bool = True) -> Optional[str]:
+        """Tell which file the database is, without opening it.
+
+        Args:
+            with_secrets: Whether secrets may be asked for.
+
+        Returns:
+            The absolute path of an SQLite file, or `:memory:`; None for a server, and where it takes a secret that
+            cannot be had to tell.
+
+        Raises:
+            ConnectionStringError: If the configuration has mistakes.
+        """
+        self._check_configuration()
+        return find_file(self.connection_string.get_secret_value(), self._secret if with_secrets else no_secrets)
+
+    def look_in(self, folder: str) -> None:
+        """Look for an SQLite file elsewhere: inside a container, where its folder is mounted.
+
+        Args:
+            folder: The folder that the file is in, whatever the connection string says.
+        """
+        self._folder = folder
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -298,12 +323,16 @@ class DBStore(BaseRunLogStore):
         return self._table.setdefault("", self._open())
 
     def _open(self) -> LogTable:
+        self._check_configuration()
+        url = self.connection_string.get_secret_value()
+        return LogTable(make_database(url, self._secret, self.retry_timeout, self._folder))
+
+    def _check_configuration(self) -> None:
         if self._mistakes:
             raise ConnectionStringError(
                 f"The configuration of the run log store 'db' has mistakes: {'; '.join(self._mistakes)}. "
                 "Its keys are 'connection_string' and 'retry_timeout'."
             )
-        return LogTable(make_database(self.connection_string.get_secret_value(), self._secret, self.retry_timeout))
 
     def _secret(self, name: str) -> str:
         handler = self._context.secrets_handler if self._context else None
