@@ -1,0 +1,176 @@
+"""What magnus renders for Argo, executed: each task a process with its command, its environment and the database."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import argo
+import pytest
+import readme
+from conftest import Project, database_for
+from magnus.datastore import RunLog, StepLog
+from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
+from ruamel.yaml import YAML
+from servers import PASSWORD, Database
+from test_pipelines import dag, mapped, parallel, python
+
+from magnus_peewee_store import DBStore
+
+FUNCTIONS = """
+import os
+from magnus import track_this
+from pydantic import BaseModel
+
+class Loaded(BaseModel):
+    rows: int
+    days: list
+
+def load(rows: int):
+    return Loaded(rows=rows + 1, days=[1, 2])
+
+def measure(month: str, day: str = "none"):
+    track_this(day=day)
+    os.environ[f"MAGNUS_PRM_{month}_{day}"] = "1"
+
+def refuse(month: str):
+    assert month != "feb", "refused on purpose"
+"""
+
+
+def wait() -> Dict[str, Any]:
+    return dag(wait={"type": "stub"})
+
+
+PIPELINES = {
+    "map": dag(load=python("load"), each=mapped("months", dag(measure=python("measure")), "month")),
+    "parallel": dag(load=python("load"), split=parallel(left=dag(load=python("load")), right=wait(), third=wait())),
+    "nested": dag(
+        load=python("load"),
+        each=mapped(
+            "months",
+            dag(
+                measure=python("measure"),
+                deeper=mapped("days", dag(measure=python("measure")), "day"),
+                split=parallel(left=wait(), right=wait()),
+            ),
+            "month",
+        ),
+    ),
+}
+SERVER_SCHEMES = {"postgresql": "postgresql+psycopg2", "mariadb": "mysql+pymysql"}
+PODS = {"map": 1 + (2 + 2 * 2) + 1, "parallel": 1 + (2 + 3 * 2) + 1, "nested": 1 + 2 + 2 * (1 + 6 + 6 + 1) + 1}
+CLUSTER_SECRETS = {"run-logs": {"password": PASSWORD}}
+
+
+@pytest.fixture(params=SERVER_SCHEMES)
+def server(
+    request: pytest.FixtureRequest, tmp_path: Path, server_databases: Callable[[str], Database]
+) -> Iterator[Database]:
+    """Each server's database in turn."""
+    for database in database_for(SERVER_SCHEMES[request.param], tmp_path, server_databases):
+        assert isinstance(database, Database)
+        yield database
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pods() -> Iterator[None]:
+    with argo.pods_of_their_own():
+        yield
+
+
+def config_for(database: Database) -> str:
+    """The configuration that README gives for a database, with the address of this one."""
+    config = readme.block(f"argo-{database.server.kind}")
+    given = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
+    port = {"postgresql": 5432, "mariadb": 3306}[database.server.kind]
+    assert f"magnus:${{password}}@db.example.com:{port}/run_logs" in config
+    return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", given)
+
+
+def render(project: Project, database: Database, pipeline: Dict[str, Any]) -> Any:
+    project.write(
+        functions_py=FUNCTIONS,
+        pipeline_yaml={"dag": pipeline},
+        parameters_yaml={"rows": 2, "months": ["jan", "feb"]},
+        config_yaml=config_for(database),
+    )
+    project.magnus("execute", "-f", "pipeline.yaml", "-c", "config.yaml", "-p", "parameters.yaml", "--tag", "nightly")
+    return YAML(typ="safe").load(project.folder / "argo-pipeline.yaml")
+
+
+def read(database: Database, run_id: str) -> RunLog:
+    store = DBStore(connection_string=database.url)
+    try:
+        return store.get_run_log_by_id(run_id, full=True)
+    finally:
+        store.close()
+
+
+def tree(steps: Dict[str, StepLog]) -> Any:
+    """What a run log says of its steps, without times and places."""
+    return {
+        name: (
+            *(step.status, step.step_type, step.user_defined_metrics, [each.status for each in step.attempts]),
+            {branch: (log.status, tree(log.steps)) for branch, log in step.branches.items()},
+        )
+        for name, step in steps.items()
+    }
+
+
+def expected(project: Project) -> RunLog:
+    """The run log of the same pipeline, one step after the other, in magnus' own store."""
+    project.write(local_yaml={"run_log_store": {"type": "file-system"}})
+    project.magnus("execute", "-f", "pipeline.yaml", "-c", "local.yaml", "-p", "parameters.yaml", "--run-id", "local")
+    return FileSystemRunLogstore(log_folder=str(project.folder / ".run_log_store")).get_run_log_by_id("local")
+
+
+def check(log: RunLog, oracle: RunLog) -> None:
+    assert log.status == "SUCCESS"
+    assert log.parameters == oracle.parameters
+    assert list(log.steps) == list(oracle.steps)
+    assert tree(log.steps) == tree(oracle.steps)
+
+
+def failures(workflow: argo.Workflow) -> str:
+    return "\n".join(f"{pod.command}: {pod.output[-3000:]}" for pod in workflow.pods if pod.exit_code)
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_workflow_runs_in_parallel_pods_and_leaves_a_whole_run_log(
+    project: Project, server: Database, kind: str
+) -> None:
+    manifest = render(project, server, PIPELINES[kind])
+    workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, "the-uid")
+    assert workflow.run() == argo.SUCCEEDED, failures(workflow)
+    assert len(workflow.pods) == PODS[kind]
+    assert PASSWORD not in "".join(pod.output for pod in workflow.pods)
+    check(read(server, "the-uid"), expected(project))
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_workflows_that_run_at_once_time_after_time_lose_nothing(
+    project: Project, server: Database, kind: str
+) -> None:
+    manifest = render(project, server, PIPELINES[kind])
+    oracle = expected(project)
+    for round_number in range(2):
+        workflows = {
+            f"{round_number}-{number}": argo.Workflow(
+                manifest, project.folder, CLUSTER_SECRETS, f"{round_number}-{number}", argo.in_a_quick_process
+            )
+            for number in range(4)
+        }
+        with ThreadPoolExecutor(max_workers=len(workflows)) as pool:
+            phases = list(pool.map(argo.Workflow.run, workflows.values()))
+        assert set(phases) == {argo.SUCCEEDED}, "".join(failures(workflow) for workflow in workflows.values())
+        for run_id in workflows:
+            check(read(server, run_id), oracle)
+
+
+def test_a_branch_that_fails_fails_its_step_and_the_workflow(project: Project, server: Database) -> None:
+    pipeline = dag(each=mapped("months", dag(refuse=python("refuse")), "month"))
+    workflow = argo.Workflow(render(project, server, pipeline), project.folder, CLUSTER_SECRETS, "the-uid")
+    assert workflow.run() == argo.FAILED
+    each = read(server, "the-uid").steps["each"]
+    assert each.status == "FAIL"
+    assert {name: branch.status for name, branch in each.branches.items()} == {"each.jan": "SUCCESS", "each.feb": "FAIL"}
