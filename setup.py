@@ -30,6 +30,7 @@ setup(
             *POSTGRES,
             *MYSQL,
             "hypothesis>=6",
+            "magnus[docker]",
             "psycopg2-binary",
             "pytest>=8",
             "pytest-xdist",

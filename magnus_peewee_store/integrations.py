@@ -1,4 +1,4 @@
-"""What the store needs with each of magnus' executors, which finds it by the entry points of the group `integration`."""
+"""What each of magnus' executors needs of the store: magnus finds it by the entry points of the group `integration`."""
 
 import logging
 import os

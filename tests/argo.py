@@ -140,7 +140,7 @@ class Workflow:
         terms = {name: re.findall(r"([\w-]+)\.(\w+)", task["depends"]) for name, task in tasks.items()}
         phases: Dict[str, str] = {}
         scope = dict(scope)
-        running: Dict["Future[Tuple[str, Values]]", str] = {}
+        running: Dict[Future[Tuple[str, Values]], str] = {}
         with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
             while len(phases) < len(tasks):
                 for name, task in tasks.items():

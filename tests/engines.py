@@ -35,7 +35,7 @@ runtime = "runc"
 """
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What a test lacks, in a sentence."""
 
 
@@ -93,7 +93,7 @@ def real_engine() -> Iterator[Docker]:
     """An engine: the one that answers, or podman's, started for as long as this lasts.
 
     Raises:
-        Missing: If there is none, and none can be started.
+        MissingError: If there is none, and none can be started.
     """
     with contextlib.ExitStack() as stack:
         if not _answers():
@@ -108,11 +108,11 @@ def namespaces() -> Iterator[Namespaces]:
     """Mount namespaces.
 
     Raises:
-        Missing: If the system has none for us.
+        MissingError: If the system has none for us.
     """
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     if shutil.which("unshare") is None or subprocess.run(["unshare", *root, "--mount", "true"]).returncode:
-        raise Missing("Mount namespaces cannot be made here: it takes `unshare --mount`, and the right to")
+        raise MissingError("Mount namespaces cannot be made here: it takes `unshare --mount`, and the right to")
     yield Namespaces()
 
 
@@ -125,9 +125,9 @@ def _answers() -> bool:
 def _podman() -> Iterator[None]:
     lacking = [program for program in ("podman", "runc", "unshare") if shutil.which(program) is None]
     if lacking:
-        raise Missing(f"No Docker engine answers, and to start one: apt-get install {' '.join(lacking)}")
+        raise MissingError(f"No Docker engine answers, and to start one: apt-get install {' '.join(lacking)}")
     if os.geteuid() != 0 or SOCKET.exists():
-        raise Missing(f"No Docker engine answers at {SOCKET}, and only root may start one there")
+        raise MissingError(f"No Docker engine answers at {SOCKET}, and only root may start one there")
     with tempfile.TemporaryDirectory(prefix="podman-") as folder:
         home = Path(folder)
         (home / "containers.conf").write_text(CONFIGURATION)
@@ -152,7 +152,7 @@ def _podman() -> Iterator[None]:
                 while not _answers():
                     if service.poll() is not None or time.monotonic() > give_up_at:
                         log.seek(0)
-                        raise Missing(f"podman does not start here: {log.read()[-500:]}")
+                        raise MissingError(f"podman does not start here: {log.read()[-500:]}")
                     time.sleep(0.1)
                 yield
             finally:

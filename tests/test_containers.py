@@ -45,7 +45,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
     try:
         with getattr(engines, request.param)() as engine:
             yield engine
-    except engines.Missing as missing:
+    except engines.MissingError as missing:
         pytest.skip(str(missing))
 
 
@@ -60,7 +60,7 @@ def execute(
         project.write(
             functions_py=FUNCTIONS,
             pipeline_yaml={"dag": PIPELINE},
-            parameters_yaml={"rows": 2, "months": ["jan", "feb"], "folder": str(folder)},
+            parameters_yaml={"rows": 2, "months": ["jan"], "folder": str(folder)},
             config_yaml=NO_CATALOG + config.replace("my-project:latest", engine.name(image)),
         )
         shutil.copytree(project.folder, image, dirs_exist_ok=True)
@@ -75,10 +75,8 @@ def execute(
         store.close()
         assert log.status == "SUCCESS"
         assert log.parameters["rows"] == 3
-        branches = log.steps["each"].branches
-        assert {
-            name: branch.steps[f"{name}.work"].user_defined_metrics for name, branch in branches.items()
-        } == {"each.jan": {"month": "jan"}, "each.feb": {"month": "feb"}}
+        work = log.steps["each"].branches["each.jan"].steps["each.jan.work"]
+        assert (work.status, work.user_defined_metrics) == ("SUCCESS", {"month": "jan"})
         return log
 
     return execute

@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import List
 
 import pytest
+import readme
 from conftest import new_server
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import DBStore, create_tables
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
 
 def statements(name: str) -> List[str]:
     """The SQL in the block of README.md marked so."""
-    block = re.search(rf"<!-- test: {name} -->\n```sql\n(.*?)```", README, re.DOTALL)
-    assert block, name
-    return [statement for statement in block[1].split(";") if statement.strip()]
+    return [statement for statement in readme.block(name).split(";") if statement.strip()]
 
 
 @pytest.mark.parametrize(("kind", "scheme"), [("postgresql", "postgresql"), ("mariadb", "mysql")])
@@ -42,7 +39,7 @@ def test_the_roles_are_made_as_it_says_and_run_pipelines(kind: str, scheme: str)
         server.remove()
 
 
-@pytest.mark.parametrize("test", sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", README))), ids="::".join)
+@pytest.mark.parametrize("test", sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", readme.TEXT))), ids="::".join)
 def test_the_tests_that_it_names_are_there(test: List[str]) -> None:
     file, function = test
     text = (Path(__file__).parent / file).read_text(encoding="utf-8")

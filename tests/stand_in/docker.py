@@ -51,7 +51,9 @@ class APIClient:
         return {"State": {"ExitCode": _started[container].wait()}}
 
 
-def _create(image: str, command: str, volumes: Any, environment: Any, auto_remove: bool, network_mode: str) -> Container:
+def _create(
+    image: str, command: str, volumes: Any, environment: Any, auto_remove: bool, network_mode: str
+) -> Container:
     assert network_mode == "host"
     return Container(image, command, volumes, environment)
 
