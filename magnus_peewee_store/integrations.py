@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any
+from typing import Any, Optional
 
 from magnus.integration import BaseIntegration
 
@@ -104,7 +104,7 @@ class Argo(_FoundOnce):
             )
 
 
-def _refuse_memory(file: Any) -> None:
+def _refuse_memory(file: Optional[str]) -> None:
     if file == MEMORY:
         raise ConnectionStringError(
             "The run log store's database is in memory, where a container does not see it. Let the connection string "

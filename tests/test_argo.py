@@ -43,7 +43,7 @@ def wait() -> Dict[str, Any]:
 
 PIPELINES = {
     "map": dag(load=python("load"), each=mapped("months", dag(measure=python("measure")), "month")),
-    "parallel": dag(load=python("load"), split=parallel(left=dag(load=python("load")), right=wait(), third=wait())),
+    "parallel": dag(load=python("load"), split=parallel(left=dag(again=python("load")), right=wait(), third=wait())),
     "nested": dag(
         load=python("load"),
         each=mapped(

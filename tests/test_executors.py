@@ -1,9 +1,10 @@
 """The store with each of magnus' executors: what is found, what is refused and how, and what the others make of it."""
 
+import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 from conftest import Project
@@ -54,15 +55,25 @@ class Unasked(BaseSecrets):
 
 
 @pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> List[str]:
+    """What magnus and the store say in the log, whose logger hands nothing on."""
+    messages: List[str] = []
+    listener = logging.Handler()
+    monkeypatch.setattr(listener, "emit", lambda record: messages.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("magnus"), "handlers", [listener])
+    return messages
+
+
+@pytest.fixture
 def _no_secrets_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "run_context", SimpleNamespace(secrets_handler=Unasked()))
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_magnus_finds_one_integration_for_each_executor_of_its_own(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_magnus_finds_one_integration_for_each_executor_of_its_own(name: str, said: List[str]) -> None:
     handler = integration.get_integration_handler(EXECUTORS[name], DBStore())
     assert type(handler).__module__ == integrations.__name__ and handler.executor_type == name
-    assert caplog.messages == []
+    assert said == []
 
 
 def test_magnus_finds_it_in_a_process_that_has_imported_nothing_of_it(project: Project) -> None:
@@ -79,13 +90,11 @@ def test_magnus_finds_it_in_a_process_that_has_imported_nothing_of_it(project: P
         ("argo", SERVER),
     ],
 )
-def test_what_an_executor_takes_it_takes_without_a_word(
-    name: str, connection_string: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_an_executor_takes_it_takes_without_a_word(name: str, connection_string: str, said: List[str]) -> None:
     store = DBStore(connection_string=connection_string)
     integration.validate(EXECUTORS[name], store)
     integration.configure_for_traversal(EXECUTORS[name], store)
-    assert caplog.messages == []
+    assert said == []
 
 
 @pytest.mark.parametrize("name", ["local", "mocked"])
@@ -99,10 +108,10 @@ def test_enable_parallel_is_warned_of_once_before_anything_runs(project: Project
     assert said not in project.execute("again")
 
 
-def test_enable_parallel_is_warned_of_with_containers_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_enable_parallel_is_warned_of_with_containers_too(said: List[str]) -> None:
     executor = LocalContainerExecutor(docker_image="nobody's", enable_parallel=True)
     integration.configure_for_traversal(executor, DBStore())
-    assert [message[:15] for message in caplog.messages] == ["enable_parallel"]
+    assert [message[:15] for message in said] == ["enable_parallel"]
 
 
 def test_a_mocked_run_is_kept(project: Project) -> None:
@@ -161,13 +170,11 @@ def test_argo_refuses_sqlite_in_the_first_pod_if_the_secret_is_only_there(projec
 @pytest.mark.parametrize(
     "connection_string", ["postgresql://scott:${password}@h/db", "mysql://${user}:tiger@${host}:${port}/db"]
 )
-def test_argo_takes_a_server_without_a_word_and_without_its_secrets(
-    connection_string: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_argo_takes_a_server_without_a_word_and_without_its_secrets(connection_string: str, said: List[str]) -> None:
     store = DBStore(connection_string=connection_string)
     integration.validate(EXECUTORS["argo"], store)
     integration.configure_for_traversal(EXECUTORS["argo"], store)
-    assert caplog.messages == []
+    assert said == []
 
 
 @pytest.mark.parametrize("handler", ["dotenv", "env-secrets-manager"])
