@@ -25,6 +25,13 @@ setup(
     extras_require={
         "postgres": POSTGRES,
         "mysql": MYSQL,
+        "benchmark": [
+            *POSTGRES,
+            *MYSQL,
+            "matplotlib",
+            "psycopg2-binary",
+            "sqlalchemy>=2",
+        ],
         "test": [
             *POSTGRES,
             *MYSQL,

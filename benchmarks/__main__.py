@@ -1,0 +1,76 @@
+"""The command: `python -m benchmarks`."""
+
+import fnmatch
+import tempfile
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import processes, report, work
+from benchmarks.databases import DATABASES, Database, Databases
+from benchmarks.measuring import FULL, QUICK, Measure
+from benchmarks.results import Results
+
+MEASURES: Dict[str, Measure] = {
+    "step": work.step,
+    "parameters": work.parameters,
+    "full-run-log": work.full_run_log,
+    "growth": work.growth,
+    "crowd": work.many_processes,
+    "first-call": processes.first_call,
+    "pipeline": processes.pipeline,
+    "counts": work.counts,
+}
+WIDTH = 160  # of the tables in a file
+NAMES = [f"{measure}/{database}" for measure in MEASURES for database in DATABASES]
+
+
+@click.command(help=f"Measure how fast the store is: {', '.join(MEASURES)}, each on {', '.join(DATABASES)}.")
+@click.option("--only", metavar="PATTERN", default="*", help="Those whose name matches, like 'step/*' or '*/sqlite'.")
+@click.option("--rounds", type=click.IntRange(1), help="How many rounds each takes.")
+@click.option("--quick", is_flag=True, help="Small sizes, to see that it works; its figures say little.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples there.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the cost of a step: a .png or .svg."
+)
+def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path], plot: Optional[Path]) -> None:
+    """Run the benchmarks that are asked for, and show what they give."""
+    names = fnmatch.filter(NAMES, only)
+    if not names:
+        raise click.BadParameter(f"it matches none of {', '.join(NAMES)}", param_hint="--only")
+    effort = QUICK if quick else FULL
+    effort = effort._replace(rounds=rounds or effort.rounds)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    results = Results()
+    present: List[Database] = []
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Databases(Path(folder)) as databases:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("", total=len(names))
+            for kind in DATABASES:
+                wanted = [name for name in names if name.endswith(f"/{kind}")]
+                database = databases.start(kind) if wanted else None
+                if database:
+                    present.append(database)
+                for name in wanted:
+                    progress.update(task, description=name)
+                    if database:
+                        for result in MEASURES[name.partition("/")[0]](database, effort, Path(folder)):
+                            results.add(result)
+                    progress.advance(task)
+        for kind, reason in databases.missing.items():
+            console.print(f"[yellow]Left out {kind}: {reason}[/]")
+    about = {**report.machine(present), "rounds": effort.rounds, "quick": quick}
+    report.show(results, console, about)
+    if json_file:
+        report.write_json(results, about, json_file)
+    if plot:
+        report.plot(results, plot)
+
+
+main()

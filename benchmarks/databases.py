@@ -1,0 +1,149 @@
+"""The databases: an SQLite file, and private servers that the tests' own module starts."""
+
+import itertools
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+from urllib.parse import urlsplit
+
+from servers import MariaDB, PostgreSQL, Server, why_missing
+
+from magnus_peewee_store import create_tables
+
+DATABASES = ("sqlite", "postgresql", "mariadb")
+
+# The numbers from 0, made by the database itself.
+_NUMBERS = {
+    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < {last}) "
+    "SELECT {columns} FROM numbers",
+    "postgresql": "SELECT {columns} FROM generate_series(0, {last}) AS numbers(n)",
+    "mysql": "SELECT {columns} FROM (SELECT seq AS n FROM seq_0_to_{last}) AS numbers",
+}
+
+
+def kind_of(url: str) -> str:
+    """The kind of database that a URL names: sqlite, postgresql or mysql."""
+    return urlsplit(url).scheme.partition("+")[0]
+
+
+def now() -> str:
+    """The time in UTC, as every driver takes it for created_at."""
+    return datetime.now(timezone.utc).replace(tzinfo=None).isoformat(" ")
+
+
+def connect(url: str) -> Any:
+    """Connect by the raw driver: in autocommit, and as durable as the store."""
+    if kind_of(url) == "sqlite":
+        connection = sqlite3.connect(url[len("sqlite:///") :], timeout=60, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("PRAGMA synchronous = full")
+        return connection
+    parts = urlsplit(url)
+    if kind_of(url) == "postgresql":
+        import psycopg
+
+        return psycopg.connect(parts._replace(scheme="postgresql").geturl(), autocommit=True)
+    import pymysql
+
+    connection = pymysql.connect(
+        host=parts.hostname,
+        port=parts.port,
+        user=parts.username,
+        password=parts.password or "",
+        database=parts.path[1:],
+        autocommit=True,
+    )
+    # The store's. The default locks gaps between rows, over which many writers of one run deadlock.
+    connection.cursor().execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    return connection
+
+
+def crowd_with_other_runs(url: str, rows: int) -> None:
+    """Fill the table with rows of other runs, a thousand each, with short values."""
+    kind = kind_of(url)
+    run_id, key = (
+        ("CONCAT('other', FLOOR(n / 1000))", "CONCAT('step', n % 1000)")
+        if kind == "mysql"
+        else ("'other' || (n / 1000)", "'step' || (n % 1000)")
+    )
+    value = '{"name": "a step of another run", "status": "SUCCESS"}'
+    columns = f"{run_id}, 'Step', {key}, '{value}', '{now()}'"
+    if kind == "postgresql":
+        columns += "::timestamp"
+    select = _NUMBERS[kind].format(columns=columns, last=rows - 1)
+    with closing(connect(url)) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(
+            f"INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) {select}"
+        )
+        if kind != "sqlite":
+            cursor.execute("ANALYZE TABLE db_log" if kind == "mysql" else "VACUUM ANALYZE db_log")
+
+
+class Database:
+    """A kind of database on this machine, of which there can be any number of fresh ones.
+
+    Args:
+        name: Its name on the command line.
+        title: Its name in the table.
+        driver: The name of its driver.
+        version: Its version.
+        new_url: Makes an empty database, and gives its URL.
+    """
+
+    def __init__(self, name: str, title: str, driver: str, version: str, new_url: Callable[[], str]) -> None:
+        self.name = name
+        self.title = title
+        self.driver = driver
+        self.version = version
+        self.new_url = new_url
+
+    def fresh(self) -> str:
+        """Make a database with the store's own table in it, and give its URL."""
+        url = self.new_url()
+        create_tables(url)
+        return url
+
+
+class Databases:
+    """All that there are: as a context, which removes the servers at its end.
+
+    Args:
+        folder: Where the SQLite files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.missing: Dict[str, str] = {}
+        self._numbers = itertools.count()
+        self._folder = folder
+        self._servers: List[Server] = []
+
+    def __enter__(self) -> "Databases":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for server in self._servers:
+            server.remove()
+
+    def start(self, name: str) -> Optional[Database]:
+        """Start a database by its name; None, and the reason in `missing`, where it is not installed."""
+        if name == "sqlite":
+            new_file = lambda: f"sqlite:///{self._folder}/{next(self._numbers)}.db"  # noqa: E731
+            return Database(name, "SQLite", "sqlite3", sqlite3.sqlite_version, new_file)
+        reason = why_missing(name)
+        if reason:
+            self.missing[name] = reason
+            return None
+        # The tests' servers are small; these are as they come.
+        server: Server
+        if name == "postgresql":
+            server = PostgreSQL(shared_buffers="128MB")
+            title, driver, scheme, version = "PostgreSQL", "psycopg", "postgresql+psycopg", "SHOW server_version"
+        else:
+            server = MariaDB(innodb_buffer_pool_size="128M", innodb_log_file_size="96M")
+            title, driver, scheme, version = "MariaDB", "pymysql", "mysql+pymysql", "SELECT VERSION()"
+        self._servers.append(server)
+        server.start()
+        [[told]] = server.sql(version)
+        return Database(name, title, driver, told.split()[0], lambda: server.database(scheme).url)

@@ -1,0 +1,205 @@
+"""The works that are measured in this process, and by a crowd of others."""
+
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List
+
+from magnus.datastore import BranchLog, RunLog
+
+from benchmarks import logs
+from benchmarks.contenders import OURS, SQLALCHEMY, Call, Contender, RawDriver, Store, contenders, ours
+from benchmarks.counting import Counter, Proxy, counted_statements
+from benchmarks.crowd import crowd
+from benchmarks.databases import Database, crowd_with_other_runs
+from benchmarks.measuring import Effort, Result, Rounds, alternate
+from benchmarks.results import (
+    Comparison,
+    Count,
+    Point,
+    ratio_at_least,
+    ratio_at_most,
+    times_faster,
+    value_at_most,
+)
+
+RUN = "run"
+WARM_UP = 6  # psycopg prepares a statement at its sixth use
+
+
+def steps_of(contender: Contender, first: int) -> Callable[[], Call]:
+    """Prepare one step after the other, by number."""
+    numbers = iter(range(first, sys.maxsize))
+
+    def prepare() -> Call:
+        calls = contender.calls(RUN, next(numbers))
+
+        def step() -> None:
+            for call in calls:
+                call()
+
+        return step
+
+    return prepare
+
+
+def warm_up(contender: Contender) -> None:
+    """Do what is done once a connection, on a run of its own."""
+    contender.fill(logs.run_log("warm-up", 1))
+    for number in range(1, WARM_UP + 1):
+        for call in contender.calls("warm-up", number):
+            call()
+
+
+def step(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+    """A step's six calls, by how many steps the run has already."""
+    makers = contenders(database, folder)
+    raw = f"raw {database.driver}"
+    for size in effort.sizes:
+        judged = size in effort.judged_sizes
+        rounds = Rounds()
+        for _ in range(effort.rounds):
+            with_runs = {name: make() for name, make in makers.items()}
+            for contender in with_runs.values():
+                warm_up(contender)
+                contender.fill(logs.run_log(RUN, size))
+            works = {name: steps_of(contender, size) for name, contender in with_runs.items()}
+            rounds.add(alternate(works, effort.batches if judged else 1, effort.batch))
+            for contender in with_runs.values():
+                contender.close()
+        for name, samples in rounds.samples.items():
+            yield Point(database.title, name, size, samples)
+        if judged:
+            work = f"a step's six calls, {size:,} steps in the run"
+            yield rounds.compare(work, database, raw, ratio_at_most(1.4))
+            faster = {SQLALCHEMY: 10.0, "chunked-fs": {100: 3.0, 1000: 6.0}[size], "file-system": None}
+            for name in list(makers)[2:]:
+                goal = faster[name] if database.name == "sqlite" else None
+                yield rounds.compare(work, database, name, times_faster(goal) if goal else None)
+
+
+def parameters(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+    """100 new parameters at once."""
+    raw = f"raw {database.driver}"
+    rounds = Rounds()
+    store, floor = ours(database.fresh()), RawDriver(database.fresh())
+    runs = iter(range(sys.maxsize))
+
+    def prepare(contender: Contender) -> Call:
+        run_id = f"run{next(runs)}"
+        contender.fill(RunLog(run_id=run_id))
+        return contender.setting(run_id, logs.parameters(100))
+
+    works = {OURS: partial(prepare, store), raw: partial(prepare, floor)}
+    alternate(works, 1, WARM_UP)
+    for _ in range(effort.rounds):
+        rounds.add(alternate(works, effort.batches, 1))
+    store.close()
+    floor.close()
+    yield rounds.compare("set_parameters of 100", database, raw, ratio_at_most(1.5))
+
+
+def full_run_log(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+    """A full run log with branches."""
+    url = database.fresh()
+    log = logs.branched_run_log(RUN, effort.full_run)
+    store, floor = ours(url), RawDriver(url)
+    store.fill(log)
+    count = logs.count_steps(log)
+    del log
+    name = f"raw {database.driver}, json and pydantic"
+    rounds = Rounds()
+    works = {OURS: lambda: store.reading(RUN), name: lambda: floor.reading(RUN)}
+    for _ in range(effort.rounds):
+        rounds.add(alternate(works, 2, 1))
+    store.close()
+    floor.close()
+    yield rounds.compare(f"full run log of {count:,} steps", database, name, ratio_at_most(1.3))
+
+
+def growth(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+    """What a step costs at the end of a long run, and among other runs; and how much of that is the database's."""
+    tenth = effort.long_run // 10
+    first, last, crowded = "the first tenth", "the last tenth", "among other runs"
+    raw = f"raw {database.driver}"
+    works: Dict[str, Callable[[], Call]] = {}
+    writers: List[Contender] = []
+    for name, make in ((OURS, ours), (raw, RawDriver)):
+        for where in (first, last, crowded):
+            url = database.fresh()
+            if where == crowded:
+                crowd_with_other_runs(url, effort.other_rows)
+            writer: Contender = make(url)
+            warm_up(writer)
+            present = effort.long_run - tenth if where == last else 0
+            writer.fill(logs.run_log(RUN, present))
+            works[f"{name}: {where}"] = steps_of(writer, present)
+            writers.append(writer)
+    rounds = Rounds()
+    for _ in range(effort.rounds):
+        rounds.add(alternate(works, max(tenth // effort.rounds // effort.batch, 1), effort.batch))
+    for writer in writers:
+        writer.close()
+    for where, work, limit in (
+        (last, f"growth: the last tenth of {effort.long_run:,} steps", 1.1),
+        (crowded, f"growth: a step among {effort.other_rows:,} rows of other runs", 1.2),
+    ):
+        for name in (OURS, raw):
+            goal = ratio_at_most(limit) if name == OURS else None
+            own, others = rounds.samples[f"{name}: {where}"], rounds.samples[f"{name}: {first}"]
+            yield Comparison(work, database.title, "s", name, own, f"{name}: {first}", others, goal)
+
+
+def many_processes(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+    """Many processes that write one run."""
+    raw = f"raw {database.driver}"
+    steps, slowest, errors = Rounds(), Rounds(), Rounds()
+    for _ in range(effort.rounds):
+        for name, contender in ((OURS, "Store"), (raw, "RawDriver")):
+            done = crowd(contender, database.fresh(), effort.processes, effort.seconds)
+            steps.add({name: done.steps_per_second})
+            slowest.add({name: done.slowest_call})
+            errors.add({name: done.errors})
+    work = f"{effort.processes} processes, one run"
+    yield steps.compare(work, database, raw, ratio_at_least(0.7), unit="steps/s")
+    limit = value_at_most(2.0) if database.name == "sqlite" else None
+    yield slowest.compare(f"{work}: slowest call", database, raw, limit)
+    yield errors.compare(f"{work}: errors", database, raw, value_at_most(0), unit="errors")
+
+
+def counts(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+    """How often each call goes to the database, counted once it is connected."""
+    if database.name == "sqlite":
+        with counted_statements() as counter:
+            yield from _counts(database, ours(database.fresh()), counter, "statements")
+    else:
+        with closing(Proxy(database.fresh())) as proxy:
+            yield from _counts(database, ours(proxy.url), proxy, "round trips")
+
+
+def _counts(database: Database, contender: Store, counter: Counter, unit: str) -> Iterator[Count]:
+    warm_up(contender)
+    contender.fill(logs.branched_run_log(RUN, 30))
+    store, name = contender.store, logs.step_name(0)
+    calls: Dict[str, Call] = {
+        "create_run_log": lambda: store.create_run_log("new"),
+        "get_run_log_by_id": lambda: store.get_run_log_by_id(RUN),
+        "get_run_log_by_id, full": lambda: store.get_run_log_by_id(RUN, full=True),
+        "put_run_log, of 1 step": lambda: store.put_run_log(logs.run_log(RUN, 1)),
+        "update_run_log_status": lambda: store.update_run_log_status(RUN, "SUCCESS"),
+        "get_parameters": lambda: store.get_parameters(RUN),
+        "set_parameters, of 1": lambda: store.set_parameters(RUN, logs.parameters(1)),
+        "set_parameters, of 100": lambda: store.set_parameters(RUN, logs.parameters(100)),
+        "get_run_config": lambda: store.get_run_config(RUN),
+        "set_run_config": lambda: store.set_run_config(RUN, {"a": 1}),
+        "get_step_log": lambda: store.get_step_log(name, RUN),
+        "add_step_log, new": lambda: store.add_step_log(logs.finished("new"), RUN),
+        "add_step_log, again": lambda: store.add_step_log(logs.finished("new"), RUN),
+        "add_step_log, in a branch": lambda: store.add_step_log(logs.finished(f"{name}.branch0.new"), RUN),
+        "get_branch_log": lambda: store.get_branch_log(f"{name}.branch0", RUN),
+        "add_branch_log": lambda: store.add_branch_log(BranchLog(internal_name=f"{name}.new"), RUN),
+    }
+    for call, work in calls.items():
+        yield Count(database.title, call, unit, counter.of(work))
+    store.close()
