@@ -3,18 +3,18 @@
 import fnmatch
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks import processes, report, work
 from benchmarks.databases import DATABASES, Database, Databases
-from benchmarks.measuring import FULL, QUICK, Measure
-from benchmarks.results import Results
+from benchmarks.measuring import FULL, QUICK, Effort
+from benchmarks.results import Result
 
-MEASURES: Dict[str, Measure] = {
+MEASURES: Dict[str, Callable[[Database, Effort, Path], Iterator[Result]]] = {
     "step": work.step,
     "parameters": work.parameters,
     "full-run-log": work.full_run_log,
@@ -24,7 +24,7 @@ MEASURES: Dict[str, Measure] = {
     "pipeline": processes.pipeline,
     "counts": work.counts,
 }
-WIDTH = 160  # of the tables in a file
+WIDTH = 200  # of the tables in a file
 NAMES = [f"{measure}/{database}" for measure in MEASURES for database in DATABASES]
 
 
@@ -46,22 +46,20 @@ def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
-    results = Results()
+    results: List[Result] = []
     present: List[Database] = []
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Databases(Path(folder)) as databases:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("", total=len(names))
+        with Progress(*columns, console=Console(stderr=True)) as progress:
             for kind in DATABASES:
                 wanted = [name for name in names if name.endswith(f"/{kind}")]
                 database = databases.start(kind) if wanted else None
-                if database:
-                    present.append(database)
+                if database is None:
+                    continue
+                present.append(database)
                 for name in wanted:
-                    progress.update(task, description=name)
-                    if database:
-                        for result in MEASURES[name.partition("/")[0]](database, effort, Path(folder)):
-                            results.add(result)
+                    task = progress.add_task(name, total=1)
+                    results.extend(MEASURES[name.partition("/")[0]](database, effort, Path(folder)))
                     progress.advance(task)
         for kind, reason in databases.missing.items():
             console.print(f"[yellow]Left out {kind}: {reason}[/]")
@@ -73,4 +71,5 @@ def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path
         report.plot(results, plot)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """Who is measured: stores, and as the floor below any store the raw drivers."""
 
 import json
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -67,7 +68,7 @@ class ChunkedFiles(Store):
     def fill(self, run_log: RunLog) -> None:
         """Write a run log as its calls would, without their search for what is there: of thousands it takes minutes."""
         store, run_id = self.store, run_log.run_id
-        store.put_run_log(run_log.model_copy(update={"steps": {}}))
+        store.put_run_log(run_log.model_copy(update={"steps": OrderedDict()}))
         store.set_parameters(run_id, run_log.parameters)
         for number, step_log in enumerate(run_log.steps.values()):
             name = f"{store.LogTypes.STEP_LOG.value}-{step_log.internal_name}-{number}"

@@ -1,65 +1,65 @@
 """Many processes that write one run at once."""
 
+import itertools
 import time
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from crowds import PROCESSES, at_once
 
-from benchmarks import contenders, logs
+from benchmarks import logs
+from benchmarks.contenders import Contender
 
 RUN = "crowd"
+PREPARED = 200  # steps of a process; one that has written them all writes them again
 
 
-class Work(NamedTuple):
-    """What a crowd has done."""
+class Share(NamedTuple):
+    """What one process, or all of them, has done."""
 
     steps_per_second: float
     slowest_call: float
     errors: int
 
 
-def crowd(contender: str, url: str, processes: int, seconds: float) -> Work:
-    """Have many processes write steps of one run for so long, six calls each, and give what they have done together.
+def crowd(make: Callable[[str], Contender], url: str, processes: int, seconds: float) -> Share:
+    """Have many processes write steps of one run for so long, six calls each.
 
     Args:
-        contender: `Store` or `RawDriver`.
+        make: Makes, of the URL, what each of them writes by.
         url: The URL of a fresh database.
         processes: How many.
         seconds: How long.
+
+    Returns:
+        What they have done together.
     """
-    first = _make(contender, url)
+    first = make(url)
     first.fill(logs.run_log(RUN, 1))
     first.close()
-    barrier = PROCESSES.Barrier(processes)
-    shares: List[Dict[str, Any]] = at_once(processes, _share, contender, url, seconds, barrier)
-    return Work(
-        sum(share["steps"] for share in shares) / max(share["seconds"] for share in shares),
-        max(share["slowest"] for share in shares),
-        sum(share["errors"] for share in shares),
-    )
+    shares = at_once(processes, _share, make, url, seconds, PROCESSES.Barrier(processes))
+    rates, slowest, errors = zip(*shares)
+    return Share(sum(rates), max(slowest), sum(errors))
 
 
-def _make(contender: str, url: str) -> contenders.Contender:
-    return contenders.ours(url) if contender == "Store" else contenders.RawDriver(url)
-
-
-def _share(number: int, contender: str, url: str, seconds: float, barrier: Any) -> Dict[str, Any]:
-    writer = _make(contender, url)
-    steps, slowest, errors = (number + 1) * 1_000_000, 0.0, 0
-    first = steps
-    for call in writer.calls(RUN, steps):
+def _share(number: int, make: Callable[[str], Contender], url: str, seconds: float, everyone_is_ready: Any) -> Share:
+    writer = make(url)
+    first, *others = (writer.calls(RUN, (number + 1) * PREPARED + step) for step in range(PREPARED))
+    for call in first:
         call()
-    barrier.wait()
-    started = ended = time.perf_counter()
-    while ended - started < seconds:
-        steps += 1
-        for call in writer.calls(RUN, steps):
+    steps, slowest, errors = 0, 0.0, 0
+    everyone_is_ready.wait()
+    started = time.perf_counter()
+    for calls in itertools.cycle(others):
+        for call in calls:
             before = time.perf_counter()
             try:
                 call()
             except Exception:
                 errors += 1
             slowest = max(slowest, time.perf_counter() - before)
-        ended = time.perf_counter()
+        steps += 1
+        elapsed = time.perf_counter() - started
+        if elapsed > seconds:
+            break
     writer.close()
-    return {"steps": steps - first, "seconds": ended - started, "slowest": slowest, "errors": errors}
+    return Share(steps / elapsed, slowest, errors)

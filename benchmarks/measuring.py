@@ -1,22 +1,27 @@
 """How it is measured: in turns, round by round."""
 
 import gc
+import os
+import random
 import statistics
 import time
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple
 
 from benchmarks.contenders import OURS, Call
 from benchmarks.databases import Database
-from benchmarks.results import Comparison, Count, Point, Samples
+from benchmarks.results import Comparison, Samples
+
+_random = random.Random(0)
 
 
 class Effort(NamedTuple):
     """How much is done."""
 
     rounds: int
-    batches: int
-    batch: int
+    turns: int
+    """Of each contender, in a round."""
+    calls: int
+    """In a turn."""
     sizes: List[int]
     """How many steps a run has already."""
     judged_sizes: List[int]
@@ -25,34 +30,69 @@ class Effort(NamedTuple):
     full_run: int
     processes: int
     seconds: float
+    """How long the processes write."""
+    first_calls: int
     pipeline: int
 
 
-FULL = Effort(5, 8, 5, [10, 30, 100, 300, 1000, 3000], [100, 1000], 10_000, 1_000_000, 10_000, 16, 2.0, 100)
-QUICK = Effort(2, 2, 2, [10, 100], [100], 100, 1000, 200, 4, 0.5, 5)
+FULL = Effort(
+    rounds=5,
+    turns=6,
+    calls=10,
+    sizes=[10, 30, 100, 300, 1000, 3000],
+    judged_sizes=[100, 1000],
+    long_run=10_000,
+    other_rows=1_000_000,
+    full_run=10_000,
+    processes=16,
+    seconds=2.0,
+    first_calls=10,
+    pipeline=100,
+)
+QUICK = Effort(
+    rounds=1,
+    turns=2,
+    calls=2,
+    sizes=[10, 100],
+    judged_sizes=[100],
+    long_run=100,
+    other_rows=1000,
+    full_run=200,
+    processes=4,
+    seconds=0.5,
+    first_calls=1,
+    pipeline=5,
+)
 
-Result = Union[Comparison, Count, Point]
-Measure = Callable[[Database, Effort, Path], Iterator[Result]]
+
+def shuffled(names: Iterable[str]) -> List[str]:
+    """Give names in another order each time: nobody always comes after the same other.
+
+    Args:
+        names: The names.
+    """
+    names = list(names)
+    return _random.sample(names, len(names))
 
 
-def alternate(works: Dict[str, Callable[[], Call]], batches: int, size: int) -> Dict[str, float]:
+def alternate(works: Dict[str, Callable[[], Call]], turns: int, size: int) -> Dict[str, float]:
     """Do works in turns of a few calls, so that whatever else the machine does meets all of them.
 
     Args:
-        works: By name, what prepares a call.
-        batches: How many turns each has.
+        works: By name, what prepares a call. That takes no time of the measured.
+        turns: How many turns each has.
         size: How many calls a turn has.
 
     Returns:
         By name, the seconds of a call, as the median of the turns.
     """
-    names = list(works)
-    seconds: Dict[str, Samples] = {name: [] for name in names}
+    seconds: Dict[str, Samples] = {name: [] for name in works}
     gc.collect()
-    gc.freeze()  # Nobody pays for the garbage of those before.
-    for turn in range(batches):
-        for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
+    gc.freeze()  # Nobody pays for the garbage of those before,
+    for _ in range(turns):
+        for name in shuffled(works):
             calls = [works[name]() for _ in range(size)]
+            os.sync()  # nor for what they left to be written.
             started = time.perf_counter()
             for call in calls:
                 call()
@@ -62,18 +102,26 @@ def alternate(works: Dict[str, Callable[[], Call]], batches: int, size: int) -> 
 
 
 class Rounds:
-    """The samples of several rounds."""
+    """The samples of a work on a database, by contender and round.
 
-    def __init__(self) -> None:
+    Args:
+        work: What is done.
+        database: The database.
+        unit: What is counted.
+    """
+
+    def __init__(self, work: str, database: Database, unit: str = "s") -> None:
+        self.work = work
+        self.database = database
+        self.unit = unit
         self.samples: Dict[str, Samples] = {}
 
-    def add(self, seconds: Dict[str, float]) -> None:
-        """Add a round's."""
-        for name, value in seconds.items():
-            self.samples.setdefault(name, []).append(value)
+    def add(self, round_of: Dict[str, float]) -> None:
+        """Add a round: a sample of each contender."""
+        for name, sample in round_of.items():
+            self.samples.setdefault(name, []).append(sample)
 
-    def compare(self, work: str, database: Database, against: str, goal: Any = None, **more: Any) -> Comparison:
-        """Compare the store with another."""
-        own = more.pop("contender", OURS)
-        unit = more.pop("unit", "s")
-        return Comparison(work, database.title, unit, own, self.samples[own], against, self.samples[against], goal)
+    def compare(self, against: str, contender: str = OURS, **judgement: Any) -> Comparison:
+        """Compare the store, or another contender, with another."""
+        own, others = self.samples[contender], self.samples[against]
+        return Comparison(self.work, self.database.title, self.unit, contender, own, against, others, **judgement)

@@ -4,18 +4,21 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Type, TypeVar
 
+from rich.box import HEAVY_HEAD, MARKDOWN, Box
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders import OURS
 from benchmarks.databases import Database
-from benchmarks.results import Comparison, Point, Results, Spread, spread
+from benchmarks.results import Comparison, Count, Point, Result, Spread, spread
 
 # Of a colour that reads on white and on black, as README is shown on either.
 INK = "#808080"
-PALETTE = ["#e8590c", "#2b8a3e", "#1c7ed6", "#868e96", "#ae3ec9", "#e03131", "#f08c00", "#0c8599"]
+COLOURS = ["#e8590c", "#2b8a3e", "#1c7ed6", "#868e96", "#ae3ec9", "#e03131", "#f08c00", "#0c8599"]
+
+T = TypeVar("T")
 
 
 def machine(databases: List[Database]) -> Dict[str, Any]:
@@ -32,22 +35,22 @@ def machine(databases: List[Database]) -> Dict[str, Any]:
     }
 
 
-def show(results: Results, console: Console, about: Dict[str, Any]) -> None:
-    """Print the tables.
+def show(results: List[Result], console: Console, about: Dict[str, Any]) -> None:
+    """Print the tables: as Markdown where the console is a file.
 
     Args:
         results: The results.
         console: Where to.
-        about: The machine.
+        about: The machine, and what else there is to say.
     """
-    if results.comparisons:
-        console.print(_comparisons(results))
-    if results.counts:
-        console.print(_counts(results))
+    box = HEAVY_HEAD if console.is_terminal else MARKDOWN
+    for table in (_comparisons(of_type(Comparison, results), box), _counts(of_type(Count, results), box)):
+        if table.row_count:
+            console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()))
 
 
-def write_json(results: Results, about: Dict[str, Any], path: Path) -> None:
+def write_json(results: List[Result], about: Dict[str, Any], path: Path) -> None:
     """Write all samples, and what they are judged as.
 
     Args:
@@ -56,15 +59,20 @@ def write_json(results: Results, about: Dict[str, Any], path: Path) -> None:
         path: The file.
     """
     content = {
-        **about,
-        "comparisons": [each.as_json() for each in results.comparisons],
-        "points": [each._asdict() for each in results.points],
-        "counts": [each._asdict() for each in results.counts],
+        "about": about,
+        "comparisons": [each.as_json() for each in of_type(Comparison, results)],
+        "points": [each._asdict() for each in of_type(Point, results)],
+        "counts": [each._asdict() for each in of_type(Count, results)],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def plot(results: Results, path: Path) -> None:
+def of_type(kind: Type[T], results: List[Result]) -> List[T]:
+    """Those of one kind."""
+    return [each for each in results if isinstance(each, kind)]
+
+
+def plot(results: List[Result], path: Path) -> None:
     """Draw what a step costs by how many steps the run has.
 
     Args:
@@ -76,82 +84,65 @@ def plot(results: Results, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    lines: Dict[str, List[Point]] = {}
+    for point in of_type(Point, results):
+        if point.contender == OURS:
+            lines.setdefault(f"{OURS}, {point.database}", []).append(point)
+        elif point.database == "SQLite":
+            lines.setdefault(point.contender, []).append(point)
+
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    colours = dict(
-        zip(dict.fromkeys((each.database, each.contender) for each in results.points if _drawn(each)), PALETTE)
-    )
-    for (database, contender), colour in colours.items():
-        points = sorted(
-            (each.steps, spread(each.samples))
-            for each in results.points
-            if (each.database, each.contender) == (database, contender)
-        )
-        sizes = [size for size, _ in points]
-        label = f"{contender}, {database}" if contender == OURS else contender
-        own = {"linewidth": 2.5} if contender == OURS else {"linewidth": 1.5, "linestyle": "--"}
-        axes.plot(sizes, [1000 * cost.median for _, cost in points], label=label, color=colour, marker="o", **own)
-        low, high = ([1000 * getattr(cost, end) for _, cost in points] for end in ("low", "high"))
-        axes.fill_between(sizes, low, high, color=colour, alpha=0.15, linewidth=0)
+    for (label, points), colour in zip(lines.items(), COLOURS):
+        style = {"linewidth": 2.5} if label.startswith(OURS) else {"linewidth": 1.5, "linestyle": "--"}
+        sizes = [point.steps for point in points]
+        costs = [Spread(*(1000 * seconds for seconds in spread(point.samples))) for point in points]
+        axes.plot(sizes, [cost.median for cost in costs], label=label, color=colour, marker="o", **style)
     axes.set(xscale="log", yscale="log", xlabel="steps that the run has already", ylabel="ms for a step's six calls")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter("{x:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter("")
+        axis.label.set_color(INK)
     axes.tick_params(which="both", colors=INK)
-    for text in (axes.xaxis.label, axes.yaxis.label):
-        text.set_color(INK)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.grid(which="major", color=INK, alpha=0.3)
+    axes.spines[:].set_visible(False)
+    axes.grid(color=INK, alpha=0.3)
     axes.legend(frameon=False, labelcolor=INK, fontsize="small")
     figure.savefig(path, transparent=True, dpi=150)
 
 
-def _drawn(point: Point) -> bool:
-    """Whether it is one of the stores, of which others than this one are drawn on SQLite alone; or SQLite's floor."""
-    return point.contender == OURS or point.database == "SQLite"
-
-
-def _comparisons(results: Results) -> Table:
-    table = Table(title="median (lowest to highest round)", title_justify="left")
-    for name in ("work", "database"):
-        table.add_column(name)
-    for name in ("it takes", "against", "takes", "ratio", "goal"):
-        table.add_column(name, justify="left" if name in ("against", "goal") else "right")
-    for each in results.comparisons:
-        table.add_row(*_row(each))
+def _comparisons(comparisons: List[Comparison], box: Box) -> Table:
+    table = Table("work", "database", "takes", "against", "takes", "ratio", "goal", box=box)
+    for each in comparisons:
+        work = each.work if each.contender == OURS else f"{each.work}, by {each.contender}"
+        own, other = (_amount(spread(samples), each.unit) for samples in (each.samples, each.others))
+        table.add_row(work, each.database, own, each.against, other, _ratio(each), _goal(each))
     return table
 
 
-def _counts(results: Results) -> Table:
-    table = Table(title="how often a call goes to the database", title_justify="left")
-    table.add_column("call")
-    calls: Dict[str, Dict[str, int]] = {}
-    heads: List[str] = []
-    for each in results.counts:
-        head = f"{each.database}, {each.unit}"
-        if head not in heads:
-            heads.append(head)
-            table.add_column(head, justify="right")
-        calls.setdefault(each.call, {})[head] = each.count
-    for call, counts in calls.items():
-        table.add_row(call, *(str(counts.get(head, "")) for head in heads))
+def _counts(counts: List[Count], box: Box) -> Table:
+    kinds = list(dict.fromkeys((each.database, each.unit) for each in counts))
+    table = Table("call", *(f"{unit} on {database}" for database, unit in kinds), box=box)
+    by_call: Dict[str, Dict[str, int]] = {}
+    for each in counts:
+        by_call.setdefault(each.call, {})[each.database] = each.count
+    for call, by_database in by_call.items():
+        table.add_row(call, *(str(by_database[database]) for database, _ in kinds))
     return table
 
 
-def _row(each: Comparison) -> List[str]:
-    work = each.work if each.contender == OURS else f"[dim]{each.work}, by {each.contender}[/]"
-    own, other = (_amount(spread(samples), each.unit) for samples in (each.samples, each.others))
-    judged = each.judged()
-    if each.goal and each.goal.of == "value":
-        ratio = ""
-    elif each.goal and each.goal.of == "speed-up":
-        ratio = f"{judged.median:.1f} × faster ({judged.low:.1f}–{judged.high:.1f})"
-    else:
-        ratio = f"{judged.median:.2f} ({judged.low:.2f}–{judged.high:.2f})"
-    goal = ""
-    if each.goal:
-        missed = each.missed_by()
-        goal = f"{each.goal} [red]missed by {missed:.0%}[/]" if missed else f"{each.goal} [green]met[/]"
-    return [work, each.database, own, each.against, other, ratio, goal]
+def _ratio(each: Comparison) -> str:
+    if each.judged_by == "value":
+        return ""
+    ratio = each.judged()
+    text = f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+    return f"{text} times faster" if each.judged_by == "speed-up" else text
+
+
+def _goal(each: Comparison) -> str:
+    missed = each.missed_by()
+    if missed is None:
+        return ""
+    goal = f"≤ {each.at_most:g}" if each.at_most is not None else f"≥ {each.at_least:g}"
+    return f"{goal} [red]missed by {missed:.0%}[/]" if missed else f"{goal} [green]met[/]"
 
 
 def _amount(amount: Spread, unit: str) -> str:

@@ -1,7 +1,7 @@
 """What is measured, and how it is judged."""
 
 import statistics
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 Samples = List[float]  # one a round
 
@@ -19,40 +19,8 @@ def spread(samples: Samples) -> Spread:
     return Spread(statistics.median(samples), min(samples), max(samples))
 
 
-class Goal(NamedTuple):
-    """What a comparison is to show."""
-
-    of: str
-    """`ratio`: this to the other; `speed-up`: the other to this; `value`: this alone."""
-    at_least: bool
-    limit: float
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
-
-
-def ratio_at_most(limit: float) -> Goal:
-    """It takes at most so many times what the other takes."""
-    return Goal("ratio", False, limit)
-
-
-def ratio_at_least(limit: float) -> Goal:
-    """It does at least so many times what the other does."""
-    return Goal("ratio", True, limit)
-
-
-def times_faster(limit: float) -> Goal:
-    """The other takes at least so many times what it takes."""
-    return Goal("speed-up", True, limit)
-
-
-def value_at_most(limit: float) -> Goal:
-    """It is at most so much, whatever the other's."""
-    return Goal("value", False, limit)
-
-
 class Comparison(NamedTuple):
-    """One contender's samples beside another's, round by round."""
+    """A contender's samples beside another's, round by round, and what they are to show."""
 
     work: str
     database: str
@@ -61,31 +29,30 @@ class Comparison(NamedTuple):
     samples: Samples
     against: str
     others: Samples
-    goal: Optional[Goal] = None
+    judged_by: str = "ratio"
+    """`ratio`: its own to the other's; `speed-up`: the other's to its own; `value`: its own alone."""
+    at_most: Optional[float] = None
+    at_least: Optional[float] = None
 
     def judged(self) -> Spread:
-        """What the goal is about: of ratios those within a round, as all else that a machine does changes by then."""
-        of = self.goal.of if self.goal else "ratio"
-        if of == "value":
+        """What is judged: of ratios those within a round, as by the next the machine may do something else."""
+        if self.judged_by == "value":
             return spread(self.samples)
         pairs = zip(self.samples, self.others)
-        return spread([other / own if of == "speed-up" else own / other for own, other in pairs])
+        return spread([other / own if self.judged_by == "speed-up" else own / other for own, other in pairs])
 
-    def missed_by(self) -> float:
-        """The part of the limit that the goal is missed by: 0 if it is met."""
-        if self.goal is None:
-            return 0.0
-        median, limit = self.judged().median, self.goal.limit
-        missed = limit - median if self.goal.at_least else median - limit
-        return max(missed / (limit or 1), 0.0)
+    def missed_by(self) -> Optional[float]:
+        """By which part of itself the goal is missed: 0 if it is met, None if there is none."""
+        median = self.judged().median
+        if self.at_most is not None:
+            return max(median - self.at_most, 0.0) / (self.at_most or 1)
+        if self.at_least is not None:
+            return max(self.at_least - median, 0.0) / self.at_least
+        return None
 
     def as_json(self) -> Dict[str, Any]:
-        """All of it, the judgement too."""
-        return {
-            **self._asdict(),
-            "goal": self.goal and {**self.goal._asdict(), "met": not self.missed_by()},
-            "judged": self.judged()._asdict(),
-        }
+        """All of it, and the judgement."""
+        return {**self._asdict(), "judged": self.judged()._asdict(), "missed_by": self.missed_by()}
 
 
 class Point(NamedTuple):
@@ -106,14 +73,4 @@ class Count(NamedTuple):
     count: int
 
 
-class Results:
-    """All that one run of the benchmark gives."""
-
-    def __init__(self) -> None:
-        self.comparisons: List[Comparison] = []
-        self.points: List[Point] = []
-        self.counts: List[Count] = []
-
-    def add(self, result: Any) -> None:
-        """Add one."""
-        {Comparison: self.comparisons, Point: self.points, Count: self.counts}[type(result)].append(result)
+Result = Union[Comparison, Point, Count]

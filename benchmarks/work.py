@@ -1,6 +1,6 @@
 """The works that are measured in this process, and by a crowd of others."""
 
-import sys
+import itertools
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,8 @@ from benchmarks.contenders import OURS, SQLALCHEMY, Call, Contender, RawDriver, 
 from benchmarks.counting import Counter, Proxy, counted_statements
 from benchmarks.crowd import crowd
 from benchmarks.databases import Database, crowd_with_other_runs
-from benchmarks.measuring import Effort, Result, Rounds, alternate
-from benchmarks.results import (
-    Comparison,
-    Count,
-    Point,
-    ratio_at_least,
-    ratio_at_most,
-    times_faster,
-    value_at_most,
-)
+from benchmarks.measuring import Effort, Rounds, alternate, shuffled
+from benchmarks.results import Comparison, Count, Point, Result
 
 RUN = "run"
 WARM_UP = 6  # psycopg prepares a statement at its sixth use
@@ -30,7 +22,7 @@ WARM_UP = 6  # psycopg prepares a statement at its sixth use
 
 def steps_of(contender: Contender, first: int) -> Callable[[], Call]:
     """Prepare one step after the other, by number."""
-    numbers = iter(range(first, sys.maxsize))
+    numbers = itertools.count(first)
 
     def prepare() -> Call:
         calls = contender.calls(RUN, next(numbers))
@@ -58,67 +50,64 @@ def step(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
     raw = f"raw {database.driver}"
     for size in effort.sizes:
         judged = size in effort.judged_sizes
-        rounds = Rounds()
+        rounds = Rounds(f"a step's six calls, {size:,} steps in the run", database)
         for _ in range(effort.rounds):
-            with_runs = {name: make() for name, make in makers.items()}
-            for contender in with_runs.values():
-                warm_up(contender)
-                contender.fill(logs.run_log(RUN, size))
-            works = {name: steps_of(contender, size) for name, contender in with_runs.items()}
-            rounds.add(alternate(works, effort.batches if judged else 1, effort.batch))
-            for contender in with_runs.values():
-                contender.close()
+            writers = {name: make() for name, make in makers.items()}
+            for writer in writers.values():
+                warm_up(writer)
+                writer.fill(logs.run_log(RUN, size))
+            works = {name: steps_of(writer, size) for name, writer in writers.items()}
+            rounds.add(alternate(works, effort.turns if judged else 1, effort.calls))
+            for writer in writers.values():
+                writer.close()
         for name, samples in rounds.samples.items():
             yield Point(database.title, name, size, samples)
         if judged:
-            work = f"a step's six calls, {size:,} steps in the run"
-            yield rounds.compare(work, database, raw, ratio_at_most(1.4))
-            faster = {SQLALCHEMY: 10.0, "chunked-fs": {100: 3.0, 1000: 6.0}[size], "file-system": None}
-            for name in list(makers)[2:]:
-                goal = faster[name] if database.name == "sqlite" else None
-                yield rounds.compare(work, database, name, times_faster(goal) if goal else None)
+            yield rounds.compare(raw, at_most=1.4)
+            goals = {SQLALCHEMY: 10.0, "chunked-fs": {100: 3.0, 1000: 6.0}[size]} if database.name == "sqlite" else {}
+            for name in writers.keys() - {OURS, raw}:
+                yield rounds.compare(name, judged_by="speed-up", at_least=goals.get(name))
 
 
-def parameters(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def parameters(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
     """100 new parameters at once."""
     raw = f"raw {database.driver}"
-    rounds = Rounds()
     store, floor = ours(database.fresh()), RawDriver(database.fresh())
-    runs = iter(range(sys.maxsize))
+    runs = itertools.count()
 
-    def prepare(contender: Contender) -> Call:
+    def prepare(writer: Contender) -> Call:
         run_id = f"run{next(runs)}"
-        contender.fill(RunLog(run_id=run_id))
-        return contender.setting(run_id, logs.parameters(100))
+        writer.fill(RunLog(run_id=run_id))
+        return writer.setting(run_id, logs.parameters(100))
 
     works = {OURS: partial(prepare, store), raw: partial(prepare, floor)}
     alternate(works, 1, WARM_UP)
-    for _ in range(effort.rounds):
-        rounds.add(alternate(works, effort.batches, 1))
+    rounds = Rounds("set_parameters of 100", database)
+    for _round in range(effort.rounds):
+        rounds.add(alternate(works, effort.turns, 1))
     store.close()
     floor.close()
-    yield rounds.compare("set_parameters of 100", database, raw, ratio_at_most(1.5))
+    yield rounds.compare(raw, at_most=1.5)
 
 
-def full_run_log(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def full_run_log(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
     """A full run log with branches."""
     url = database.fresh()
-    log = logs.branched_run_log(RUN, effort.full_run)
     store, floor = ours(url), RawDriver(url)
+    log = logs.branched_run_log(RUN, effort.full_run)
     store.fill(log)
-    count = logs.count_steps(log)
+    rounds = Rounds(f"full run log of {logs.count_steps(log):,} steps", database)
     del log
-    name = f"raw {database.driver}, json and pydantic"
-    rounds = Rounds()
-    works = {OURS: lambda: store.reading(RUN), name: lambda: floor.reading(RUN)}
-    for _ in range(effort.rounds):
+    raw = f"raw {database.driver}, json and pydantic"
+    works = {OURS: lambda: store.reading(RUN), raw: lambda: floor.reading(RUN)}
+    for _round in range(effort.rounds):
         rounds.add(alternate(works, 2, 1))
     store.close()
     floor.close()
-    yield rounds.compare(f"full run log of {count:,} steps", database, name, ratio_at_most(1.3))
+    yield rounds.compare(raw, at_most=1.3)
 
 
-def growth(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def growth(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
     """What a step costs at the end of a long run, and among other runs; and how much of that is the database's."""
     tenth = effort.long_run // 10
     first, last, crowded = "the first tenth", "the last tenth", "among other runs"
@@ -134,11 +123,12 @@ def growth(database: Database, effort: Effort, folder: Path) -> Iterator[Result]
             warm_up(writer)
             present = effort.long_run - tenth if where == last else 0
             writer.fill(logs.run_log(RUN, present))
-            works[f"{name}: {where}"] = steps_of(writer, present)
+            works[f"{name}, {where}"] = steps_of(writer, present)
             writers.append(writer)
-    rounds = Rounds()
-    for _ in range(effort.rounds):
-        rounds.add(alternate(works, max(tenth // effort.rounds // effort.batch, 1), effort.batch))
+    rounds = Rounds("growth", database)
+    turns = max(tenth // effort.rounds // effort.calls, 1)
+    for _round in range(effort.rounds):
+        rounds.add(alternate(works, turns, effort.calls))
     for writer in writers:
         writer.close()
     for where, work, limit in (
@@ -146,29 +136,32 @@ def growth(database: Database, effort: Effort, folder: Path) -> Iterator[Result]
         (crowded, f"growth: a step among {effort.other_rows:,} rows of other runs", 1.2),
     ):
         for name in (OURS, raw):
-            goal = ratio_at_most(limit) if name == OURS else None
-            own, others = rounds.samples[f"{name}: {where}"], rounds.samples[f"{name}: {first}"]
-            yield Comparison(work, database.title, "s", name, own, f"{name}: {first}", others, goal)
+            own, others = rounds.samples[f"{name}, {where}"], rounds.samples[f"{name}, {first}"]
+            at_most = limit if name == OURS else None
+            yield Comparison(work, database.title, "s", name, own, f"{first}, alone", others, at_most=at_most)
 
 
-def many_processes(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def many_processes(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
     """Many processes that write one run."""
     raw = f"raw {database.driver}"
-    steps, slowest, errors = Rounds(), Rounds(), Rounds()
-    for _ in range(effort.rounds):
-        for name, contender in ((OURS, "Store"), (raw, "RawDriver")):
-            done = crowd(contender, database.fresh(), effort.processes, effort.seconds)
-            steps.add({name: done.steps_per_second})
-            slowest.add({name: done.slowest_call})
-            errors.add({name: done.errors})
+    makers = {OURS: ours, raw: RawDriver}
     work = f"{effort.processes} processes, one run"
-    yield steps.compare(work, database, raw, ratio_at_least(0.7), unit="steps/s")
-    limit = value_at_most(2.0) if database.name == "sqlite" else None
-    yield slowest.compare(f"{work}: slowest call", database, raw, limit)
-    yield errors.compare(f"{work}: errors", database, raw, value_at_most(0), unit="errors")
+    steps = Rounds(work, database, "steps/s")
+    slowest = Rounds(f"{work}: slowest call", database)
+    errors = Rounds(f"{work}: errors", database, "errors")
+    for _round in range(effort.rounds):
+        done = {
+            name: crowd(makers[name], database.fresh(), effort.processes, effort.seconds) for name in shuffled(makers)
+        }
+        steps.add({name: share.steps_per_second for name, share in done.items()})
+        slowest.add({name: share.slowest_call for name, share in done.items()})
+        errors.add({name: share.errors for name, share in done.items()})
+    yield steps.compare(raw, at_least=0.7)
+    yield slowest.compare(raw, judged_by="value", at_most=2.0 if database.name == "sqlite" else None)
+    yield errors.compare(raw, judged_by="value", at_most=0)
 
 
-def counts(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def counts(database: Database, _: Effort, __: Path) -> Iterator[Result]:
     """How often each call goes to the database, counted once it is connected."""
     if database.name == "sqlite":
         with counted_statements() as counter:
@@ -200,6 +193,6 @@ def _counts(database: Database, contender: Store, counter: Counter, unit: str) -
         "get_branch_log": lambda: store.get_branch_log(f"{name}.branch0", RUN),
         "add_branch_log": lambda: store.add_branch_log(BranchLog(internal_name=f"{name}.new"), RUN),
     }
-    for call, work in calls.items():
-        yield Count(database.title, call, unit, counter.of(work))
+    for name_of_call, call in calls.items():
+        yield Count(database.title, name_of_call, unit, counter.of(call))
     store.close()
