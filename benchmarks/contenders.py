@@ -75,29 +75,24 @@ class ChunkedFiles(Store):
             store._store(run_id, step_log.model_dump(), name, insert=True)
 
 
-def statements(url: str) -> Dict[str, str]:
-    """The statements that the floor is made of, as its driver takes them.
+def upsert(url: str, rows: int = 1) -> str:
+    """The statement that writes rows over those of the same key, as a database's driver takes it.
 
     Args:
-        url: The URL of a database.
+        url: The URL of the database.
+        rows: How many.
     """
     kind = kind_of(url)
+    mark = "?" if kind == "sqlite" else "%s"
+    values = ", ".join([f"({', '.join([mark] * 5)})"] * rows)
     conflict = (
         "ON DUPLICATE KEY UPDATE attribute_value = VALUES(attribute_value)"
         if kind == "mysql"
         else "ON CONFLICT (run_id, attribute_type, attribute_key) "
         "DO UPDATE SET attribute_value = excluded.attribute_value"
     )
-    of_run = "FROM db_log WHERE run_id = ?"
-    written = {
-        "upsert": "INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) "
-        f"VALUES (?, ?, ?, ?, ?) {conflict}",
-        "one": f"SELECT attribute_value {of_run} AND attribute_type = ? AND attribute_key = ?",
-        "parameters": f"SELECT attribute_key, attribute_value {of_run} AND attribute_type = 'Parameter'",
-        "all": f"SELECT attribute_type, attribute_key, attribute_value {of_run} ORDER BY created_at, pk",
-    }
-    mark = "?" if kind == "sqlite" else "%s"
-    return {name: statement.replace("?", mark) for name, statement in written.items()}
+    columns = "run_id, attribute_type, attribute_key, attribute_value, created_at"
+    return f"INSERT INTO db_log ({columns}) VALUES {values} {conflict}"
 
 
 class RawDriver:
@@ -108,32 +103,42 @@ class RawDriver:
     """
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.connection = connect(url)
-        # Of psycopg and pymysql a cursor costs; of sqlite3 the connection makes one faster than it is kept.
         self.cursor = self.connection.cursor()
-        self._sql = statements(url)
+        mark = "?" if kind_of(url) == "sqlite" else "%s"
+        of_run = f"FROM db_log WHERE run_id = {mark}"
+        self._upsert = upsert(url)
+        self._one = f"SELECT attribute_value {of_run} AND attribute_type = {mark} AND attribute_key = {mark}"
+        self._parameters = f"SELECT attribute_key, attribute_value {of_run} AND attribute_type = 'Parameter'"
+        self._all = f"SELECT attribute_type, attribute_key, attribute_value {of_run} ORDER BY created_at, pk"
 
     def fill(self, run_log: RunLog) -> None:
         """Write a run log with all that it holds."""
-        self._write_all(run_log.run_id, logs.rows(run_log))
+        values = [(run_log.run_id, *row, now()) for row in logs.rows(run_log)]
+        self.cursor.execute("BEGIN")
+        self.cursor.executemany(self._upsert, values)
+        self.cursor.execute("COMMIT")
 
     def calls(self, run_id: str, number: int) -> List[Call]:
         """Prepare the statements of the six calls."""
         name = logs.step_name(number)
         [parameter] = logs.parameter_rows(logs.parameter(number))
-        read = partial(self._read, self._sql["one"], run_id, "Step", name)
+        read = partial(self._read, self._one, run_id, "Step", name)
         return [
             partial(self._write, run_id, logs.step_row(logs.started(name))),
             read,
-            partial(self._read, self._sql["parameters"], run_id),
+            partial(self._read, self._parameters, run_id),
             partial(self._write, run_id, parameter),
             partial(self._write, run_id, logs.step_row(logs.finished(name))),
             read,
         ]
 
     def setting(self, run_id: str, parameters: Dict[str, Any]) -> Call:
-        """Prepare the writing of parameters: the driver's own executemany, in one transaction."""
-        return partial(self._write_all, run_id, logs.parameter_rows(parameters))
+        """Prepare the writing of parameters: one statement of many rows, which no driver's executemany beats."""
+        rows = logs.parameter_rows(parameters)
+        values = [value for row in rows for value in (run_id, *row, now())]
+        return partial(self.cursor.execute, upsert(self.url, len(rows)), values)
 
     def reading(self, run_id: str) -> Call:
         """Prepare the reading of all rows of a run: here with their JSON parsed, and validated by pydantic."""
@@ -144,13 +149,7 @@ class RawDriver:
         self.connection.close()
 
     def _write(self, run_id: str, row: logs.Row) -> None:
-        self.cursor.execute(self._sql["upsert"], (run_id, *row, now()))
-
-    def _write_all(self, run_id: str, rows: List[logs.Row]) -> None:
-        created_at = now()
-        self.cursor.execute("BEGIN")
-        self.cursor.executemany(self._sql["upsert"], [(run_id, *row, created_at) for row in rows])
-        self.cursor.execute("COMMIT")
+        self.cursor.execute(self._upsert, (run_id, *row, now()))
 
     def _read(self, statement: str, *values: Any) -> Any:
         self.cursor.execute(statement, values)
@@ -160,7 +159,7 @@ class RawDriver:
         models: Dict[str, Any] = {"RunLog": RunLog, "Step": StepLog, "Branch": BranchLog}
         return [
             models[kind](**json.loads(value)) if kind in models else json.loads(value)
-            for kind, _, value in self._read(self._sql["all"], run_id)
+            for kind, _, value in self._read(self._all, run_id)
         ]
 
 

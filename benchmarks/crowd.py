@@ -9,6 +9,8 @@ from crowds import PROCESSES, at_once
 from benchmarks import logs
 from benchmarks.contenders import Contender
 
+PROCESSES.set_forkserver_preload(["benchmarks.contenders"])
+
 RUN = "crowd"
 PREPARED = 200  # steps of a process; one that has written them all writes them again
 

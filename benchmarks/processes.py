@@ -15,7 +15,7 @@ from magnus.datastore import StepLog
 
 import magnus_peewee_store
 from benchmarks import logs
-from benchmarks.contenders import OURS, ours, statements
+from benchmarks.contenders import OURS, ours, upsert
 from benchmarks.databases import Database, kind_of
 from benchmarks.measuring import Effort, Rounds, shuffled
 from benchmarks.results import Result
@@ -85,7 +85,7 @@ def first_call(database: Database, effort: Effort, folder: Path) -> Iterator[Res
         OURS: OUR_FIRST_CALL.format(url=url, name=logs.step_name(1)),
         raw: RAW_FIRST_CALL.format(
             connecting=connecting,
-            statement=statements(url)["upsert"],
+            statement=upsert(url),
             row=logs.step_row(StepLog(name=logs.step_name(2), internal_name=logs.step_name(2))),
         ),
     }
