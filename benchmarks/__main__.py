@@ -1,6 +1,7 @@
 """The command: `python -m benchmarks`."""
 
 import fnmatch
+import sys
 import tempfile
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional
@@ -8,13 +9,14 @@ from typing import Callable, Dict, Iterator, List, Optional
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from servers import why_missing
 
 from benchmarks import processes, report, work
-from benchmarks.databases import DATABASES, Database, Databases
+from benchmarks.databases import DATABASES, Database, running
 from benchmarks.measuring import FULL, QUICK, Effort
 from benchmarks.results import Result
 
-MEASURES: Dict[str, Callable[[Database, Effort, Path], Iterator[Result]]] = {
+MEASURES: Dict[str, Callable[[Database, Effort], Iterator[Result]]] = {
     "step": work.step,
     "parameters": work.parameters,
     "full-run-log": work.full_run_log,
@@ -24,7 +26,7 @@ MEASURES: Dict[str, Callable[[Database, Effort, Path], Iterator[Result]]] = {
     "pipeline": processes.pipeline,
     "counts": work.counts,
 }
-WIDTH = 200  # of the tables in a file
+WIDTH = 300  # of a file: enough for a row of a table
 NAMES = [f"{measure}/{database}" for measure in MEASURES for database in DATABASES]
 
 
@@ -40,29 +42,27 @@ def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path
     """Run the benchmarks that are asked for, and show what they give."""
     names = fnmatch.filter(NAMES, only)
     if not names:
-        raise click.BadParameter(f"it matches none of {', '.join(NAMES)}", param_hint="--only")
+        raise click.BadParameter(f"'{only}' matches no benchmark, as '{NAMES[0]}' is one.", param_hint="--only")
     effort = QUICK if quick else FULL
     effort = effort._replace(rounds=rounds or effort.rounds)
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     results: List[Result] = []
     present: List[Database] = []
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Databases(Path(folder)) as databases:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            for kind in DATABASES:
-                wanted = [name for name in names if name.endswith(f"/{kind}")]
-                database = databases.start(kind) if wanted else None
-                if database is None:
-                    continue
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for kind in DATABASES:
+            wanted = [name for name in names if name.endswith(f"/{kind}")]
+            missing = why_missing(kind) if wanted and kind != "sqlite" else ""
+            if missing:
+                progress.console.print(f"[yellow]Left out {', '.join(wanted)}: {missing}[/]")
+            if missing or not wanted:
+                continue
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, running(kind, Path(folder)) as database:
                 present.append(database)
                 for name in wanted:
                     task = progress.add_task(name, total=1)
-                    results.extend(MEASURES[name.partition("/")[0]](database, effort, Path(folder)))
+                    results.extend(MEASURES[name.partition("/")[0]](database, effort))
                     progress.advance(task)
-        for kind, reason in databases.missing.items():
-            console.print(f"[yellow]Left out {kind}: {reason}[/]")
     about = {**report.machine(present), "rounds": effort.rounds, "quick": quick}
     report.show(results, console, about)
     if json_file:

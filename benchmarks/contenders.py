@@ -3,7 +3,6 @@
 import json
 from collections import OrderedDict
 from functools import partial
-from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Callable, Dict, List, Union
 
@@ -166,21 +165,22 @@ class RawDriver:
 Contender = Union[Store, RawDriver]
 
 
-def contenders(database: Database, folder: Path) -> Dict[str, Callable[[], Contender]]:
+def contenders(database: Database) -> Dict[str, Callable[[], Contender]]:
     """All that write a step on a database, each to be made on a fresh one: the store first, then its floor.
 
     Args:
-        database: The database.
-        folder: Where magnus' own stores, which are measured beside SQLite, may make folders.
+        database: The database. Beside SQLite there are magnus' own stores, which write files too.
     """
     makers: Dict[str, Callable[[], Contender]] = {
         OURS: lambda: ours(database.fresh()),
-        f"raw {database.driver}": lambda: RawDriver(database.fresh()),
+        database.raw: lambda: RawDriver(database.fresh()),
         SQLALCHEMY: lambda: Store(SQLAlchemyStore(database.new_url())),
     }
     if database.name == "sqlite":
-        makers["chunked-fs"] = lambda: ChunkedFiles(ChunkedFileSystemRunLogStore(log_folder=mkdtemp(dir=str(folder))))
-        makers["file-system"] = lambda: Store(FileSystemRunLogstore(log_folder=mkdtemp(dir=str(folder))))
+        makers["chunked-fs"] = lambda: ChunkedFiles(
+            ChunkedFileSystemRunLogStore(log_folder=mkdtemp(dir=str(database.folder)))
+        )
+        makers["file-system"] = lambda: Store(FileSystemRunLogstore(log_folder=mkdtemp(dir=str(database.folder))))
     return makers
 
 

@@ -1,14 +1,16 @@
 """The databases: an SQLite file, and private servers that the tests' own module starts."""
 
+import contextlib
 import itertools
+import re
 import sqlite3
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Iterator
 from urllib.parse import urlsplit
 
-from servers import MariaDB, PostgreSQL, Server, why_missing
+from servers import MariaDB, PostgreSQL, Server
 
 from magnus_peewee_store import create_tables
 
@@ -90,14 +92,18 @@ class Database:
         driver: The name of its driver.
         version: Its version.
         new_url: Makes an empty database, and gives its URL.
+        folder: For whatever files there are beside it.
     """
 
-    def __init__(self, name: str, title: str, driver: str, version: str, new_url: Callable[[], str]) -> None:
+    def __init__(
+        self, name: str, title: str, driver: str, version: str, new_url: Callable[[], str], folder: Path
+    ) -> None:
         self.name = name
         self.title = title
-        self.driver = driver
         self.version = version
+        self.raw = f"raw {driver}"
         self.new_url = new_url
+        self.folder = folder
 
     def fresh(self) -> str:
         """Make a database with the store's own table in it, and give its URL."""
@@ -106,44 +112,31 @@ class Database:
         return url
 
 
-class Databases:
-    """All that there are: as a context, which removes the servers at its end.
+@contextlib.contextmanager
+def running(name: str, folder: Path) -> Iterator[Database]:
+    """Have a database by its name in `DATABASES`; a server runs as long as the context lasts.
 
     Args:
-        folder: Where the SQLite files go.
+        name: The name.
+        folder: Where its files may go.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.missing: Dict[str, str] = {}
-        self._numbers = itertools.count()
-        self._folder = folder
-        self._servers: List[Server] = []
-
-    def __enter__(self) -> "Databases":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for server in self._servers:
-            server.remove()
-
-    def start(self, name: str) -> Optional[Database]:
-        """Start a database by its name; None, and the reason in `missing`, where it is not installed."""
-        if name == "sqlite":
-            new_file = lambda: f"sqlite:///{self._folder}/{next(self._numbers)}.db"  # noqa: E731
-            return Database(name, "SQLite", "sqlite3", sqlite3.sqlite_version, new_file)
-        reason = why_missing(name)
-        if reason:
-            self.missing[name] = reason
-            return None
-        # The tests' servers are small; these are as they come.
-        server: Server
-        if name == "postgresql":
-            server = PostgreSQL(shared_buffers="128MB")
-            title, driver, scheme, version = "PostgreSQL", "psycopg", "postgresql+psycopg", "SHOW server_version"
-        else:
-            server = MariaDB(innodb_buffer_pool_size="128M", innodb_log_file_size="96M")
-            title, driver, scheme, version = "MariaDB", "pymysql", "mysql+pymysql", "SELECT VERSION()"
-        self._servers.append(server)
+    if name == "sqlite":
+        numbers = itertools.count()
+        version = sqlite3.sqlite_version
+        yield Database(name, "SQLite", "sqlite3", version, lambda: f"sqlite:///{folder}/{next(numbers)}.db", folder)
+        return
+    # The tests' servers are small; these are as they come.
+    server: Server
+    if name == "postgresql":
+        server = PostgreSQL(shared_buffers="128MB")
+        title, driver, scheme, version_of = "PostgreSQL", "psycopg", "postgresql+psycopg", "SHOW server_version"
+    else:
+        server = MariaDB(innodb_buffer_pool_size="128M", innodb_log_file_size="96M")
+        title, driver, scheme, version_of = "MariaDB", "pymysql", "mysql+pymysql", "SELECT VERSION()"
+    try:
         server.start()
-        [[told]] = server.sql(version)
-        return Database(name, title, driver, told.split()[0], lambda: server.database(scheme).url)
+        [[version]] = server.sql(version_of)
+        version = re.split("[ -]", version)[0]  # without the distribution's
+        yield Database(name, title, driver, version, lambda: server.database(scheme).url, folder)
+    finally:
+        server.remove()

@@ -66,9 +66,8 @@ connection = pymysql.connect(
 }
 
 
-def first_call(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def first_call(database: Database, effort: Effort) -> Iterator[Result]:
     """The first call of a new process: what it imports, connects to, and writes."""
-    raw = f"raw {database.driver}"
     url = database.fresh()
     with closing(ours(url)) as store:
         store.fill(logs.run_log("run", 1))
@@ -83,7 +82,7 @@ def first_call(database: Database, effort: Effort, folder: Path) -> Iterator[Res
     )
     scripts = {
         OURS: OUR_FIRST_CALL.format(url=url, name=logs.step_name(1)),
-        raw: RAW_FIRST_CALL.format(
+        database.raw: RAW_FIRST_CALL.format(
             connecting=connecting,
             statement=upsert(url),
             row=logs.step_row(StepLog(name=logs.step_name(2), internal_name=logs.step_name(2))),
@@ -92,15 +91,17 @@ def first_call(database: Database, effort: Effort, folder: Path) -> Iterator[Res
     rounds = Rounds("first call of a new process", database)
     for number in range(effort.first_calls + 1):
         seconds = {
-            name: float(run(sys.executable, "-c", TIMED.format(script=scripts[name]), folder=folder).split()[-1])
+            name: float(
+                run(sys.executable, "-c", TIMED.format(script=scripts[name]), folder=database.folder).split()[-1]
+            )
             for name in shuffled(scripts)
         }
         if number:  # The first finds nothing compiled.
             rounds.add(seconds)
-    yield rounds.compare(raw, at_most=1.3)
+    yield rounds.compare(database.raw, at_most=1.3)
 
 
-def pipeline(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def pipeline(database: Database, effort: Effort) -> Iterator[Result]:
     """A pipeline of stub steps by magnus' own command."""
     names = [logs.step_name(number) for number in range(effort.pipeline)]
     steps: Dict[str, Any] = {name: {"type": "stub", "next": after} for name, after in zip(names, [*names[1:], "end"])}
@@ -114,7 +115,7 @@ def pipeline(database: Database, effort: Effort, folder: Path) -> Iterator[Resul
         stores["chunked-fs"] = lambda: {"type": "chunked-fs"}
     rounds = Rounds(f"pipeline of {effort.pipeline} stub steps", database)
     for _ in range(effort.rounds):
-        rounds.add({name: _execute(stores[name](), definition, folder) for name in shuffled(stores)})
+        rounds.add({name: _execute(stores[name](), definition, database.folder) for name in shuffled(stores)})
     yield rounds.compare("buffered", at_most=1.05)
     if "chunked-fs" in stores:
         yield rounds.compare("chunked-fs")

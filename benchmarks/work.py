@@ -3,7 +3,6 @@
 import itertools
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Callable, Dict, Iterator, List
 
 from magnus.datastore import BranchLog, RunLog
@@ -44,10 +43,9 @@ def warm_up(contender: Contender) -> None:
             call()
 
 
-def step(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
+def step(database: Database, effort: Effort) -> Iterator[Result]:
     """A step's six calls, by how many steps the run has already."""
-    makers = contenders(database, folder)
-    raw = f"raw {database.driver}"
+    makers = contenders(database)
     for size in effort.sizes:
         judged = size in effort.judged_sizes
         rounds = Rounds(f"a step's six calls, {size:,} steps in the run", database)
@@ -63,15 +61,15 @@ def step(database: Database, effort: Effort, folder: Path) -> Iterator[Result]:
         for name, samples in rounds.samples.items():
             yield Point(database.title, name, size, samples)
         if judged:
-            yield rounds.compare(raw, at_most=1.4)
+            yield rounds.compare(database.raw, at_most=1.4)
             goals = {SQLALCHEMY: 10.0, "chunked-fs": {100: 3.0, 1000: 6.0}[size]} if database.name == "sqlite" else {}
-            for name in writers.keys() - {OURS, raw}:
-                yield rounds.compare(name, judged_by="speed-up", at_least=goals.get(name))
+            for name in makers:
+                if name not in (OURS, database.raw):
+                    yield rounds.compare(name, judged_by="speed-up", at_least=goals.get(name))
 
 
-def parameters(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
+def parameters(database: Database, effort: Effort) -> Iterator[Result]:
     """100 new parameters at once."""
-    raw = f"raw {database.driver}"
     store, floor = ours(database.fresh()), RawDriver(database.fresh())
     runs = itertools.count()
 
@@ -80,17 +78,17 @@ def parameters(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
         writer.fill(RunLog(run_id=run_id))
         return writer.setting(run_id, logs.parameters(100))
 
-    works = {OURS: partial(prepare, store), raw: partial(prepare, floor)}
+    works = {OURS: partial(prepare, store), database.raw: partial(prepare, floor)}
     alternate(works, 1, WARM_UP)
     rounds = Rounds("set_parameters of 100", database)
-    for _round in range(effort.rounds):
-        rounds.add(alternate(works, effort.turns, 1))
+    for _ in range(effort.rounds):
+        rounds.add(alternate(works, effort.turns, effort.calls))
     store.close()
     floor.close()
-    yield rounds.compare(raw, at_most=1.5)
+    yield rounds.compare(database.raw, at_most=1.5)
 
 
-def full_run_log(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
+def full_run_log(database: Database, effort: Effort) -> Iterator[Result]:
     """A full run log with branches."""
     url = database.fresh()
     store, floor = ours(url), RawDriver(url)
@@ -98,23 +96,22 @@ def full_run_log(database: Database, effort: Effort, _: Path) -> Iterator[Result
     store.fill(log)
     rounds = Rounds(f"full run log of {logs.count_steps(log):,} steps", database)
     del log
-    raw = f"raw {database.driver}, json and pydantic"
+    raw = f"{database.raw}, json and pydantic"
     works = {OURS: lambda: store.reading(RUN), raw: lambda: floor.reading(RUN)}
-    for _round in range(effort.rounds):
+    for _ in range(effort.rounds):
         rounds.add(alternate(works, 2, 1))
     store.close()
     floor.close()
     yield rounds.compare(raw, at_most=1.3)
 
 
-def growth(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
+def growth(database: Database, effort: Effort) -> Iterator[Result]:
     """What a step costs at the end of a long run, and among other runs; and how much of that is the database's."""
     tenth = effort.long_run // 10
     first, last, crowded = "the first tenth", "the last tenth", "among other runs"
-    raw = f"raw {database.driver}"
     works: Dict[str, Callable[[], Call]] = {}
     writers: List[Contender] = []
-    for name, make in ((OURS, ours), (raw, RawDriver)):
+    for name, make in ((OURS, ours), (database.raw, RawDriver)):
         for where in (first, last, crowded):
             url = database.fresh()
             if where == crowded:
@@ -127,7 +124,7 @@ def growth(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
             writers.append(writer)
     rounds = Rounds("growth", database)
     turns = max(tenth // effort.rounds // effort.calls, 1)
-    for _round in range(effort.rounds):
+    for _ in range(effort.rounds):
         rounds.add(alternate(works, turns, effort.calls))
     for writer in writers:
         writer.close()
@@ -135,33 +132,32 @@ def growth(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
         (last, f"growth: the last tenth of {effort.long_run:,} steps", 1.1),
         (crowded, f"growth: a step among {effort.other_rows:,} rows of other runs", 1.2),
     ):
-        for name in (OURS, raw):
+        for name in (OURS, database.raw):
             own, others = rounds.samples[f"{name}, {where}"], rounds.samples[f"{name}, {first}"]
             at_most = limit if name == OURS else None
             yield Comparison(work, database.title, "s", name, own, f"{first}, alone", others, at_most=at_most)
 
 
-def many_processes(database: Database, effort: Effort, _: Path) -> Iterator[Result]:
+def many_processes(database: Database, effort: Effort) -> Iterator[Result]:
     """Many processes that write one run."""
-    raw = f"raw {database.driver}"
-    makers = {OURS: ours, raw: RawDriver}
+    makers = {OURS: ours, database.raw: RawDriver}
     work = f"{effort.processes} processes, one run"
     steps = Rounds(work, database, "steps/s")
     slowest = Rounds(f"{work}: slowest call", database)
     errors = Rounds(f"{work}: errors", database, "errors")
-    for _round in range(effort.rounds):
+    for _ in range(effort.rounds):
         done = {
             name: crowd(makers[name], database.fresh(), effort.processes, effort.seconds) for name in shuffled(makers)
         }
         steps.add({name: share.steps_per_second for name, share in done.items()})
         slowest.add({name: share.slowest_call for name, share in done.items()})
         errors.add({name: share.errors for name, share in done.items()})
-    yield steps.compare(raw, at_least=0.7)
-    yield slowest.compare(raw, judged_by="value", at_most=2.0 if database.name == "sqlite" else None)
-    yield errors.compare(raw, judged_by="value", at_most=0)
+    yield steps.compare(database.raw, at_least=0.7)
+    yield slowest.compare(database.raw, judged_by="value", at_most=2.0 if database.name == "sqlite" else None)
+    yield errors.compare(database.raw, judged_by="value", at_most=0)
 
 
-def counts(database: Database, _: Effort, __: Path) -> Iterator[Result]:
+def counts(database: Database, _: Effort) -> Iterator[Result]:
     """How often each call goes to the database, counted once it is connected."""
     if database.name == "sqlite":
         with counted_statements() as counter:
