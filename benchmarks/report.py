@@ -16,7 +16,8 @@ from benchmarks.results import Comparison, Count, Point, Result, Spread, spread
 
 # Of a colour that reads on white and on black, as README is shown on either.
 INK = "#808080"
-COLOURS = ["#e8590c", "#2b8a3e", "#1c7ed6", "#868e96", "#ae3ec9", "#e03131", "#f08c00", "#0c8599"]
+OUR_COLOURS = ["#e8590c", "#1c7ed6", "#2b8a3e"]
+OTHER_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e"]
 
 T = TypeVar("T")
 
@@ -92,11 +93,16 @@ def plot(results: List[Result], path: Path) -> None:
             lines.setdefault(point.contender, []).append(point)
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for (label, points), colour in zip(lines.items(), COLOURS):
-        style = {"linewidth": 2.5} if label.startswith(OURS) else {"linewidth": 1.5, "linestyle": "--"}
+    ours, others = iter(OUR_COLOURS), iter(OTHER_COLOURS)
+    for label, points in lines.items():
+        style: Dict[str, Any] = (
+            {"color": next(ours), "linewidth": 2.5}
+            if label.startswith(OURS)
+            else {"color": next(others), "linewidth": 1.5, "linestyle": "--"}
+        )
         sizes = [point.steps for point in points]
         costs = [Spread(*(1000 * seconds for seconds in spread(point.samples))) for point in points]
-        axes.plot(sizes, [cost.median for cost in costs], label=label, color=colour, marker="o", **style)
+        axes.plot(sizes, [cost.median for cost in costs], label=label, marker="o", **style)
     axes.set(xscale="log", yscale="log", xlabel="steps that the run has already", ylabel="ms for a step's six calls")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
@@ -105,7 +111,7 @@ def plot(results: List[Result], path: Path) -> None:
     axes.tick_params(which="both", colors=INK)
     axes.spines[:].set_visible(False)
     axes.grid(color=INK, alpha=0.3)
-    axes.legend(frameon=False, labelcolor=INK, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=INK, fontsize="small")
     figure.savefig(path, transparent=True, dpi=150)
 
 
