@@ -37,9 +37,9 @@ class Effort(NamedTuple):
 
 FULL = Effort(
     rounds=5,
-    turns=6,
+    turns=4,
     calls=10,
-    sizes=[10, 30, 100, 300, 1000, 3000],
+    sizes=[10, 100, 1000, 3000],
     judged_sizes=[100, 1000],
     long_run=10_000,
     other_rows=1_000_000,

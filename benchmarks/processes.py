@@ -111,14 +111,10 @@ def pipeline(database: Database, effort: Effort) -> Iterator[Result]:
         OURS: lambda: {"type": "db", "config": {"connection_string": database.fresh()}},
         "buffered": lambda: {"type": "buffered"},
     }
-    if database.name == "sqlite":
-        stores["chunked-fs"] = lambda: {"type": "chunked-fs"}
     rounds = Rounds(f"pipeline of {effort.pipeline} stub steps", database)
     for _ in range(effort.rounds):
         rounds.add({name: _execute(stores[name](), definition, database.folder) for name in shuffled(stores)})
     yield rounds.compare("buffered", at_most=1.05)
-    if "chunked-fs" in stores:
-        yield rounds.compare("chunked-fs")
 
 
 def _execute(store: Dict[str, Any], definition: Dict[str, Any], folder: Path) -> float:
