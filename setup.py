@@ -29,7 +29,6 @@ setup(
             *POSTGRES,
             *MYSQL,
             "matplotlib",
-            "psycopg2-binary",
             "sqlalchemy>=2",
         ],
         "test": [

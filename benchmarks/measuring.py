@@ -5,7 +5,7 @@ import os
 import random
 import statistics
 import time
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple
 
 from benchmarks.contenders import OURS, Call
 from benchmarks.databases import Database
@@ -75,7 +75,7 @@ def shuffled(names: Iterable[str]) -> List[str]:
     return _random.sample(names, len(names))
 
 
-def alternate(works: Dict[str, Callable[[], Call]], turns: int, size: int) -> Dict[str, float]:
+def alternate(works: Mapping[str, Callable[[], Call]], turns: int, size: int) -> Dict[str, float]:
     """Do works in turns of a few calls, so that whatever else the machine does meets all of them.
 
     Args:

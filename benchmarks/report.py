@@ -129,7 +129,7 @@ def _counts(counts: List[Count], box: Box) -> Table:
     table = Table("call", *(f"{unit} on {database}" for database, unit in kinds), box=box)
     by_call: Dict[str, Dict[str, int]] = {}
     for each in counts:
-        by_call.setdefault(each.call, {})[each.database] = each.count
+        by_call.setdefault(each.call, {})[each.database] = each.times
     for call, by_database in by_call.items():
         table.add_row(call, *(str(by_database[database]) for database, _ in kinds))
     return table

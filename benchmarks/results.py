@@ -70,7 +70,7 @@ class Count(NamedTuple):
     database: str
     call: str
     unit: str
-    count: int
+    times: int
 
 
 Result = Union[Comparison, Point, Count]

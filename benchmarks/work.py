@@ -140,7 +140,7 @@ def growth(database: Database, effort: Effort) -> Iterator[Result]:
 
 def many_processes(database: Database, effort: Effort) -> Iterator[Result]:
     """Many processes that write one run."""
-    makers = {OURS: ours, database.raw: RawDriver}
+    makers: Dict[str, Callable[[str], Contender]] = {OURS: ours, database.raw: RawDriver}
     work = f"{effort.processes} processes, one run"
     steps = Rounds(work, database, "steps/s")
     slowest = Rounds(f"{work}: slowest call", database)
