@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from magnus.datastore import BranchLog, CodeIdentity, DataCatalog, RunLog, StepAttempt, StepLog
 
@@ -109,6 +109,14 @@ def parameter_rows(values: Dict[str, Any]) -> List[Row]:
 
 
 def rows(log: RunLog) -> List[Row]:
-    """The rows of a run without branches."""
+    """The rows of a run, each parent before its children."""
     header = ("RunLog", "run_log", json.dumps(log.model_dump(exclude={"steps", "parameters"})))
-    return [header, *parameter_rows(log.parameters), *map(step_row, log.steps.values())]
+    return [header, *parameter_rows(log.parameters), *_rows_of_steps(log)]
+
+
+def _rows_of_steps(log: Any) -> Iterator[Row]:
+    for step_log in log.steps.values():
+        yield step_row(step_log)
+        for name, branch_log in step_log.branches.items():
+            yield "Branch", name, json.dumps(branch_log.model_dump(exclude={"steps"}))
+            yield from _rows_of_steps(branch_log)

@@ -15,7 +15,7 @@ from magnus.datastore import StepLog
 
 import magnus_peewee_store
 from benchmarks import logs
-from benchmarks.contenders import OURS, ours, upsert
+from benchmarks.contenders import OURS, RawDriver, upsert
 from benchmarks.databases import Database, kind_of
 from benchmarks.measuring import Effort, Rounds, shuffled
 from benchmarks.results import Result
@@ -69,8 +69,8 @@ connection = pymysql.connect(
 def first_call(database: Database, effort: Effort) -> Iterator[Result]:
     """The first call of a new process: what it imports, connects to, and writes."""
     url = database.fresh()
-    with closing(ours(url)) as store:
-        store.fill(logs.run_log("run", 1))
+    with closing(RawDriver(url)) as raw:
+        raw.fill(logs.run_log("run", 1))
     parts = urlsplit(url)
     connecting = CONNECTING[kind_of(url)].format(
         path=parts.path[1:],

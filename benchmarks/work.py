@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List
 from magnus.datastore import BranchLog, RunLog
 
 from benchmarks import logs
-from benchmarks.contenders import OURS, SQLALCHEMY, Call, Contender, RawDriver, Store, contenders, ours
+from benchmarks.contenders import OURS, SQLALCHEMY, Call, Contender, Ours, RawDriver, Store, contenders
 from benchmarks.counting import Counter, Proxy, counted_statements
 from benchmarks.crowd import crowd
 from benchmarks.databases import Database, crowd_with_other_runs
@@ -70,7 +70,7 @@ def step(database: Database, effort: Effort) -> Iterator[Result]:
 
 def parameters(database: Database, effort: Effort) -> Iterator[Result]:
     """100 new parameters at once."""
-    store, floor = ours(database.fresh()), RawDriver(database.fresh())
+    store, floor = Ours(database.fresh()), RawDriver(database.fresh())
     runs = itertools.count()
 
     def prepare(writer: Contender) -> Call:
@@ -91,7 +91,7 @@ def parameters(database: Database, effort: Effort) -> Iterator[Result]:
 def full_run_log(database: Database, effort: Effort) -> Iterator[Result]:
     """A full run log with branches."""
     url = database.fresh()
-    store, floor = ours(url), RawDriver(url)
+    store, floor = Ours(url), RawDriver(url)
     log = logs.branched_run_log(RUN, effort.full_run)
     store.fill(log)
     rounds = Rounds(f"full run log of {logs.count_steps(log):,} steps", database)
@@ -111,7 +111,7 @@ def growth(database: Database, effort: Effort) -> Iterator[Result]:
     first, last, crowded = "the first tenth", "the last tenth", "among other runs"
     works: Dict[str, Callable[[], Call]] = {}
     writers: List[Contender] = []
-    for name, make in ((OURS, ours), (database.raw, RawDriver)):
+    for name, make in ((OURS, Ours), (database.raw, RawDriver)):
         for where in (first, last, crowded):
             url = database.fresh()
             if where == crowded:
@@ -140,7 +140,7 @@ def growth(database: Database, effort: Effort) -> Iterator[Result]:
 
 def many_processes(database: Database, effort: Effort) -> Iterator[Result]:
     """Many processes that write one run."""
-    makers: Dict[str, Callable[[str], Contender]] = {OURS: ours, database.raw: RawDriver}
+    makers: Dict[str, Callable[[str], Contender]] = {OURS: Ours, database.raw: RawDriver}
     work = f"{effort.processes} processes, one run"
     steps = Rounds(work, database, "steps/s")
     slowest = Rounds(f"{work}: slowest call", database)
@@ -161,10 +161,10 @@ def counts(database: Database, _: Effort) -> Iterator[Result]:
     """How often each call goes to the database, counted once it is connected."""
     if database.name == "sqlite":
         with counted_statements() as counter:
-            yield from _counts(database, ours(database.fresh()), counter, "statements")
+            yield from _counts(database, Ours(database.fresh()), counter, "statements")
     else:
         with closing(Proxy(database.fresh())) as proxy:
-            yield from _counts(database, ours(proxy.url), proxy, "round trips")
+            yield from _counts(database, Ours(proxy.url), proxy, "round trips")
 
 
 def _counts(database: Database, contender: Store, counter: Counter, unit: str) -> Iterator[Count]:
