@@ -26,6 +26,12 @@ setup(
         "postgres": POSTGRES,
         "mysql": MYSQL,
         "browser": ["pypdf>=4", "selenium>=4.11"],  # for the tests of what a browser shows
+        "benchmark": [
+            *POSTGRES,
+            *MYSQL,
+            "matplotlib",
+            "sqlalchemy>=2",
+        ],
         "test": [
             *POSTGRES,
             *MYSQL,

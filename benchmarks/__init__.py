@@ -1,0 +1,7 @@
+"""How fast the store is: beside the raw drivers, magnus' own stores, and the older SQLAlchemy extension's way."""
+
+import sys
+from pathlib import Path
+
+# The tests know how to start servers and crowds of processes.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))

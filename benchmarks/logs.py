@@ -1,0 +1,122 @@
+"""What is written and read: logs as magnus makes them of a real step."""
+
+import json
+from collections import OrderedDict
+from typing import Any, Dict, Iterator, List, Tuple
+
+from magnus.datastore import BranchLog, CodeIdentity, DataCatalog, RunLog, StepAttempt, StepLog
+
+PARAMETERS = 10  # of a run
+
+Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
+
+
+def step_name(number: int) -> str:
+    """Name a step: at a fixed width, as `chunked-fs` takes a name for every other that begins with it."""
+    return f"step{number:08}"
+
+
+def started(name: str) -> StepLog:
+    """The log of a step as magnus first writes it."""
+    return StepLog(
+        name=name.rpartition(".")[2],
+        internal_name=name,
+        status="PROCESSING",
+        code_identities=[
+            CodeIdentity(
+                code_identifier="75da0ba6ff58eb6b5ab8e4e1d4d2d4b6ff6e9a4e",
+                code_identifier_type="git",
+                code_identifier_dependable=True,
+                code_identifier_url="git@example.com:forecasts.git",
+            )
+        ],
+    )
+
+
+def finished(name: str) -> StepLog:
+    """The log of the same step as magnus last writes it."""
+    step_log = started(name)
+    step_log.status = "SUCCESS"
+    step_log.attempts = [
+        StepAttempt(
+            attempt_number=1,
+            start_time="2026-01-01 12:00:00.000000",
+            end_time="2026-01-01 12:00:05.250000",
+            duration="0:00:05.250000",
+            status="SUCCESS",
+            parameters={"rows": 1000},
+        )
+    ]
+    step_log.user_defined_metrics = {"loss": 0.25, "score": {"mean": 0.5, "best": 0.75}}
+    step_log.data_catalog = [
+        DataCatalog(
+            name="data/forecast.csv",
+            data_hash="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            catalog_relative_path="run/data/forecast.csv",
+            catalog_handler_location=".catalog",
+            stage="put",
+        )
+    ]
+    return step_log
+
+
+def parameter(number: int) -> Dict[str, Any]:
+    """The one parameter that a step sets."""
+    return {f"parameter{number % PARAMETERS}": number}
+
+
+def parameters(count: int) -> Dict[str, Any]:
+    """So many parameters."""
+    return {f"parameter{number}": {"value": number, "unit": "days"} for number in range(count)}
+
+
+def run_log(run_id: str, steps: int) -> RunLog:
+    """The log of a run with so many steps, one after the other."""
+    log = RunLog(run_id=run_id, status="PROCESSING")
+    for number in range(PARAMETERS):
+        log.parameters.update(parameter(number))
+    log.steps = OrderedDict((name, finished(name)) for name in map(step_name, range(steps)))
+    return log
+
+
+def branched_run_log(run_id: str, steps: int) -> RunLog:
+    """The log of a run with about so many steps, nearly all of them in branches of ten."""
+    log = run_log(run_id, max(steps // 1000, 1))
+    inner = steps - len(log.steps)
+    for each in log.steps.values():
+        for branch in range(inner // len(log.steps) // 10):
+            name = f"{each.internal_name}.branch{branch}"
+            names = [f"{name}.{step_name(number)}" for number in range(10)]
+            each.branches[name] = BranchLog(
+                internal_name=name, status="SUCCESS", steps=OrderedDict((name, finished(name)) for name in names)
+            )
+    return log
+
+
+def count_steps(log: Any) -> int:
+    """How many steps a run or branch has, those of its branches too."""
+    return len(log.steps) + sum(count_steps(each) for step in log.steps.values() for each in step.branches.values())
+
+
+def step_row(step_log: StepLog) -> Row:
+    """The row of a step."""
+    return "Step", step_log.internal_name, json.dumps(step_log.model_dump(exclude={"branches"}))
+
+
+def parameter_rows(values: Dict[str, Any]) -> List[Row]:
+    """A row for each parameter."""
+    return [("Parameter", name, json.dumps(value)) for name, value in values.items()]
+
+
+def rows(log: RunLog) -> List[Row]:
+    """The rows of a run, each parent before its children."""
+    header = ("RunLog", "run_log", json.dumps(log.model_dump(exclude={"steps", "parameters"})))
+    return [header, *parameter_rows(log.parameters), *_rows_of_steps(log)]
+
+
+def _rows_of_steps(log: Any) -> Iterator[Row]:
+    for step_log in log.steps.values():
+        yield step_row(step_log)
+        for name, branch_log in step_log.branches.items():
+            yield "Branch", name, json.dumps(branch_log.model_dump(exclude={"steps"}))
+            yield from _rows_of_steps(branch_log)

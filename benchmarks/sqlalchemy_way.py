@@ -1,0 +1,82 @@
+"""The way of the older SQLAlchemy extension: a session a call, a SELECT and then an INSERT or an UPDATE, no index."""
+
+import datetime
+import json
+from typing import Any, Dict
+
+from magnus.datastore import RunLog, StepLog
+from sqlalchemy import Column, DateTime, Integer, Sequence, Text, create_engine
+from sqlalchemy.orm import declarative_base, sessionmaker
+
+from benchmarks import logs
+
+Base: Any = declarative_base()
+
+
+class DBLog(Base):
+    """The table as that extension documents it."""
+
+    __tablename__ = "db_log"
+    pk = Column(Integer, Sequence("id_seq"), primary_key=True)
+    run_id = Column(Text)
+    attribute_key = Column(Text)
+    attribute_type = Column(Text)
+    attribute_value = Column(Text)
+    created_at = Column(DateTime, default=lambda: datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None))
+
+
+class SQLAlchemyStore:
+    """As much of a run log store as is measured.
+
+    Args:
+        url: The URL of an empty database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = create_engine(url)
+        self.session = sessionmaker(bind=self.engine)
+        Base.metadata.create_all(self.engine)
+
+    def put_run_log(self, run_log: RunLog) -> None:
+        """Write a new run log with all that it holds."""
+        with self.session() as session:
+            for kind, key, value in logs.rows(run_log):
+                session.add(DBLog(run_id=run_log.run_id, attribute_type=kind, attribute_key=key, attribute_value=value))
+            session.commit()
+
+    def add_step_log(self, step_log: StepLog, run_id: str) -> None:
+        """Write the log of a step."""
+        self._write(run_id, *logs.step_row(step_log))
+
+    def get_step_log(self, internal_name: str, run_id: str) -> StepLog:
+        """Read the log of a step."""
+        with self.session() as session:
+            return StepLog(**json.loads(self._of(session, run_id, "Step", internal_name).one().attribute_value))
+
+    def get_parameters(self, run_id: str) -> Dict[str, Any]:
+        """Read the parameters of a run."""
+        with self.session() as session:
+            rows = session.query(DBLog).filter_by(run_id=run_id, attribute_type="Parameter").order_by(DBLog.created_at)
+            return {row.attribute_key: json.loads(row.attribute_value) for row in rows}
+
+    def set_parameters(self, run_id: str, parameters: Dict[str, Any]) -> None:
+        """Write parameters of a run, each on its own."""
+        for row in logs.parameter_rows(parameters):
+            self._write(run_id, *row)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    def _write(self, run_id: str, kind: str, key: str, value: str) -> None:
+        with self.session() as session:
+            row = self._of(session, run_id, kind, key).first()
+            if row is None:
+                session.add(DBLog(run_id=run_id, attribute_type=kind, attribute_key=key, attribute_value=value))
+            else:
+                row.attribute_value = value
+            session.commit()
+
+    @staticmethod
+    def _of(session: Any, run_id: str, kind: str, key: str) -> Any:
+        return session.query(DBLog).filter_by(run_id=run_id, attribute_type=kind, attribute_key=key)

@@ -1,0 +1,36 @@
+"""The benchmark's command works. What it measures is no test's business."""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def test_the_benchmark_gives_a_table_json_and_a_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[benchmark]'")
+    json_file, plot = tmp_path / "results.json", tmp_path / "plot.png"
+    options = ["--quick", "--rounds", "1", "--only", "step/sqlite", "--json", str(json_file), "--plot", str(plot)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "a step's six calls" in done.stdout and "raw sqlite3" in done.stdout
+    text = json_file.read_text(encoding="utf-8")
+    assert {each["against"]: len(each["samples"]) for each in json.loads(text)["comparisons"]} == {
+        "raw sqlite3": 1,
+        "SQLAlchemy's way": 1,
+        "chunked-fs": 1,
+        "file-system": 1,
+    }
+    assert platform.node() not in text and str(HERE.parent) not in text
+    assert plot.read_bytes().startswith(b"\x89PNG")
