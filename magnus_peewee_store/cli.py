@@ -335,9 +335,9 @@ def diff(store: DBStore, run_a: str, run_b: str, is_json: bool) -> None:
         _echo_json(differences)
     else:
         console = views.console()
-        table = views.diff_table((a.run_id, b.run_id), differences, whole=not console.is_terminal)
-        if table.row_count:
-            console.print(table)
+        tree = views.diff_tree((a.run_id, b.run_id), differences, whole=not console.is_terminal)
+        if tree.children:
+            console.print(tree)
         else:
             click.echo("Nothing differs.")
     for run in pair:

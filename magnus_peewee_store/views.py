@@ -122,23 +122,29 @@ def runs_table(summaries: Sequence[Mapping[str, Any]], width: int = UNLIMITED) -
     Returns:
         The table.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2 if width >= WIDE else 1, 0, 0), header_style="bold")
+    is_wide = width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("RUN", overflow="fold")
     table.add_column("STATUS", no_wrap=True)
     table.add_column("STARTED", no_wrap=True)
     table.add_column("TOOK", justify="right", no_wrap=True)
     table.add_column("STEPS", justify="right", no_wrap=True)
-    optional = [name for name in ("tag", "failed_step") if any(run[name] for run in summaries)]
-    for name in optional:
-        table.add_column(name.replace("_", " ").upper(), overflow="fold")
+    for name in ("TAG", "FAILED STEP") if is_wide else ():
+        table.add_column(name, overflow="fold")
     for run in summaries:
+        tag, failed_step = Text(clean(run["tag"] or "")), Text(clean(run["failed_step"] or ""), "red")
+        name = Text(clean(run["run_id"]))
+        if tag and not is_wide:
+            name.append("\n  tag ", "dim").append_text(tag)
+        if failed_step and not is_wide:
+            name.append("\n  failed at ", "dim").append_text(failed_step)
         table.add_row(
-            Text(clean(run["run_id"])),
+            name,
             _status(run["status"]),
-            when(run["started"], short=width < WIDE),
+            when(run["started"], short=not is_wide),
             duration(run["duration"]),
             f"{run['steps_done']}/{run['steps_known']}",
-            *(Text(clean(run[name] or ""), "red" if name == "failed_step" else "") for name in optional),
+            *((tag, failed_step) if is_wide else ()),
         )
     return table
 
@@ -201,9 +207,9 @@ def step_tree(step: StepLog) -> Tree:
     return tree
 
 
-def diff_table(
+def diff_tree(
     names: Tuple[str, str], differences: Mapping[str, Mapping[str, Mapping[str, Any]]], whole: bool = True
-) -> Table:
+) -> Tree:
     """Draw what differs between two runs.
 
     Args:
@@ -212,19 +218,19 @@ def diff_table(
         whole: Whether values are shown at any length.
 
     Returns:
-        The table. Steps whose durations are written alike are not in it.
+        The tree, which has no branches if nothing differs. A step that went alike and took as long, as durations are
+        written, is not in it.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("", *names):
-        table.add_column(Text(clean(name)), overflow="fold")
+    tree = Tree(_change(*map(clean, names)))
     for section, pairs in differences.items():
-        cells = {name: [_side(section, pair, side, whole) for side in ("a", "b")] for name, pair in pairs.items()}
-        shown = {name: (a, b) for name, (a, b) in cells.items() if a != b}
-        if shown:
-            table.add_row(Text(section, "bold"))
-        for name, (a, b) in shown.items():
-            table.add_row(Text(f"  {clean(name)}"), Text(a), Text(b))
-    return table
+        twig = Tree(Text(section, "bold"))
+        for name, pair in pairs.items():
+            a, b = (_side(section, pair.get(side), whole) for side in ("a", "b"))
+            if a != b:
+                twig.add(Text.assemble((f"{clean(name)}: ", "dim")).append_text(_change(a, b)))
+        if twig.children:
+            tree.children.append(twig)
+    return tree
 
 
 def unreadable_lines(unreadable: Iterable[Unreadable]) -> List[str]:
@@ -320,7 +326,7 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], whole: bool) -> None:
         if step.status == defaults.FAIL:
             for attempt in step.attempts:
                 _add_message(twig, attempt)
-        _add_values(twig, step.user_defined_metrics, whole)
+        _add_values(twig, step.user_defined_metrics, whole, "metric ")
         for stage in ("get", "put"):
             names = [clean(data.name) for data in step.data_catalog if data.stage == stage]
             if names:
@@ -340,9 +346,9 @@ def _add_message(tree: Tree, attempt: StepAttempt) -> None:
         tree.add(Text("\n".join(map(clean, attempt.message.splitlines())), "red"))
 
 
-def _add_values(tree: Tree, values: Mapping[str, Any], whole: bool) -> None:
+def _add_values(tree: Tree, values: Mapping[str, Any], whole: bool, kind: str = "") -> None:
     for name, value in values.items():
-        tree.add(Text.assemble((f"{clean(name)}: ", "dim"), (_value(value, whole), "cyan")))
+        tree.add(Text.assemble((f"{kind}{clean(name)}: ", "dim"), (_value(value, whole), "cyan")))
 
 
 def _value(value: Any, whole: bool) -> str:
@@ -352,10 +358,13 @@ def _value(value: Any, whole: bool) -> str:
     return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"
 
 
-def _side(section: str, pair: Mapping[str, Any], side: str, whole: bool) -> str:
-    if side not in pair:
+def _change(a: str, b: str) -> Text:
+    return Text.assemble((a, "red"), (" \u2192 ", "dim"), (b, "green"))
+
+
+def _side(section: str, value: Any, whole: bool) -> str:
+    if value in (None, ""):
         return "-"
-    value = pair[side]
     if section == "steps":
         return f"{clean(value['status'])} {duration(value['duration'])}".rstrip()
     return _value(value, whole)
