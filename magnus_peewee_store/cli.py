@@ -32,7 +32,7 @@ EXPLAINED = (
     exceptions.RunLogNotFoundError,
     peewee.PeeweeException,
 )
-DATABASE = "magnus_peewee_store.database"  # in click's context: which database it is, and who said so
+DATABASE = "magnus_peewee_store.database"  # in click's context: which database it is, and who says so
 INTERRUPTED = 130
 POLL_SECONDS = 0.5
 SHOWN = 10  # of the runs that are to be deleted
@@ -78,10 +78,7 @@ class Commands(click.Group):
             # Whoever reads has read enough. Python's own flush at the exit is not to complain either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except EXPLAINED as error:
-            text = views.clean(str(error).strip())
-            where = ctx.meta.get(DATABASE)
-            known = isinstance(error, exceptions.RunLogNotFoundError) or (where and where.split(" (")[0] in text)
-            raise click.ClickException(text if known or not where else f"{text}\nThe database is {where}.") from None
+            raise click.ClickException(_sentence(error, *ctx.meta.get(DATABASE, ("", "")))) from None
 
 
 class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -387,7 +384,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
     Example:
       magnus db copy --to 'postgresql://magnus:${password}@db.example.com/run_logs'
     """
-    target = _opened(DBStore(connection_string=to))
+    target = _opened(DBStore(connection_string=to), "--to")
     if transfer.are_same(store.table.database, target.table.database):
         raise click.ClickException("--to names the database that the runs are in.")
     chosen = _chosen(store, run_ids, not run_ids)
@@ -455,34 +452,47 @@ def _open(config_file: Optional[str], connection_string: Optional[str]) -> DBSto
 
     store_config: Dict[str, Any] = {}
     if connection_string:
-        store_config, source = {"connection_string": connection_string}, "given by --connection-string"
+        store_config, source = {"connection_string": connection_string}, "--connection-string"
     elif is_db:
-        store_config, source = _section(kept_in, "config", source), f"named in {source}"
+        store_config = _section(kept_in, "config", source)
     elif os.environ.get(CONNECTION_STRING):
-        store_config, source = {"connection_string": os.environ[CONNECTION_STRING]}, f"given by {CONNECTION_STRING}"
+        store_config, source = {"connection_string": os.environ[CONNECTION_STRING]}, CONNECTION_STRING
     else:
-        source = "the default, as neither -c, --connection-string, magnus-config.yaml nor the environment names one"
+        source = f"the default, for want of -c, --connection-string, {project_file} and {CONNECTION_STRING}"
 
     click_context = click.get_current_context()
     before = context.run_context
     context.run_context = context.Context.model_construct(secrets_handler=_secrets_handler(secrets))
     click_context.call_on_close(lambda: setattr(context, "run_context", before))
-    store = _opened(DBStore(**store_config))
-    click_context.meta[DATABASE] = f"{store.table.database.shown} ({source})"
+    store = _opened(DBStore(**store_config), source)
+    click_context.meta[DATABASE] = store.table.database.shown, source
     return store
 
 
-def _opened(store: DBStore) -> DBStore:
+def _opened(store: DBStore, source: str) -> DBStore:
     try:
         store.table  # noqa: B018 - it asks the secrets handler
-    except (ConnectionStringError, OSError):
-        raise
+    except ConnectionStringError as error:
+        raise click.ClickException(_sentence(error, str(error), source)) from None
     except Exception as error:  # A secrets handler raises what it likes.
         raise click.ClickException(
             f"The secrets handler cannot answer: {views.clean(getattr(error, 'message', '') or error)}"
         ) from None
     click.get_current_context().call_on_close(store.close)
     return store
+
+
+def _sentence(error: Exception, shown: str, source: str) -> str:
+    """Say what is wrong; of a database also which, and who says that it is that one."""
+    if isinstance(error, OSError) and error.filename:
+        return views.clean(f"{error.filename}: {error.strerror}")
+    text = " ".join(str(error).split())
+    if isinstance(error, (ConnectionStringError, peewee.PeeweeException)) and source:
+        if shown in text:
+            text += f" ({source})"
+        elif "://" not in text:  # or it is of another
+            text += f" The database is {shown} ({source})."
+    return views.clean(text)
 
 
 def _load(path: str) -> Dict[str, Any]:
@@ -623,8 +633,9 @@ def _carry_out(outcomes: Iterable[transfer.Outcome], total: int, done: str, ther
     finally:
         told = [f"{counts['done']:,} {done}"]
         told += [f"{counts['there']:,} {there}"] if counts["there"] else []
-        told += [f"{counts['failed']:,} not"] if counts["failed"] else []
-        click.echo(f"{', '.join(told)}.")
+        told += [f"{counts['failed']:,} failed"] if counts["failed"] else []
+        if any(counts.values()) or not total:
+            click.echo(f"{', '.join(told)}.")
     if counts["problems"]:
         click.get_current_context().exit(1)
 

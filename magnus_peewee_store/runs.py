@@ -340,6 +340,7 @@ def _utc(created_at: Any) -> Optional[datetime]:
 
 def _sections(run_log: RunLog) -> Dict[str, Dict[str, Any]]:
     steps = list(steps_of(run_log))
+    metrics = {step.internal_name: step.user_defined_metrics for step in steps if step.user_defined_metrics}
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
         "parameters": _flat(run_log.parameters),

@@ -129,8 +129,8 @@ def runs_table(summaries: Sequence[Mapping[str, Any]], width: int = UNLIMITED) -
     table.add_column("STARTED", no_wrap=True)
     table.add_column("TOOK", justify="right", no_wrap=True)
     table.add_column("STEPS", justify="right", no_wrap=True)
-    for name in ("TAG", "FAILED STEP") if is_wide else ():
-        table.add_column(name, overflow="fold")
+    for heading in ("TAG", "FAILED STEP") if is_wide else ():
+        table.add_column(heading, overflow="fold")
     for run in summaries:
         tag, failed_step = Text(clean(run["tag"] or "")), Text(clean(run["failed_step"] or ""), "red")
         name = Text(clean(run["run_id"]))
