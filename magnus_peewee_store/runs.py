@@ -282,7 +282,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
         A sentence, with a space before it; empty if none is near.
     """
     # Of a shortened name only the beginning of another can be near.
-    beginnings = {each[: len(name)]: each for each in reversed(known)}
+    beginnings = {each[: len(name)]: each for each in reversed(known) if name}
     near = difflib.get_close_matches(name, known, n=3) or difflib.get_close_matches(name, beginnings, n=3)
     meant = dict.fromkeys(beginnings.get(each, each) if each not in known else each for each in near)
     return f" Did you mean {' or '.join(meant)}?" if meant else ""
@@ -344,9 +344,7 @@ def _sections(run_log: RunLog) -> Dict[str, Dict[str, Any]]:
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
         "parameters": _flat(run_log.parameters),
-        "metrics": _flat(
-            {step.internal_name: step.user_defined_metrics for step in steps if step.user_defined_metrics}
-        ),
+        "metrics": _flat(metrics),
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {
             step.internal_name: {"status": step.status, "duration": duration_of(step.status, None, [step])}
