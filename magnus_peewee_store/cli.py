@@ -184,7 +184,7 @@ def as_json(command: Callable[..., T]) -> Callable[..., T]:
 @db.command("create-tables")
 @on_database(makes=True)
 def create_tables(store: DBStore) -> None:
-    r"""Make the table, or complete it. It can be repeated.
+    """Make the table, or complete it. It can be repeated.
 
     \b
     Example:
@@ -201,7 +201,7 @@ def create_tables(store: DBStore) -> None:
 @on_database()
 @as_json
 def check(store: DBStore, is_json: bool) -> None:
-    r"""Look whether all is well: the connection, the table and each of its rows.
+    """Look whether all is well: the connection, the table and each of its rows.
 
     The exit status is 0 only if it is.
 
@@ -237,7 +237,7 @@ def check(store: DBStore, is_json: bool) -> None:
 def list_runs(
     store: DBStore, status: Optional[str], tag: Optional[str], since: Optional[datetime], limit: int, is_json: bool
 ) -> None:
-    r"""List the newest runs.
+    """List the newest runs.
 
     STEPS are those done, of those that have begun.
 
@@ -265,7 +265,7 @@ def list_runs(
 @on_database()
 @as_json
 def show(store: DBStore, run_id: str, step: Optional[str], follow: bool, is_json: bool) -> None:
-    r"""Show one run as a tree of its steps. Its id may be shortened.
+    """Show one run as a tree of its steps. Its id may be shortened.
 
     \b
     Example:
@@ -298,7 +298,7 @@ def show(store: DBStore, run_id: str, step: Optional[str], follow: bool, is_json
 )
 @on_database()
 def timeline(store: DBStore, run_id: str, output: str) -> None:
-    r"""Draw one run as a picture: its steps over time.
+    """Draw one run as a picture: its steps over time.
 
     \b
     Example:
@@ -319,7 +319,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
 @on_database()
 @as_json
 def diff(store: DBStore, run_a: str, run_b: str, is_json: bool) -> None:
-    r"""Show what differs between two runs: parameters, metrics, code version, and how their steps went.
+    """Show what differs between two runs: parameters, metrics, code version, and how their steps went.
 
     \b
     Example:
@@ -347,7 +347,7 @@ def diff(store: DBStore, run_a: str, run_b: str, is_json: bool) -> None:
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
 @on_database()
 def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, output: str) -> None:
-    r"""Write runs as JSON files that magnus' file-system store reads.
+    """Write runs as JSON files that magnus' file-system store reads.
 
     \b
     Example:
@@ -361,7 +361,7 @@ def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, output: 
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @on_database(makes=True)
 def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
-    r"""Read runs from the folders of file-system and chunked-fs stores, or from exported files, into the database.
+    """Read runs from the folders of file-system and chunked-fs stores, or from exported files, into the database.
 
     A run that is there is left as it is.
 
@@ -378,7 +378,7 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
 @on_database()
 def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
-    r"""Copy all runs, or some, into another database. A run that is there is left as it is.
+    """Copy all runs, or some, into another database. A run that is there is left as it is.
 
     \b
     Example:
@@ -397,7 +397,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
-    r"""Delete runs, after showing them and asking.
+    """Delete runs, after showing them and asking.
 
     \b
     Example:
@@ -414,7 +414,7 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def prune(store: DBStore, older_than: Optional[timedelta], keep: Optional[int], yes: bool, dry_run: bool) -> None:
-    r"""Delete old runs, after showing them and asking. With both options a run goes only if both let it.
+    """Delete old runs, after showing them and asking. With both options a run goes only if both let it.
 
     A run that has not ended is left alone while it has a row younger than --older-than, or than a day.
 

@@ -18,7 +18,7 @@ def tried(name: str, start: str, end: str, status: str = "SUCCESS", message: str
 
 
 def a_run(run_id: str, status: str = "SUCCESS", **attributes: Any) -> RunLog:
-    """The log of a run with something of everything: it loads, and works in two branches, the second as the run does."""
+    """The log of a run with something of everything: a step, a map of two branches, and a failure if it is to fail."""
     branches: Dict[str, BranchLog] = {}
     for number, (month, how) in enumerate((("jan.csv", "SUCCESS"), ("feb.csv", status))):
         work = tried(
