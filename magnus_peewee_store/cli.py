@@ -424,7 +424,8 @@ def prune(store: DBStore, older_than: Optional[timedelta], keep: Optional[int], 
     """
     if older_than is None and keep is None:
         raise click.UsageError("Say which runs: --older-than AGE, --keep COUNT, or both.")
-    found = upkeep.prunable(store, older_than, keep)
+    with _progress("runs", None) as bar:
+        found = upkeep.prunable(store, older_than, keep, bar)
     if found.running:
         click.echo(f"{_count(found.running)} left alone, not having ended: {_some(found.running)}", err=True)
     _delete(store, found.run_ids, yes, dry_run)

@@ -67,7 +67,12 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     }
 
 
-def prunable(store: DBStore, older_than: Optional[timedelta] = None, keep: Optional[int] = None) -> Prunable:
+def prunable(
+    store: DBStore,
+    older_than: Optional[timedelta] = None,
+    keep: Optional[int] = None,
+    progress: Callable[[int], Any] = lambda runs: None,
+) -> Prunable:
     """Choose the runs that may go: all that are older than that and not among the newest so many.
 
     A run that has not ended is left alone while any of its rows is younger than that, or than a day.
@@ -76,6 +81,7 @@ def prunable(store: DBStore, older_than: Optional[timedelta] = None, keep: Optio
         store: The store.
         older_than: How old; None if age does not matter.
         keep: How many of the newest stay; None if only age matters.
+        progress: Called with the number of runs, each time that some were looked at.
 
     Returns:
         The runs that may go, and those that are left alone although they are so old.
@@ -95,6 +101,7 @@ def prunable(store: DBStore, older_than: Optional[timedelta] = None, keep: Optio
         for run_id in some:
             quiet = run_id in ended or _newest_row(store, run_id) < quiet_since
             (chosen.run_ids if quiet else chosen.running).append(run_id)
+        progress(len(some))
     return chosen
 
 
@@ -116,9 +123,10 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
 
 
 def _has_ended(header: str) -> bool:
-    return not fragments.why_unreadable(fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, header) and (
-        fragments.to_header(header).status in ENDED
-    )
+    try:
+        return fragments.to_header(header).status in ENDED
+    except fragments.UNREADABLE:
+        return False
 
 
 def _newest_row(store: DBStore, run_id: str) -> datetime:
