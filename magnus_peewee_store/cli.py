@@ -310,6 +310,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
         raise click.UsageError(f"'{output}' ends in neither .html nor .svg.")
     run = runs.read_run(store, run_id)
     transfer.write_whole(path, draw(run.run_log))
+    click.echo(f"Wrote {output}.")
     _echo_unreadable(run)
 
 
@@ -644,9 +645,12 @@ def _carry_out(outcomes: Iterable[transfer.Outcome], total: int, done: str, ther
 @contextlib.contextmanager
 def _progress(unit: str, total: Optional[int]) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; elsewhere nothing."""
-    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = views.console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(unit, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -201,7 +201,7 @@ def step_tree(step: StepLog) -> Tree:
             _add_values(twig.add(Text("parameters", "bold")), attempt.parameters, whole=True)
     if step.user_defined_metrics:
         _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, whole=True)
-    for data in step.data_catalog:
+    for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
         tree.add(Text.assemble((f"{data.stage} ", "dim"), clean(data.name), (f" sha256 {data.data_hash}", "dim")))
     _add_branches(tree, step, whole=True)
     return tree
@@ -328,7 +328,8 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], whole: bool) -> None:
                 _add_message(twig, attempt)
         _add_values(twig, step.user_defined_metrics, whole, "metric ")
         for stage in ("get", "put"):
-            names = [clean(data.name) for data in step.data_catalog if data.stage == stage]
+            # Sorted, for magnus has them in no order.
+            names = sorted(clean(data.name) for data in step.data_catalog if data.stage == stage)
             if names:
                 twig.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))
         _add_branches(twig, step, whole)
