@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import logging
 import os
 import re
 import sys
@@ -14,7 +15,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 import click
 import peewee
 from magnus import context, defaults, exceptions, utils
+from rich.console import Console
 from rich.live import Live
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import SegmentLines
 from ruamel.yaml.error import YAMLError
@@ -31,6 +34,7 @@ EXPLAINED = (
     OSError,
     exceptions.RunLogNotFoundError,
     peewee.PeeweeException,
+    UnicodeError,
 )
 DATABASE = "magnus_peewee_store.database"  # in click's context: which database it is, and who says so
 INTERRUPTED = 130
@@ -142,6 +146,9 @@ def db() -> None:
     given by --connection-string. Without either, it is that of the project's magnus-config.yaml; that of the
     environment variable MAGNUS_DB_CONNECTION_STRING; or the default, the SQLite file .run_log_store/run_log.db.
     """
+    for handler in logging.getLogger(defaults.LOGGER_NAME).handlers:
+        if isinstance(handler, RichHandler):
+            handler.console = Console(stderr=True)  # magnus' own is in the way of whoever reads the JSON.
 
 
 def on_database(makes: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:

@@ -77,6 +77,8 @@ def write_whole(path: Path, text: str) -> None:
     try:
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             unfinished.unlink()
@@ -174,7 +176,7 @@ def are_same(a: ManagedDatabase, b: ManagedDatabase) -> bool:
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
     try:
         return Outcome(name, store.table.insert_run(rows))
-    except (peewee.DataError, peewee.IntegrityError) as error:
+    except (peewee.DataError, peewee.IntegrityError, ValueError) as error:  # The last is a driver's of a character.
         return Outcome(name, False, str(error).strip())
 
 

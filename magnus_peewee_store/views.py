@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import datetime, timedelta
+from io import TextIOWrapper
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from magnus import defaults
@@ -35,7 +36,10 @@ def console(stderr: bool = False) -> Console:
     Returns:
         The console. It takes nothing in a text for markup.
     """
-    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    stream = sys.stderr if stderr else sys.stdout
+    is_terminal = stream.isatty()
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # for what its encoding does not have
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=None if is_terminal else UNLIMITED)
 
 
