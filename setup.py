@@ -17,10 +17,15 @@ setup(
     package_data={"magnus_peewee_store": ["py.typed"]},
     python_requires=">=3.8,<3.13",
     install_requires=[
+        # As magnus 0.5 has them.
+        "click",
         "magnus>=0.5,<0.6",
         "peewee>=4.5,<5",
-        # magnus 0.5's own command imports pkg_resources, which setuptools 82 no longer has.
+        "rich>=13.5.2,<14",
+        # magnus 0.5's own command imports pkg_resources, which setuptools 82 no longer has. Before 75.8.2 that
+        # does not find a dependency of magnus' that is installed under its normalized name, and loads no command.
         "setuptools<81",
+        "setuptools>=75.8.2; python_version >= '3.9'",
     ],
     extras_require={
         "postgres": POSTGRES,
@@ -51,6 +56,7 @@ setup(
             "db-local-container = magnus_peewee_store.integrations:LocalContainer",
             "db-argo = magnus_peewee_store.integrations:Argo",
         ],
+        "magnus.cli_plugins": ["db = magnus_peewee_store.cli:db"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -150,6 +150,33 @@ class ManagedDatabase(peewee.Database):
         """
         return isinstance(error, CannotConnectError) and error.passing
 
+    def is_there(self) -> bool:
+        """Tell whether there is a database to connect to, where connecting would make one.
+
+        Returns:
+            Whether there is.
+        """
+        return True
+
+    def product(self) -> str:
+        """Tell what the database is.
+
+        Returns:
+            Its name and version.
+        """
+        raise NotImplementedError
+
+    def size_of(self, table: str) -> int:
+        """Tell how much of the disk a table takes.
+
+        Args:
+            table: The name of the table.
+
+        Returns:
+            The bytes, its indexes included.
+        """
+        raise NotImplementedError
+
     def leave_to_parent(self) -> None:
         """Forget, in a forked child, the connection that belongs to the parent; the next use opens one of its own."""
         self.lock = threading.RLock()
@@ -262,6 +289,19 @@ class ManagedSqlite(ManagedDatabase, peewee.SqliteDatabase):
     def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
         """Leave it to a function: SQLite's own arithmetic stops at milliseconds."""
         return fn.next_instant(now, newest)
+
+    def is_there(self) -> bool:
+        """Look for the file."""
+        return self._in_memory() or os.path.exists(self.database)
+
+    def product(self) -> str:
+        """Tell the version of the library, which is all there is of a server."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    def size_of(self, table: str) -> int:
+        """Take the file for the table, which is all that stands in it, and what was freed."""
+        [[size]] = self.execute_sql("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchall()
+        return int(size)
 
     def leave_to_parent(self) -> None:
         """Leave the parent its connection, except to a database in memory: that one was copied by the fork."""
@@ -377,6 +417,16 @@ class ManagedPostgresql(ManagedDatabase, peewee.PostgresqlDatabase):
         connection: Any = self.connection()
         return bool(connection.closed) or code in self.PASSING
 
+    def product(self) -> str:
+        """Ask the server."""
+        [[version]] = self.execute_sql("SHOW server_version").fetchall()
+        return f"PostgreSQL {version}"
+
+    def size_of(self, table: str) -> int:
+        """Ask the server."""
+        [[size]] = self.execute_sql("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchall()
+        return int(size)
+
     def complete_table(self, table: str) -> None:
         """Give pk its default."""
         if self.sequence_exists("id_seq"):
@@ -455,6 +505,20 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
         """Go by the column's type."""
         # https://mariadb.com/kb/en/text/
         return {"tinytext": 255, "text": 65_535, "mediumtext": 16_777_215}.get(column.data_type.lower())
+
+    def product(self) -> str:
+        """Ask the server."""
+        [[version]] = self.execute_sql("SELECT VERSION()").fetchall()
+        return str(version) if "MariaDB" in version else f"MySQL {version}"
+
+    def size_of(self, table: str) -> int:
+        """Ask the server, which estimates."""
+        [[size]] = self.execute_sql(
+            "SELECT data_length + index_length FROM information_schema.tables "
+            "WHERE table_schema = DATABASE() AND table_name = %s",
+            (table,),
+        ).fetchall()
+        return int(size)
 
     def exactly(self, column: Any) -> Any:
         """Compare by code points, and spaces at the end too, whatever the collation of the column."""

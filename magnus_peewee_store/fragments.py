@@ -1,9 +1,10 @@
 """Run logs to fragments and back: what stands in a row's type, key and value. No database, no I/O."""
 
 import json
-from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 from magnus.datastore import BranchLog, RunLog, StepLog
+from pydantic import ValidationError
 
 
 class Fragment(NamedTuple):
@@ -22,6 +23,8 @@ BRANCH = ("Branch", "BranchLog")
 PARAMETER = ("Parameter",)
 
 RUN_LOG_KEY = "run_log"
+
+UNREADABLE = (RecursionError, TypeError, ValueError)  # what reading a fragment raises that is not one
 
 
 def of_run_log(run_log: RunLog) -> List[Fragment]:
@@ -173,6 +176,43 @@ def to_parameters(fragments: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
     return {name: json.loads(value) for kind, name, value in fragments if kind in PARAMETER}
 
 
+def why_unreadable(kind: str, name: Any, value: Any) -> str:
+    """Tell why a fragment cannot be read: others may have edited it, or a newer version written it.
+
+    Args:
+        kind: Its attribute_type.
+        name: Its attribute_key.
+        value: Its attribute_value.
+
+    Returns:
+        The reason; empty if it can be read.
+    """
+    read = next((read for kinds, read in _READERS if kind in kinds), None)
+    if read is None:
+        return f"{kind} is a type that this version does not know"
+    if not isinstance(name, str):
+        return "it has no key"
+    try:
+        read(value)
+    except UNREADABLE as error:
+        return explain(error)
+    return ""
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what is wrong with what cannot be read, without what it holds.
+
+    Args:
+        error: One of `UNREADABLE`.
+
+    Returns:
+        The line.
+    """
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
+    return f"it is not JSON: {error}" if isinstance(error, ValueError) else "it is not of the form that magnus writes"
+
+
 def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
     """Assemble a run log from its fragments.
 
@@ -216,6 +256,14 @@ def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
         branch = _nearest(name, branches)
         (branches[branch] if branch else run_log).steps[name] = step_log
     return run_log
+
+
+_READERS: Tuple[Tuple[Tuple[str, ...], Callable[[str], Any]], ...] = (
+    (RUN_LOG, to_header),
+    (STEP, to_step),
+    (BRANCH, to_branch),
+    (PARAMETER, json.loads),
+)
 
 
 def _own_of_branch(branch_log: BranchLog) -> Fragment:

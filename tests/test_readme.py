@@ -1,12 +1,14 @@
 """What README.md tells its readers to do, done. Its shell commands are run by .ci/run."""
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import List
 
 import pytest
 import readme
-from conftest import new_server
+from conftest import Project, new_server
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import DBStore, create_tables
@@ -37,6 +39,40 @@ def test_the_roles_are_made_as_it_says_and_run_pipelines(kind: str, scheme: str)
             store.close()
     finally:
         server.remove()
+
+
+def in_outline(line: str) -> str:
+    """A line of output without what differs from run to run: times, durations, versions and sizes."""
+    line = re.sub(r"\d+(\.\d+)?m?s\b|\d+m \d\ds", "TOOK", line)
+    line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "STARTED", line)
+    line = re.sub(r"SQLite [\d.]+|\d+ kB", "N", line)
+    return re.sub(r"  +", "  ", line).rstrip()
+
+
+def test_the_commands_do_and_print_what_it_says(project: Project) -> None:
+    shutil.copytree(str(Path(__file__).parent.parent / "examples"), str(project.folder / "examples"))
+    project.folder /= "examples"
+    execute = ("magnus", "execute", "-f", "pipeline.yaml", "-c", "config.yaml", "-p", "parameters.yaml", "--run-id")
+    for run_id, days in (("calm-hoover", 90), ("keen-curie", 60), ("odd-lamarr", 5)):
+        project.write(parameters_yaml={"days": days})
+        project.run(*execute, run_id, *(["--tag", "nightly"] if days > 5 else []), fails=days == 5)
+    project.environment["PYTHONWARNINGS"] = "ignore"
+    done = []
+    for block in re.findall(r"<!-- test: console -->\n```console\n(.*?)```", readme.TEXT, re.DOTALL):
+        for part in block.split("$ ")[1:]:
+            command, *expected = part.splitlines()
+            printed = [in_outline(line) for line in project.run(*shlex.split(command)).splitlines()]
+            told = [in_outline(line) for line in expected]
+            if told[-1] == "...":
+                told.pop()
+                del printed[len(told) :]
+            assert printed == told
+            done.append(command.split()[2])
+    assert {"runs", "show", "diff", "timeline", "check", "copy", "export", "import", "prune"} == set(done)
+    [python] = re.findall(r"<!-- test: notebook -->\n```python\n(.*?)```", readme.TEXT, re.DOTALL)
+    printed = project.python("-c", python).splitlines()
+    assert [line.split()[:2] for line in printed[:2]] == [["keen-curie", "SUCCESS"], ["calm-hoover", "SUCCESS"]]
+    assert printed[2] == "{'days': {'a': 90, 'b': 60}}"
 
 
 @pytest.mark.parametrize("test", sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", readme.TEXT))), ids="::".join)

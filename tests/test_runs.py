@@ -1,0 +1,214 @@
+"""The runs of a database, listed, found, read and compared."""
+
+import json
+import math
+import sqlite3
+from datetime import datetime, timedelta, timezone
+from typing import Any, List
+
+import pytest
+from conftest import AnyDatabase, SqliteFile
+from logs import a_run, step
+from magnus.datastore import RunLog
+from servers import Database
+
+from magnus_peewee_store import DBStore, fragments, runs
+
+
+def as_json(log: Any) -> str:
+    """NaN differs from itself; its text does not."""
+    return json.dumps(log.model_dump())
+
+
+def spoil(database: AnyDatabase, run_id: str, kind: str, value: str = "{spoilt") -> None:
+    database.sql("UPDATE db_log SET attribute_value = ? WHERE run_id = ? AND attribute_type = ?", value, run_id, kind)
+
+
+def ids(found: List[Any]) -> List[str]:
+    return [run["run_id"] for run in found]
+
+
+def test_runs_are_listed_newest_first_with_how_they_went(store: DBStore) -> None:
+    before = datetime.now(timezone.utc)
+    store.put_run_log(a_run("good", tag="nightly"))
+    store.put_run_log(a_run("bad", status="FAIL"))
+    bad, good = runs.list_runs(store)
+    assert before <= good.pop("started") <= bad.pop("started") <= datetime.now(timezone.utc)
+    assert good == {
+        "run_id": "good",
+        "status": "SUCCESS",
+        "tag": "nightly",
+        "duration": 6.0,
+        "steps_done": 4,
+        "steps_known": 4,
+        "failed_step": None,
+        "unreadable": [],
+    }
+    assert bad["steps_done"] == 2 and bad["failed_step"] == "each.feb.csv.work"
+
+
+def test_a_run_that_has_not_ended_lasts_until_now(store: DBStore) -> None:
+    store.create_run_log("run", status="PROCESSING")
+    [first], [second] = runs.list_runs(store), runs.list_runs(store)
+    assert 0 <= first["duration"] < second["duration"]
+    assert first["steps_known"] == 0
+
+
+@pytest.mark.parametrize("tag", ["nightly", '50% of "a_b" \\ \u00e9', "\U0001f511"])
+def test_runs_are_found_by_their_status_and_tag_to_the_letter(store: DBStore, tag: str) -> None:
+    for number in range(8):
+        store.create_run_log(f"run {number}", tag=tag if number % 2 else tag.upper() + "x", status="SUCCESS")
+    store.create_run_log("failed", tag=tag, status="FAIL")
+    assert ids(runs.list_runs(store, tag=tag)) == ["failed", "run 7", "run 5", "run 3", "run 1"]
+    assert ids(runs.list_runs(store, tag=tag, limit=2)) == ["failed", "run 7"]
+    assert ids(runs.list_runs(store, tag=tag, status="SUCCESS", limit=1)) == ["run 7"]
+    assert runs.list_runs(store, status="success") == [] == runs.list_runs(store, tag="fail")
+
+
+def test_a_status_is_found_behind_runs_whose_pipelines_speak_of_it(store: DBStore) -> None:
+    for number in range(10):
+        store.create_run_log(f"run {number}", status="FAIL" if number == 0 else "SUCCESS")
+        store.set_run_config(f"run {number}", {"says": {"status": "FAIL"}})
+    assert ids(runs.list_runs(store, status="FAIL", limit=1)) == ["run 0"]
+
+
+def test_runs_are_found_by_when_they_started(store: DBStore) -> None:
+    store.create_run_log("old")
+    time = datetime.now(timezone.utc)
+    store.create_run_log("new")
+    assert ids(runs.list_runs(store, since=time)) == ["new"]
+    local = time.astimezone().replace(tzinfo=None)
+    assert ids(runs.list_runs(store, since=local)) == ["new"]
+    elsewhere = time.astimezone(timezone(timedelta(hours=9)))
+    assert ids(runs.list_runs(store, since=elsewhere)) == ["new"]
+
+
+def test_an_id_may_be_shortened_while_it_is_unique(store: DBStore) -> None:
+    for run_id in ("calm-hoover-0900", "calm-hoover", "calm-curie", "100%_sure"):
+        store.create_run_log(run_id)
+    assert runs.find_run(store, "calm-hoover") == "calm-hoover"
+    assert runs.find_run(store, "calm-hoover-") == "calm-hoover-0900"
+    assert runs.find_run(store, "100%_") == "100%_sure"
+    with pytest.raises(runs.NoSuchRunError, match="More than one run begins with 'calm-': calm-curie, calm-hoover, c"):
+        runs.find_run(store, "calm-")
+    for wrong, meant in (("calm-hover", "calm-hoover"), ("clam-c", "calm-curie"), ("Calm-Curie", "calm-curie")):
+        with pytest.raises(runs.NoSuchRunError, match=f"There is no run '{wrong}'. Did you mean .*{meant}"):
+            runs.find_run(store, wrong)
+    for wrong in ("", "1__", "zzz"):
+        with pytest.raises(runs.NoSuchRunError, match=f"^There is no run '{wrong}'.$"):
+            runs.read_run(store, wrong)
+
+
+def test_a_run_is_read_whole(store: DBStore) -> None:
+    store.put_run_log(a_run("run"))
+    run = runs.read_run(store, "r")
+    assert as_json(run.run_log) == as_json(store.get_run_log_by_id("run", full=True))
+    assert run.started == runs.list_runs(store)[0]["started"] and run.unreadable == []
+
+
+@pytest.mark.parametrize("value", ["{spoilt", "[1]", '"text"', "", '{"name": []}', "[" * 100_000])
+def test_a_row_that_cannot_be_read_spoils_nothing_but_itself(store: DBStore, database: AnyDatabase, value: str) -> None:
+    store.put_run_log(a_run("run"))
+    store.create_run_log("other", status="SUCCESS")
+    store.add_step_log(step("spoilt"), "run")
+    database.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_key = ?", value, "spoilt")
+    database.sql("UPDATE db_log SET attribute_type = ? WHERE attribute_key = ?", "Metric", "rows")
+    run = runs.read_run(store, "run")
+    assert [each[:3] for each in run.unreadable] == [("run", "Metric", "rows"), ("run", "Step", "spoilt")]
+    assert all(each.reason and "\n" not in each.reason for each in run.unreadable)
+    expected = a_run("run")
+    del expected.parameters["rows"]
+    assert as_json(run.run_log) == as_json(expected)
+    other, listed = runs.list_runs(store)
+    assert (other["unreadable"], listed["unreadable"]) == ([], ["Step spoilt"])
+    assert (listed["steps_done"], listed["steps_known"]) == (4, 5)
+
+
+def test_a_run_whose_own_row_cannot_be_read_is_shown_with_what_there_is(store: DBStore, database: AnyDatabase) -> None:
+    store.put_run_log(a_run("run"))
+    spoil(database, "run", "RunLog")
+    run = runs.read_run(store, "run")
+    assert run.run_log.status == runs.UNKNOWN and run.started is not None
+    assert as_json(run.run_log) == as_json(a_run("run", runs.UNKNOWN, steps=a_run("run").steps))
+    assert [each.attribute_type for each in run.unreadable] == ["RunLog"]
+    [listed] = runs.list_runs(store)
+    assert (listed["status"], listed["steps_done"], listed["unreadable"]) == (runs.UNKNOWN, 4, ["RunLog run_log"])
+    database.sql("DELETE FROM db_log WHERE attribute_type = ?", "RunLog")
+    assert runs.list_runs(store) == []
+    assert runs.read_run(store, "run").run_log.steps.keys() == {"load", "each"}
+
+
+def test_nothing_differs_between_a_run_and_itself(store: DBStore) -> None:
+    store.put_run_log(a_run("run"))
+    run_log = store.get_run_log_by_id("run", full=True)
+    assert not any(runs.diff(run_log, store.get_run_log_by_id("run", full=True)).values())
+
+
+def test_a_diff_tells_what_each_run_has() -> None:
+    a, b = a_run("a", tag="x", dag_hash="1"), a_run("b", status="FAIL", dag_hash="1")
+    b.parameters = {"rows": 4, "files": ["jan.csv", "feb.csv"], "more": {"deep": None}}
+    b.steps["load"].code_identities[0].code_identifier = "9999999"
+    b.steps["load"].user_defined_metrics = {"size": {"mb": 2}}
+    del b.steps["each"].branches["each.jan.csv"]
+    found = runs.diff(a, b)
+    assert found["run"] == {"status": {"a": "SUCCESS", "b": "FAIL"}, "tag": {"a": "x", "b": ""}}
+    assert found["parameters"] == {"rows": {"a": 3, "b": 4}, "more.deep": {"b": None}}
+    assert found["metrics"].pop("load.size.mb") == {"b": 2}
+    assert found["metrics"].keys() == {"each.jan.csv.work.loss", "each.jan.csv.work.score.deep"}
+    assert math.isnan(found["metrics"]["each.jan.csv.work.loss"]["a"])
+    assert found["code"] == {"version": {"a": "git 5f0f5e2", "b": "git 9999999"}}
+    assert found["steps"] == {
+        "each": {"a": {"status": "SUCCESS", "duration": None}, "b": {"status": "FAIL", "duration": None}},
+        "each.jan.csv.work": {"a": {"status": "SUCCESS", "duration": 1.0}},
+        "each.feb.csv.work": {"a": {"status": "SUCCESS", "duration": 1.0}, "b": {"status": "FAIL", "duration": 1.0}},
+    }
+
+
+def test_an_index_serves_the_list_and_a_run(store: DBStore, database: AnyDatabase) -> None:
+    """On the plans of SQLite and PostgreSQL, with as many runs as the latter wants for it."""
+    if isinstance(database, Database) and database.scheme.startswith("mysql"):
+        pytest.skip("its plans are not told so")
+    store.put_run_log(a_run("run"))
+    columns = "attribute_type, attribute_key, attribute_value, created_at"
+    database.sql(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
+        f"INSERT INTO db_log (run_id, {columns}) SELECT 'run ' || i, {columns} FROM db_log, n"
+    )
+    if isinstance(database, Database):
+        database.sql("ANALYZE db_log")
+    statements: List[Any] = []
+    peewee_database = store.table.database
+    execute = peewee_database.execute_sql
+    peewee_database.execute_sql = lambda *query, **options: statements.append(query) or execute(*query, **options)
+    assert len(runs.list_runs(store)) == 20
+    assert len(runs.list_runs(store, since=datetime.now(timezone.utc) - timedelta(days=1), limit=3)) == 3
+    runs.read_run(store, "run 7")
+    assert runs.find_run(store, "run 2999") == "run 2999"
+    reads = [query for query in statements if query[0].startswith("SELECT") and "db_log" in query[0]]
+    assert len(reads) >= 5
+    for sql, values in reads:
+        prefix = "EXPLAIN QUERY PLAN " if isinstance(database, SqliteFile) else "EXPLAIN "
+        plan = "\n".join(str(line) for line in execute(prefix + sql, values).fetchall())
+        assert "INDEX" in plan.upper(), plan
+        assert "Seq Scan" not in plan and "SCAN db_log\n" not in f"{plan}\n", plan
+
+
+def test_a_table_of_old_is_listed(sqlite_file: SqliteFile) -> None:
+    """The older extension's: no index, other types, and rows written twice."""
+    connection = sqlite3.connect(str(sqlite_file.path))
+    columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
+    connection.execute(f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, {columns})")
+    rows = fragments.of_run_log(a_run("run"))
+    old = {"Step": "StepLog", "Branch": "BranchLog"}
+    header = fragments.of_header(RunLog(run_id="run", status="PROCESSING"))
+    for second, row in enumerate([header, *rows]):
+        values = ("run", row[1], old.get(row[0], row[0]), row[2], f"2020-01-01 00:00:{second:02}")
+        connection.execute("INSERT INTO db_log VALUES (NULL, ?, ?, ?, ?, ?)", values)
+    connection.commit()
+    connection.close()
+    store = DBStore(connection_string=sqlite_file.url)
+    [listed] = runs.list_runs(store)
+    assert (listed["status"], listed["steps_done"]) == ("SUCCESS", 4)
+    assert as_json(runs.read_run(store, "run").run_log) == as_json(a_run("run"))
+    assert runs.list_runs(store, status="PROCESSING") == []
+    store.close()
