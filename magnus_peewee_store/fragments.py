@@ -24,6 +24,8 @@ PARAMETER = ("Parameter",)
 
 RUN_LOG_KEY = "run_log"
 
+TERMINAL = ("success", "fail")  # the types of the nodes that end a graph, which do nothing
+
 UNREADABLE = (RecursionError, TypeError, ValueError)  # what reading a fragment raises that is not one
 
 

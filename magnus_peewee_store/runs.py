@@ -14,7 +14,6 @@ from magnus_peewee_store.store import DBStore
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)
 UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
-TERMINAL = ("success", "fail")  # the types of the nodes that end a graph, which do nothing
 AT_ONCE = 200  # runs to read in one query
 
 ANY_ROW = (fragments.RUN_LOG + fragments.STEP + fragments.BRANCH + fragments.PARAMETER, None)
@@ -190,7 +189,7 @@ def steps_of(run_log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
         The steps, without the nodes that only end a graph.
     """
     for step in run_log.steps.values():
-        if step.step_type not in TERMINAL:
+        if step.step_type not in fragments.TERMINAL:
             yield step
         for branch in step.branches.values():
             yield from steps_of(branch)

@@ -17,6 +17,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 from magnus import defaults
 from magnus.datastore import RunLog, StepAttempt, StepLog
 
+from magnus_peewee_store.fragments import TERMINAL
+
 LIGHT = {
     "paper": "#ffffff",
     "text": "#1b2733",
@@ -249,9 +251,11 @@ def _laid_out(run_log: RunLog) -> Tuple[List[_Row], _Scale]:
 
 
 def _rows(steps: Mapping[str, StepLog], depth: int, after: Optional[datetime]) -> List[_Row]:
-    """Lay out the steps of a run or branch, each before what is in it."""
+    """Lay out the steps of a run or branch, each before what is in it, without the nodes that only end it."""
     rows: List[_Row] = []
     for step in steps.values():
+        if step.step_type in TERMINAL:
+            continue
         inner: List[_Row] = []
         for name, branch in step.branches.items():
             below = _rows(branch.steps, depth + 2, after)

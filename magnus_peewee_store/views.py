@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from magnus_peewee_store.runs import TERMINAL, Run, Unreadable, code_version, code_versions, duration_of, steps_of
+from magnus_peewee_store import fragments
+from magnus_peewee_store.runs import Run, Unreadable, code_version, code_versions, duration_of, steps_of
 
 STYLES = {
     defaults.SUCCESS: "green",
@@ -324,7 +325,7 @@ def _step_label(step: StepLog, name: str = "") -> Text:
 
 def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], whole: bool) -> None:
     for step in log.steps.values():
-        if step.step_type in TERMINAL:
+        if step.step_type in fragments.TERMINAL:
             continue
         twig = tree.add(_step_label(step))
         if step.status == defaults.FAIL:

@@ -207,6 +207,11 @@ def test_a_step_of_branches_and_each_branch_span_what_is_in_them() -> None:
     assert "Metrics: auc = 0.5" in next(title for title in titles(svg) if title.startswith("each.feb.csv.fit"))
 
 
+def test_the_nodes_that_only_end_a_graph_are_not_drawn() -> None:
+    ended = to_svg(run_of(step("load", status="SUCCESS"), step("the end", step_type="success", status="SUCCESS")))
+    assert "load" in ended and "the end" not in ended and "1 step<" in ended.replace("\u2003", "")
+
+
 def test_what_is_running_is_open_and_begins_where_what_ran_before_it_ended() -> None:
     svg = to_svg(running_run())
     [fit] = marks(svg, "open")
