@@ -39,7 +39,7 @@ INDEXES = (
 
 # Of one statement that writes many rows. Its text is written for each number of them, and one packet holds it.
 BATCH_ROWS = 100
-BATCH_BYTES = 1_000_000
+BATCH_BYTES = 250_000
 
 TICK = datetime.timedelta(microseconds=1)
 

@@ -188,6 +188,15 @@ def test_parameters_come_in_the_order_they_were_first_set(store: DBStore) -> Non
     assert list(store.get_parameters("run")) == ["b", "a", "c"]
 
 
+@pytest.mark.parametrize(("count", "size"), [(250, 10), (20, 100_000)])
+def test_more_parameters_than_one_statement_takes_come_back_in_order(store: DBStore, count: int, size: int) -> None:
+    store.create_run_log("run")
+    for value in ("a" * size, "b" * size):
+        store.set_parameters("run", {f"{number}": value for number in range(count)})
+        parameters = store.get_parameters("run")
+        assert list(parameters) == [f"{number}" for number in range(count)] and set(parameters.values()) == {value}
+
+
 def test_a_stale_run_log_does_not_turn_back_parameters(store: DBStore) -> None:
     store.create_run_log("run")
     store.set_parameters("run", {"x": "old"})
