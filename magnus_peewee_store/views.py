@@ -28,6 +28,11 @@ WIDE = 110  # columns, from which on there is room for whole times
 LONGEST_VALUE = 300  # characters, of a value on a terminal
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # Rich would make an exit status of 1 of it.
+
+
 def console(stderr: bool = False) -> Console:
     """Give the console to draw on: as wide as the terminal is, and without end if it is none.
 
@@ -41,7 +46,7 @@ def console(stderr: bool = False) -> Console:
     is_terminal = stream.isatty()
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # for what its encoding does not have
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=None if is_terminal else UNLIMITED)
+    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=None if is_terminal else UNLIMITED)
 
 
 def clean(text: Any) -> str:

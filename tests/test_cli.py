@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -82,6 +83,9 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         """Read until the terminal has shown it."""
         while text not in self.shown:
+            ready, _, _ = select.select([self._terminal], [], [], DEADLINE)
+            if not ready:
+                self.process.kill()
             try:
                 read = os.read(self._terminal, 65536)
             except OSError:  # so Linux tells that the other side is closed
@@ -426,6 +430,21 @@ def test_nothing_is_cut_in_a_pipe(default: DBStore, run: Run) -> None:
     assert json.dumps(value) in run("show", "run-").output
 
 
+def test_json_is_alone_on_the_output_whatever_is_logged(project: Project) -> None:
+    store = DBStore(connection_string=f"sqlite:///{project.folder}/${{x}}.db")
+    store.create_run_log("run")
+    store.close()
+    process = subprocess.run(
+        [MAGNUS, "db", "runs", "--json", "--connection-string", "sqlite:///${x}.db"],
+        cwd=str(project.folder),
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "no secret is named x" in process.stderr
+    assert [run["run_id"] for run in json.loads(process.stdout)] == ["run"]
+
+
 def test_whoever_has_read_enough_may_close_the_pipe(default: DBStore, project: Project) -> None:
     for number in range(300):
         default.create_run_log(f"run-{number}", tag="x" * 500)
@@ -433,7 +452,8 @@ def test_whoever_has_read_enough_may_close_the_pipe(default: DBStore, project: P
         process = subprocess.run(
             ["bash", "-c", f"set -o pipefail; '{MAGNUS}' db {command} | head -1"],
             cwd=str(project.folder),
-            env={**project.environment, "PYTHONWARNINGS": "ignore"},
+            # Unbuffered, Python would not notice.
+            env={**project.environment, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": ""},
             capture_output=True,
             text=True,
         )
