@@ -82,9 +82,10 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Read until the terminal has shown it."""
+        deadline = time.monotonic() + DEADLINE
         while text not in self.shown:
-            ready, _, _ = select.select([self._terminal], [], [], DEADLINE)
-            if not ready:
+            select.select([self._terminal], [], [], DEADLINE)
+            if time.monotonic() > deadline:
                 self.process.kill()
             try:
                 read = os.read(self._terminal, 65536)
@@ -475,19 +476,24 @@ def test_a_run_is_followed_to_its_end(default: DBStore, project: Project, tmp_pa
     piped = project.start("magnus", "db", "show", "calm", "--follow")
     terminal = Terminal(tmp_path, "show", "calm", "--follow", lines=8)
     told = ""
-    for line in iter(piped.stdout.readline, ""):  # type: ignore[union-attr]
-        told += line
-        if "first PROCESSING" in line:
-            terminal.wait_for("first")
-            default.add_step_log(step("first", status="SUCCESS"), "calm-hoover")
-            for number in range(20):  # more than fit the terminal
-                default.add_step_log(step(f"more-{number}", status="SUCCESS"), "calm-hoover")
-            default.add_step_log(step("second", status="PROCESSING"), "calm-hoover")
-        if "second PROCESSING" in line:
-            terminal.wait_for("second")
-            default.update_run_log_status("calm-hoover", "FAIL")
-    assert re.search(r"first PROCESSING[^$]*first SUCCESS[^$]*second PROCESSING[^$]*calm-hoover FAIL\n$", told), told
-    assert told.count("first SUCCESS") == 1
+    try:
+        for line in iter(piped.stdout.readline, ""):  # type: ignore[union-attr]
+            told += line
+            if "first PROCESSING" in line:
+                terminal.wait_for("first")
+                default.add_step_log(step("first", status="SUCCESS"), "calm-hoover")
+                for number in range(20):  # more than fit the terminal
+                    default.add_step_log(step(f"more-{number}", status="SUCCESS"), "calm-hoover")
+                default.add_step_log(step("second", status="PROCESSING"), "calm-hoover")
+            if "second PROCESSING" in line:
+                terminal.wait_for("second")
+                default.update_run_log_status("calm-hoover", "FAIL")
+        assert re.search(r"first PROCESSING[^$]*first SUCCESS[^$]*second PROCESSING[^$]*calm-hoover FAIL\n$", told), (
+            told
+        )
+        assert told.count("first SUCCESS") == 1
+    finally:
+        default.update_run_log_status("calm-hoover", "FAIL")  # whereupon they end, too, of a test that fails
     piped.communicate()
     assert (piped.returncode, terminal.end()) == (1, 1)
     assert any("more-0" in line for line in terminal.lines[-30:]), terminal.shown
