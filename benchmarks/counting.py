@@ -39,6 +39,12 @@ def counted_statements() -> Iterator[Counter]:
         yield counter
 
 
+class Turn:
+    """Whose turn it is to speak on a connection."""
+
+    answered = True
+
+
 class Proxy(Counter):
     """Hands bytes on between a client and a server, and counts how often the client speaks after the server has.
 
@@ -50,7 +56,6 @@ class Proxy(Counter):
         parts = urlsplit(url)
         self._server = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._answered = True
         self._ends: List[socket.socket] = [self._listener]
         self.url = url.replace(f":{parts.port}/", f":{self._listener.getsockname()[1]}/")
         threading.Thread(target=self._accept, daemon=True).start()
@@ -66,20 +71,21 @@ class Proxy(Counter):
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._server)
                 self._ends += [client, server]
+                turn = Turn()
                 for source, sink, asks in ((client, server, True), (server, client, False)):
                     sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    threading.Thread(target=self._pump, args=(source, sink, asks), daemon=True).start()
+                    threading.Thread(target=self._pump, args=(source, sink, turn, asks), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, turn: Turn, asks: bool) -> None:
         with contextlib.suppress(OSError):
             while True:
                 words = source.recv(65536)
                 if not words:
                     break
                 # Before they go on: the other side's next words come after these are counted.
-                if asks and self._answered:
+                if asks and turn.answered:
                     self.count += 1
-                self._answered = not asks
+                turn.answered = not asks
                 sink.sendall(words)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)

@@ -635,9 +635,9 @@ def _carry_out(outcomes: Iterable[transfer.Outcome], total: int, done: str, ther
         with _progress("runs", total) as bar:
             for outcome in outcomes:
                 counts["done" if outcome.done else "failed" if outcome.problem else "there"] += 1
-                if outcome.problem:
-                    click.echo(views.clean(f"{outcome.name}: {outcome.problem}"), err=True)
-                    counts["problems"] += 1
+                counts["problems"] += bool(outcome.problem)
+                if outcome.problem or outcome.note:
+                    click.echo(views.clean(f"{outcome.name}: {outcome.problem or outcome.note}"), err=True)
                 bar(1)
     finally:
         told = [f"{counts['done']:,} {done}"]

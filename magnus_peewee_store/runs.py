@@ -71,8 +71,8 @@ def list_runs(
         ['CREATED']
     """
     wished = {name: value for name, value in (("status", status), ("tag", tag)) if value}
-    # As `fragments` writes them: it is only to spare the database's answer most of what is not meant.
-    texts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in wished.items()]
+    # Only to spare the database's answer most of what is not meant: others write JSON with other spaces.
+    texts = [json.dumps(value) for value in wished.values()]
     utc = since.astimezone(timezone.utc).replace(tzinfo=None) if since else None
     rows = limit
     while True:

@@ -15,7 +15,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.connection import mask
 from magnus_peewee_store.databases import ManagedDatabase
 from magnus_peewee_store.db import StoredRow
-from magnus_peewee_store.runs import UNKNOWN, local_time, read_run, steps_of
+from magnus_peewee_store.runs import ENDED, UNKNOWN, local_time, read_run, steps_of, to_run
 from magnus_peewee_store.store import DBStore
 
 RUN_LOG_CHUNK = "RunLog.json"
@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
     done: bool
     """Whether it was written; if not, and there is no problem, it was there before."""
     problem: str = ""
+    note: str = ""
 
 
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
@@ -157,7 +158,13 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
         newest = {row[1:3]: row for row in source.table.read_runs([run_id])}
         # First the one that tells whether the run is there.
         rows = sorted(newest.values(), key=lambda row: row.attribute_type not in fragments.RUN_LOG)
-        yield _insert(target, rows, run_id) if rows else Outcome(run_id, False, "it is gone")
+        if not rows:
+            yield Outcome(run_id, False, "it is gone")
+            continue
+        outcome = _insert(target, rows, run_id)
+        has_ended = to_run(rows[:1]).run_log.status in ENDED
+        note = "" if has_ended or not outcome.done else "it has not ended, and is copied as it stands now"
+        yield outcome._replace(note=note)
 
 
 def are_same(a: ManagedDatabase, b: ManagedDatabase) -> bool:

@@ -244,12 +244,23 @@ def test_rows_are_copied_as_they_stand_and_a_run_that_is_there_is_left(store: DB
     store.create_run_log("run 1", tag="of the target's own")
     run_ids = [f"run {number}" for number in range(3)]
     outcomes = list(transfer.copy_runs(laptop, store, run_ids))
-    assert [outcome[1:] for outcome in outcomes] == [(True, ""), (False, ""), (True, "")]
+    assert [outcome[1:3] for outcome in outcomes] == [(True, ""), (False, ""), (True, "")]
     assert [row for row in rows_of(store) if row.run_id != "run 1"] == [
         row for row in rows_of(laptop) if row.run_id != "run 1"
     ]
     assert [row.run_id for row in rows_of(store)].count("run 1") == 1
     assert store.get_run_log_by_id("run 1").tag == "of the target's own"
+
+
+def test_of_a_run_that_has_not_ended_it_is_told_that_it_is_copied_as_it_stands(tmp_path: Path) -> None:
+    source, target = (DBStore(connection_string=f"sqlite:///{tmp_path}/{name}.db") for name in ("source", "target"))
+    for run_id, status in (("running", "PROCESSING"), ("ended", "SUCCESS")):
+        source.create_run_log(run_id, status=status)
+    outcomes = list(transfer.copy_runs(source, target, ["running", "ended"]))
+    assert [outcome.done for outcome in outcomes] == [True, True]
+    assert ["has not ended" in outcome.note for outcome in outcomes] == [True, False]
+    source.close()
+    target.close()
 
 
 def test_a_run_goes_to_sqlite_and_back(store: DBStore, laptop: DBStore) -> None:
