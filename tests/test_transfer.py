@@ -18,6 +18,7 @@ from magnus.extensions.run_log_store.file_system.implementation import FileSyste
 
 from magnus_peewee_store import DBStore, runs, transfer, upkeep
 from magnus_peewee_store.db import StoredRow, utcnow
+from magnus_peewee_store.transfer import Outcome
 
 PIPELINE = {
     "dag": {
@@ -92,20 +93,20 @@ def test_an_export_is_what_the_file_system_store_reads_and_is_imported_as_it_was
 ) -> None:
     store.put_run_log(a_run("run", tag="nightly", run_config={"variables": {"a": "\u00e9"}}))
     folder = tmp_path / "deep" / "out"
-    assert list(transfer.export_runs(store, ["run"], folder)) == [("run", True, "")]
+    assert list(transfer.export_runs(store, ["run"], folder)) == [Outcome("run", True)]
     assert [path.name for path in folder.iterdir()] == ["run.json"]
     read = FileSystemRunLogstore(log_folder=str(folder)).get_run_log_by_id("run", full=True)
     expected = as_json(store.get_run_log_by_id("run", full=True))
     assert as_json(read) == expected
     store.table.delete("run")
-    assert import_from(store, folder) == [(str(folder / "run.json"), True, "")]
+    assert import_from(store, folder) == [Outcome(str(folder / "run.json"), True)]
     assert as_json(store.get_run_log_by_id("run", full=True)) == expected
 
 
 def test_an_export_is_written_anew_as_the_run_goes_on(local: DBStore, tmp_path: Path) -> None:
     for status in ("PROCESSING", "SUCCESS"):
         local.put_run_log(RunLog(run_id="run", status=status))
-        assert list(transfer.export_runs(local, ["run"], tmp_path / "out")) == [("run", True, "")]
+        assert list(transfer.export_runs(local, ["run"], tmp_path / "out")) == [Outcome("run", True)]
         assert FileSystemRunLogstore(log_folder=str(tmp_path / "out")).get_run_log_by_id("run").status == status
 
 
@@ -117,7 +118,7 @@ def test_a_run_whose_id_cannot_be_a_file_is_not_exported(local: DBStore, tmp_pat
     if run_id == "..":  # ...json is one
         assert wrong.done
     else:
-        assert wrong == (run_id, False, "its id cannot be the name of a file")
+        assert wrong == Outcome(run_id, False, "its id cannot be the name of a file")
         assert [path.name for path in (tmp_path / "in").rglob("*.json")] == ["run.json"]
     assert right.done
 
@@ -130,7 +131,7 @@ def test_what_of_a_run_cannot_be_exported_is_named(local: DBStore, sqlite_file: 
     headless, spoilt, gone = transfer.export_runs(local, ["headless", "spoilt", "gone"], tmp_path / "out")
     assert not headless.done and headless.problem.startswith("RunLog run_log: ")
     assert spoilt.done and spoilt.problem.startswith("Step load: ")
-    assert gone == ("gone", False, "There is no run 'gone'.")
+    assert gone == Outcome("gone", False, "There is no run 'gone'.")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["spoilt.json"]
 
 
@@ -150,7 +151,7 @@ def test_folders_that_magnus_wrote_are_imported_as_magnus_reads_them(
     expected.parameters = run.run_log.parameters  # chunked-fs has them in the order of the file system
     assert as_json(run.run_log) == as_json(expected)
     assert run.started and start <= run.started.replace(tzinfo=None) <= utcnow()
-    assert [outcome[1:] for outcome in import_from(local, folder)] == [(False, "")]
+    assert [outcome[1:3] for outcome in import_from(local, folder)] == [(False, "")]
 
 
 def test_a_chunked_run_whose_branches_have_dots_is_imported_though_magnus_cannot_read_it(
@@ -165,7 +166,7 @@ def test_a_chunked_run_whose_branches_have_dots_is_imported_though_magnus_cannot
     oracle.add_step_log(step("each.jan.csv.work"), "run")
     with pytest.raises(KeyError):
         oracle.get_run_log_by_id("run", full=True)
-    assert [outcome[1:] for outcome in import_from(local, tmp_path / "logs")] == [(True, "")]
+    assert [outcome[1:3] for outcome in import_from(local, tmp_path / "logs")] == [(True, "")]
     run_log = runs.read_run(local, "run").run_log
     assert list(run_log.steps["each"].branches["each.jan.csv"].steps) == ["each.jan.csv.work"]
     assert run_log.parameters == {"a.json": 1, "json": 2}
