@@ -24,6 +24,7 @@ MEASURES: Dict[str, Callable[[Database, Effort], Iterator[Result]]] = {
     "crowd": work.many_processes,
     "first-call": processes.first_call,
     "pipeline": processes.pipeline,
+    "runs": work.runs,
     "counts": work.counts,
 }
 WIDTH = 300  # of a file: enough for a row of a table

@@ -79,8 +79,49 @@ def crowd_with_other_runs(url: str, rows: int) -> None:
         cursor.execute(
             f"INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) {select}"
         )
-        if kind != "sqlite":
-            cursor.execute("ANALYZE TABLE db_log" if kind == "mysql" else "VACUUM ANALYZE db_log")
+        _analyze(cursor, kind)
+
+
+def fill_with_runs(url: str, runs: int, steps: int) -> None:
+    """Fill the table with so many whole runs of so many steps, one run begun each second."""
+    kind = kind_of(url)
+    created_at = {
+        "sqlite": "datetime('2026-01-01', '+' || ({run}) || ' seconds')",
+        "postgresql": "timestamp '2026-01-01' + ({run}) * interval '1 second'",
+        "mysql": "timestamp '2026-01-01 00:00:00' + INTERVAL ({run}) SECOND",
+    }[kind]
+    header = '{"run_id": "runRUN", "status": "SUCCESS"}'
+    step_log = '{"name": "stepSTEP", "internal_name": "stepSTEP", "status": "SUCCESS"}'
+    run, step = (f"n DIV {steps}", f"n % {steps}") if kind == "mysql" else (f"n / {steps}", f"n % {steps}")
+
+    def filled(template: str, run: str) -> str:
+        """A text in SQL, with the numbers of the run and the step in it."""
+        return f"REPLACE(REPLACE('{template}', 'RUN', {as_text.format(run)}), 'STEP', {as_text.format(step)})"
+
+    as_text = "CAST({} AS CHAR)" if kind == "mysql" else "CAST({} AS TEXT)"
+    rows = {
+        runs: (filled("runRUN", "n"), "'RunLog'", "'run_log'", filled(header, "n"), created_at.format(run="n")),
+        runs * steps: (
+            filled("runRUN", run),
+            "'Step'",
+            filled("stepSTEP", run),
+            filled(step_log, run),
+            created_at.format(run=run),
+        ),
+    }
+    with closing(connect(url)) as connection, closing(connection.cursor()) as cursor:
+        for count, columns in rows.items():
+            select = _NUMBERS[kind].format(columns=", ".join(columns), last=count - 1)
+            cursor.execute(
+                f"INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) {select}"
+            )
+        _analyze(cursor, kind)
+
+
+def _analyze(cursor: Any, kind: str) -> None:
+    """Do what a server does by itself after a while."""
+    if kind != "sqlite":
+        cursor.execute("ANALYZE TABLE db_log" if kind == "mysql" else "VACUUM ANALYZE db_log")
 
 
 class Database:

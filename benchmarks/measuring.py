@@ -33,6 +33,8 @@ class Effort(NamedTuple):
     """How long the processes write."""
     first_calls: int
     pipeline: int
+    runs: int
+    """To be listed, of 50 steps each."""
 
 
 FULL = Effort(
@@ -48,6 +50,7 @@ FULL = Effort(
     seconds=2.0,
     first_calls=10,
     pipeline=100,
+    runs=100_000,
 )
 QUICK = Effort(
     rounds=1,
@@ -62,6 +65,7 @@ QUICK = Effort(
     seconds=0.5,
     first_calls=1,
     pipeline=5,
+    runs=100,
 )
 
 

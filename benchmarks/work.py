@@ -11,9 +11,11 @@ from benchmarks import logs
 from benchmarks.contenders import OURS, SQLALCHEMY, Call, Contender, Ours, RawDriver, Store, contenders
 from benchmarks.counting import Counter, Proxy, counted_statements
 from benchmarks.crowd import crowd
-from benchmarks.databases import Database, crowd_with_other_runs
+from benchmarks.databases import Database, crowd_with_other_runs, fill_with_runs
 from benchmarks.measuring import Effort, Rounds, alternate, shuffled
 from benchmarks.results import Comparison, Count, Point, Result
+from magnus_peewee_store import DBStore
+from magnus_peewee_store.runs import list_runs, read_run
 
 RUN = "run"
 WARM_UP = 6  # psycopg prepares a statement at its sixth use
@@ -155,6 +157,29 @@ def many_processes(database: Database, effort: Effort) -> Iterator[Result]:
     yield steps.compare(database.raw, at_least=0.7)
     yield slowest.compare(database.raw, judged_by="value", at_most=2.0 if database.name == "sqlite" else None)
     yield errors.compare(database.raw, judged_by="value", at_most=0)
+
+
+def runs(database: Database, effort: Effort) -> Iterator[Result]:
+    """What `magnus db runs` and `magnus db show` stand on, in a database of many runs and in one of few."""
+    few = "100 runs"
+    stores: Dict[str, DBStore] = {}
+    for name, count in ((OURS, effort.runs), (few, 100)):
+        url = database.fresh()
+        fill_with_runs(url, count, steps=50)
+        stores[name] = DBStore(connection_string=url)
+    for work, call in (
+        ("list the newest 20", list_runs),
+        ("read one, of 50 steps", lambda store: read_run(store, "run77")),
+    ):
+        rounds = Rounds(f"{effort.runs:,} runs: {work}", database)
+        # Each prepares a call, and is done once before it counts.
+        works = {name: partial(partial, partial(call, store)) for name, store in stores.items()}
+        alternate(works, 1, 1)
+        for _ in range(effort.rounds):
+            rounds.add(alternate(works, effort.turns, 1))
+        yield rounds.compare(few, judged_by="value", at_most=1.0)
+    for store in stores.values():
+        store.close()
 
 
 def counts(database: Database, _: Effort) -> Iterator[Result]:
