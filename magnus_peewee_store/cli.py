@@ -238,7 +238,7 @@ def check(store: DBStore, is_json: bool) -> None:
 @click.option("--status", help="Only runs of this status, such as FAIL.")
 @click.option("--tag", help="Only runs with this tag.")
 @click.option("--since", type=When(), help="Only runs that started since: 2d (or s, m, h, w), or 2024-01-31T09:00.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="How many runs.")
 @on_database()
 @as_json
 def list_runs(
@@ -405,14 +405,21 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
-    """Delete runs, after showing them and asking.
+    """Delete runs, by their whole ids, after showing them and asking.
 
     \b
     Example:
       magnus db delete calm-hoover
     """
-    chosen = _chosen(store, run_ids, False)
-    _delete(store, chosen, yes, dry_run)
+    # Not a shortened id: if its run is gone already, it may be the beginning of another's.
+    there = [run_id for run_id in dict.fromkeys(run_ids) if store.table.has(run_id, runs.ANY_ROW)]
+    gone = [run_id for run_id in run_ids if run_id not in there]
+    for run_id in gone:
+        click.echo(views.clean(f"There is no run '{run_id}'. It takes a whole id to delete a run."), err=True)
+    if there or not gone:
+        _delete(store, there, yes, dry_run)
+    if gone:
+        click.get_current_context().exit(1)
 
 
 @db.command()
@@ -520,7 +527,7 @@ def _load(path: str) -> Dict[str, Any]:
 
 def _section(config: Dict[str, Any], name: str, path: str) -> Dict[str, Any]:
     section = config.get(name) or {}
-    if not isinstance(section, dict):
+    if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
         raise click.ClickException(f"In {path}, what stands under '{name}:' is not of the form key: value.")
     return section
 

@@ -16,7 +16,7 @@ from magnus_peewee_store.statements import Statement, given, written_once
 logger = logging.getLogger("magnus.db")
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
-Key = Tuple[Tuple[str, ...], Optional[str]]  # any of these attribute_types; attribute_key, or None for any
+Key = Tuple[Optional[Tuple[str, ...]], Optional[str]]  # any of these attribute_types; attribute_key; None for any
 
 
 class StoredRow(NamedTuple):
@@ -267,7 +267,7 @@ class LogTable:
         return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
 
     def scan(self, size: int) -> Iterator[List[StoredRow]]:
-        """Read the whole table, in whatever order it is stored.
+        """Read the whole table, in the order of pk.
 
         Args:
             size: How many rows to read at once.
@@ -284,7 +284,7 @@ class LogTable:
         """Write a run, all of its rows or none, with the created_at they have, unless the run is there.
 
         Args:
-            rows: The rows of one run. It is there if it has the first of them.
+            rows: The rows of one run. It is there if it has any.
 
         Returns:
             Whether they were written.
@@ -302,7 +302,8 @@ class LogTable:
         Returns:
             How many rows were deleted.
         """
-        return int(self._log.delete().where(self._is(self._log.run_id, run_id)).execute())
+        with self._holding(run_id):
+            return int(self._log.delete().where(self._is(self._log.run_id, run_id)).execute())
 
     def create(self) -> List[str]:
         """Make the table, or complete it.
@@ -488,7 +489,7 @@ class LogTable:
         return self._select_one(types, name is not None).run(run_id=run_id, name=name).fetchone() is not None
 
     @written_once
-    def _select_one(self, types: Tuple[str, ...], named: bool) -> Any:
+    def _select_one(self, types: Optional[Tuple[str, ...]], named: bool) -> Any:
         return self._of(given("run_id"), types, given("name") if named else None).select(self._log.pk).limit(1)
 
     @_persistently
@@ -496,7 +497,7 @@ class LogTable:
         log = self._log
         return list(log.select(log.pk, *self._stored).where(log.pk > pk).order_by(log.pk).limit(size).tuples())
 
-    def _insert_past_newest(self, required: Sequence[Tuple[str, ...]] = ()) -> Any:
+    def _insert_past_newest(self, required: Sequence[Optional[Tuple[str, ...]]] = ()) -> Any:
         """INSERT with a created_at past all that the run has, and only where the run has what is required."""
         log = self._log
         # A scalar, or SQLite would walk the whole run for it.
@@ -513,21 +514,21 @@ class LogTable:
         source = peewee.Select([], list(values.values())).where(peewee.SQL("1 = 1"))
         for number, types in enumerate(required):
             source = source.where(fn.EXISTS(self._of(given("run_id"), types, given(f"required_{number}"))))
-        return log.insert_from(source, list(values)).as_rowcount()
+        return log.insert_from(source, list(values)).returning()
 
     @written_once
     def _insert(self) -> Any:
         return self._insert_past_newest()
 
     @written_once
-    def _insert_or_update(self, required: Sequence[Tuple[str, ...]]) -> Any:
+    def _insert_or_update(self, required: Sequence[Optional[Tuple[str, ...]]]) -> Any:
         return self._over_present(self._insert_past_newest(required))
 
     @written_once
     def _insert_or_update_many(self, count: int) -> Any:
         fields = [*self._stored, *(getattr(self._log, name) for name in self._next_pk)]
         row = [*(given(field.name) for field in self._stored), *self._next_pk.values()]
-        return self._over_present(self._log.insert_many([row] * count, fields=fields).as_rowcount())
+        return self._over_present(self._log.insert_many([row] * count, fields=fields).returning())
 
     def _over_present(self, insert: Any) -> Any:
         unique = [getattr(self._log, name) for name in UNIQUE] if self.database.conflict_target else None
@@ -564,16 +565,16 @@ class LogTable:
 
     def _insert_run(self, rows: Sequence[StoredRow], again: bool) -> bool:
         first = rows[0]
-        key = ((first.attribute_type,), first.attribute_key)
+        any_row = (None, None)
         try:
             with self._holding(first.run_id):
-                if not self._has(first.run_id, key):
+                if not self._has(first.run_id, any_row):
                     for row in rows:
                         self._check_size(row.run_id, row[1:4])
                         self._insert_stored().run(**row._asdict())
                     return True
         except peewee.IntegrityError:
-            if not self._has(first.run_id, key):
+            if not self._has(first.run_id, any_row):
                 raise
         # As in `_insert_new`.
         return again and self._is_stored(first.run_id, first[1:4], first.created_at)
@@ -581,7 +582,7 @@ class LogTable:
     @written_once
     def _insert_stored(self) -> Any:
         values = {field.name: given(field.name) for field in self._stored}
-        return self._log.insert(**values, **self._next_pk).as_rowcount()
+        return self._log.insert(**values, **self._next_pk).returning()
 
     def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
         if self._unique:
@@ -600,7 +601,8 @@ class LogTable:
 
     def _upsert_all(self, run_id: str, rows: Sequence[Row]) -> None:
         newest = self._log.created_at.python_value(self._select_newest().run(run_id=run_id).fetchone()[0])
-        created_at = max(utcnow(), newest + TICK) if newest else utcnow()
+        # Others may have written what is no time.
+        created_at = max(utcnow(), newest + TICK) if isinstance(newest, datetime.datetime) else utcnow()
         # PostgreSQL refuses to write a row twice in one statement.
         for batch in _batches(list({row[:2]: row for row in rows}.values())):
             values: List[Any] = []

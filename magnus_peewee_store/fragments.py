@@ -212,7 +212,9 @@ def explain(error: Exception) -> str:
     """
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
-    return f"it is not JSON: {error}" if isinstance(error, ValueError) else "it is not of the form that magnus writes"
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return f"it is not JSON: {error}"
+    return str(error) if isinstance(error, ValueError) else "it is not of the form that magnus writes"
 
 
 def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:

@@ -9,6 +9,7 @@ from magnus import defaults, exceptions
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepLog
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.connection import mask
 from magnus_peewee_store.db import StoredRow
 from magnus_peewee_store.store import DBStore
 
@@ -71,8 +72,8 @@ def list_runs(
         ['CREATED']
     """
     wished = {name: value for name, value in (("status", status), ("tag", tag)) if value}
-    # Only to spare the database's answer most of what is not meant: others write JSON with other spaces.
-    texts = [json.dumps(value) for value in wished.values()]
+    # Only to spare the database's answer most of what is not meant: others write JSON with other spaces and escapes.
+    texts = [json.dumps(value) for value in wished.values() if value.isascii()]
     utc = since.astimezone(timezone.utc).replace(tzinfo=None) if since else None
     rows = limit
     while True:
@@ -131,12 +132,13 @@ def find_run(store: DBStore, run_id: str) -> str:
     raise NoSuchRunError(f"There is no run '{run_id}'.{nearest(run_id, known)}")
 
 
-def read_run(store: DBStore, run_id: str) -> Run:
+def read_run(store: DBStore, run_id: str, shortened: bool = True) -> Run:
     """Read a run, whatever of it can be read.
 
     Args:
         store: The store.
         run_id: Its id, or the beginning of it.
+        shortened: Whether the beginning will do.
 
     Returns:
         The run.
@@ -152,7 +154,12 @@ def read_run(store: DBStore, run_id: str) -> Run:
         >>> runs.read_run(store, "my").run_log.parameters
         {'rows': 3}
     """
-    return to_run(store.table.read_runs([run_id]) or store.table.read_runs([find_run(store, run_id)]))
+    rows = store.table.read_runs([run_id])
+    if not rows and shortened:
+        return read_run(store, find_run(store, run_id), shortened=False)
+    if not rows:
+        raise NoSuchRunError(f"There is no run '{run_id}'.")
+    return to_run(rows)
 
 
 def to_run(rows: Sequence[StoredRow]) -> Run:
@@ -176,7 +183,25 @@ def to_run(rows: Sequence[StoredRow]) -> Run:
     nothing_known = fragments.of_header(RunLog(run_id=run_id, status=UNKNOWN))
     run_log = fragments.to_run_log([nothing_known, *(row[1:4] for row in readable)])
     assert run_log  # noqa: S101 - there is a header
+    run_log.run_config = without_secrets(run_log.run_config)
     return Run(run_log, _utc((header or rows)[0].created_at), unreadable)
+
+
+def without_secrets(run_config: Dict[str, Any]) -> Dict[str, Any]:
+    """Leave out of a run config what other stores keep in it: the secrets, and the password of a connection string.
+
+    Args:
+        run_config: The run config.
+
+    Returns:
+        The run config as this store would have it.
+    """
+    header = fragments.of_header(RunLog(run_id="", run_config=run_config))
+    clean: Dict[str, Any] = fragments.to_header(header.attribute_value).run_config
+    kept_in = clean.get("run_log_store")
+    if isinstance(kept_in, dict) and isinstance(kept_in.get("connection_string"), str):
+        kept_in["connection_string"] = mask(kept_in["connection_string"])
+    return clean
 
 
 def steps_of(run_log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:

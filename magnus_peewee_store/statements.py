@@ -49,17 +49,21 @@ class Statement:
         Returns:
             The driver's cursor.
         """
-        return self.run_with([values[each] if isinstance(each, _Given) else each for each in self._parameters])
+        return self._execute([values[each] if isinstance(each, _Given) else each for each in self._parameters])
 
-    def run_with(self, parameters: Sequence[Any]) -> Any:
-        """Run it with all of its parameters, where each was left to be given.
+    def run_with(self, values: Sequence[Any]) -> Any:
+        """Run it with values that were given in the query's order, not by name.
 
         Args:
-            parameters: The parameters, in the query's order.
+            values: Each value that the query left to be given.
 
         Returns:
             The driver's cursor.
         """
+        rest = iter(values)
+        return self._execute([next(rest) if isinstance(each, _Given) else each for each in self._parameters])
+
+    def _execute(self, parameters: Sequence[Any]) -> Any:
         return self._database.execute_sql(self._sql, parameters)
 
 

@@ -12,10 +12,9 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog, StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.connection import mask
 from magnus_peewee_store.databases import ManagedDatabase
 from magnus_peewee_store.db import StoredRow
-from magnus_peewee_store.runs import ENDED, UNKNOWN, local_time, read_run, steps_of, to_run
+from magnus_peewee_store.runs import ENDED, UNKNOWN, local_time, read_run, steps_of, to_run, without_secrets
 from magnus_peewee_store.store import DBStore
 
 RUN_LOG_CHUNK = "RunLog.json"
@@ -51,7 +50,7 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
             yield Outcome(run_id, False, "its id cannot be the name of a file")
             continue
         try:
-            run = read_run(store, run_id)
+            run = read_run(store, run_id, shortened=False)
         except exceptions.RunLogNotFoundError as error:
             yield Outcome(run_id, False, error.message)
             continue
@@ -136,7 +135,7 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 
 
 def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Iterator[Outcome]:
-    """Copy runs into another database, their rows as they stand, each run unless it is there.
+    """Copy runs into another database, their rows as they stand but for secrets, each run unless it is there.
 
     Args:
         source: Where they are.
@@ -156,13 +155,12 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
             continue
         # Where others wrote a row twice, the newest counts.
         newest = {row[1:3]: row for row in source.table.read_runs([run_id])}
-        # First the one that tells whether the run is there.
-        rows = sorted(newest.values(), key=lambda row: row.attribute_type not in fragments.RUN_LOG)
+        rows = [_without_secrets(row) for row in newest.values() if isinstance(row.attribute_value, str)]
         if not rows:
             yield Outcome(run_id, False, "it is gone")
             continue
         outcome = _insert(target, rows, run_id)
-        has_ended = to_run(rows[:1]).run_log.status in ENDED
+        has_ended = to_run(rows).run_log.status in ENDED
         note = "" if has_ended or not outcome.done else "it has not ended, and is copied as it stands now"
         yield outcome._replace(note=note)
 
@@ -187,13 +185,22 @@ def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
         return Outcome(name, False, str(error).strip())
 
 
+def _without_secrets(row: StoredRow) -> StoredRow:
+    if row.attribute_type not in fragments.RUN_LOG or fragments.why_unreadable(*row[1:4]):
+        return row
+    run_log = fragments.to_header(row.attribute_value)
+    clean = without_secrets(run_log.run_config)
+    if clean == run_log.run_config:
+        return row
+    run_log.run_config = clean
+    return row._replace(attribute_value=fragments.of_header(run_log).attribute_value)
+
+
 def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
     """The rows of a run, as if they had been written from its first attempt on; where it has none, when it changed."""
     if not run_log.run_id:
         raise ValueError("run_id: it has none")
-    kept_in = run_log.run_config.get("run_log_store")
-    if isinstance(kept_in, dict) and isinstance(kept_in.get("connection_string"), str):
-        kept_in["connection_string"] = mask(kept_in["connection_string"])
+    run_log.run_config = without_secrets(run_log.run_config)
     attempts = (attempt for step in steps_of(run_log) for attempt in step.attempts)
     times = [time for time in (local_time(attempt.start_time) for attempt in attempts) if time]
     start = min(times, default=changed).astimezone(timezone.utc).replace(tzinfo=None)

@@ -52,7 +52,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
                 unreadable.append(Unreadable(*row[:3], reason)._asdict())
         progress(len(some))
     missing, duplicates = table.missing(), table.duplicates()
-    headless = sorted(run_ids - with_header)
+    headless = sorted(run_ids - with_header, key=str)  # NULL is none of ours, but may be there.
     return {
         "database": database.shown,
         "product": database.persistently(database.product),
@@ -75,7 +75,7 @@ def prunable(
 ) -> Prunable:
     """Choose the runs that may go: all that are older than that and not among the newest so many.
 
-    A run that has not ended is left alone while any of its rows is younger than that, or than a day.
+    A run that has not ended is left alone while any of its rows is younger than that, or than a day: it may be running.
 
     Args:
         store: The store.
@@ -93,7 +93,7 @@ def prunable(
         for run_id, started in list(found.items())[keep or 0 :]
         if older_than is None or (isinstance(started, datetime) and now - started > older_than)
     ]
-    quiet_since = now - (A_DAY if older_than is None else older_than)
+    quiet_since = now - max(A_DAY, older_than or A_DAY)
     chosen = Prunable([], [])
     for some in chunks(old[::-1], AT_ONCE):
         headers = store.table.read_runs(some, fragments.RUN_LOG)

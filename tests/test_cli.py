@@ -297,19 +297,19 @@ def test_a_run_is_not_copied_onto_itself(run: Run, default: DBStore, tmp_path: P
 
 def test_nothing_is_deleted_without_a_yes(run: Run, default: DBStore, tmp_path: Path) -> None:
     default.create_run_log("calm-hoover", status="PROCESSING")
-    for command in (["delete", "calm"], ["prune", "--keep", "0"]):
+    for command in (["delete", "calm-hoover"], ["prune", "--keep", "0"]):
         if command[0] == "delete":
             assert "there is no terminal to ask on. Add --yes" in run(*command, fails=1).output
         assert "deleted" not in run(*command, "--dry-run").output.replace("would be deleted", "").replace(
             "to delete", ""
         )
-    terminal = Terminal(tmp_path, "delete", "calm")
+    terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("Delete 1 run? [y/N]: ")
     assert "Not ended, and perhaps running: calm-hoover" in terminal.shown
     terminal.type("n\n")
     assert terminal.end() == 1
     assert default.table.runs(["RunLog"])
-    terminal = Terminal(tmp_path, "delete", "calm")
+    terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("[y/N]: ")
     terminal.type("y\n")
     assert terminal.end() == 0 and "1 of 1 run deleted." in terminal.shown
@@ -586,6 +586,15 @@ def test_pipelines_are_not_held_up_by_a_prune(default: DBStore, project: Project
     assert "300 of 300 runs deleted." in output
     assert [run_id for run_id, _ in default.table.runs(["RunLog"])] == ["now"]
     assert default.get_run_log_by_id("now", full=True).steps.keys() == {"a", "b", "success"}
+
+
+def test_a_run_is_deleted_by_its_whole_id_and_again_deletes_no_other(run: Run, default: DBStore) -> None:
+    for run_id in ("run-1", "run-10", "last"):
+        default.create_run_log(run_id)
+    assert "1 of 1 run deleted" in run("delete", "run-1", "--yes").output
+    again = run("delete", "run-1", "last", "--yes", fails=1).output
+    assert "There is no run 'run-1'" in again and "1 of 1 run deleted" in again
+    assert [run_id for run_id, _ in default.table.runs(["RunLog"])] == ["run-10"]
 
 
 def test_an_interrupted_question_deletes_nothing(default: DBStore, tmp_path: Path) -> None:

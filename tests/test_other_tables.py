@@ -601,3 +601,13 @@ def test_a_role_that_may_not_make_the_table_is_told_the_command_to_run(
     if not is_mariadb(database):
         granted("SELECT, INSERT, UPDATE ON db_log")
     do_all_that_a_pipeline_needs(url)
+
+
+def test_many_rows_are_written_where_only_the_unique_index_was_made_by_hand(
+    theirs: AnyDatabase, on_theirs: DBStore
+) -> None:
+    theirs.sql("CREATE UNIQUE INDEX by_hand ON db_log (run_id, attribute_type, attribute_key)")
+    on_theirs.create_run_log("run")
+    parameters = {f"parameter {number}": number for number in range(3)}
+    on_theirs.set_parameters("run", parameters)
+    assert on_theirs.get_parameters("run") == parameters

@@ -273,6 +273,27 @@ def test_a_run_goes_to_sqlite_and_back(store: DBStore, laptop: DBStore) -> None:
     assert rows_of(store) == before
 
 
+def test_what_others_kept_of_secrets_goes_nowhere(local: DBStore, sqlite_file: SqliteFile, tmp_path: Path) -> None:
+    kept_in = {"service_name": "db", "connection_string": "postgresql://scott:tiger@db/logs"}
+    secrets = {"service_name": "dotenv", "secrets": {"password": "hunter2"}}
+    local.create_run_log("run", status="SUCCESS")
+    header = RunLog(run_id="run", run_config={"secrets_handler": secrets, "run_log_store": kept_in, "tag": "kept"})
+    sqlite_file.sql("UPDATE db_log SET attribute_value = ?", json.dumps(header.model_dump()))
+    target = DBStore(connection_string=f"sqlite:///{tmp_path}/target.db")
+    assert [outcome.done for outcome in transfer.copy_runs(local, target, ["run"])] == [True]
+    assert [outcome.done for outcome in transfer.export_runs(local, ["run"], tmp_path / "out")] == [True]
+    assert target.get_run_config("run")["tag"] == "kept"
+    told = [target.get_run_config("run"), runs.read_run(local, "run").run_log, (tmp_path / "out/run.json").read_text()]
+    assert not [text for text in map(str, told) if "tiger" in text or "hunter2" in text]
+    target.close()
+
+
+def test_a_run_that_is_gone_is_not_exported_as_another_whose_id_begins_so(local: DBStore, tmp_path: Path) -> None:
+    local.create_run_log("abcd")
+    [outcome] = transfer.export_runs(local, ["abc"], tmp_path / "out")
+    assert outcome == Outcome("abc", False, "There is no run 'abc'.") and not list((tmp_path / "out").iterdir())
+
+
 def test_of_rows_that_others_wrote_twice_the_newest_is_copied(tmp_path: Path) -> None:
     source = SqliteFile(tmp_path)
     columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
@@ -332,6 +353,8 @@ def test_a_run_that_may_be_running_still_is_left_alone(local: DBStore, sqlite_fi
     sqlite_file.sql("UPDATE db_log SET created_at = ? WHERE attribute_key = 'a'", str(utcnow() - timedelta(days=2)))
     assert len(upkeep.prunable(local, older_than=timedelta(days=90)).running) == 2
     assert upkeep.prunable(local, keep=0).running == []
+    sqlite_file.sql("UPDATE db_log SET created_at = ? WHERE attribute_key = 'a'", str(utcnow() - timedelta(hours=3)))
+    assert "running" in upkeep.prunable(local, older_than=timedelta(hours=2)).running
 
 
 def test_pipelines_go_on_while_runs_are_deleted(store: DBStore, database: AnyDatabase) -> None:
