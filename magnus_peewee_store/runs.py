@@ -129,7 +129,7 @@ def find_run(store: DBStore, run_id: str) -> str:
     if several:
         raise NoSuchRunError(f"More than one run begins with '{run_id}': {', '.join(several[:9])}{_more(several, 9)}")
     known = [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)]
-    raise NoSuchRunError(f"There is no run '{run_id}'.{nearest(run_id, known)}")
+    raise NoSuchRunError(f"There is no run '{run_id}'.{nearest(run_id, known) or ' magnus db runs lists them.'}")
 
 
 def read_run(store: DBStore, run_id: str, shortened: bool = True) -> Run:

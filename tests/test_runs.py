@@ -95,7 +95,7 @@ def test_an_id_may_be_shortened_while_it_is_unique(store: DBStore) -> None:
         with pytest.raises(runs.NoSuchRunError, match=f"There is no run '{wrong}'. Did you mean .*{meant}"):
             runs.find_run(store, wrong)
     for wrong in ("", "1__", "zzz"):
-        with pytest.raises(runs.NoSuchRunError, match=f"^There is no run '{wrong}'.$"):
+        with pytest.raises(runs.NoSuchRunError, match=f"^There is no run '{wrong}'. magnus db runs lists them.$"):
             runs.read_run(store, wrong)
 
 
