@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +28,9 @@ SETTINGS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Started in the background, a shell has all that is started from here ignore Ctrl-C, which tests press.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "oracle(*stores): magnus' own stores that the test holds for as well")
 
 
