@@ -193,8 +193,8 @@ def counts(database: Database, _: Effort) -> Iterator[Result]:
 
 
 def _counts(database: Database, contender: Store, counter: Counter, unit: str) -> Iterator[Count]:
-    warm_up(contender)
     contender.fill(logs.branched_run_log(RUN, 30))
+    warm_up(contender)
     store, name = contender.store, logs.step_name(0)
     calls: Dict[str, Call] = {
         "create_run_log": lambda: store.create_run_log("new"),
