@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import readme
 
 HERE = Path(__file__).parent
 
@@ -14,6 +15,7 @@ HERE = Path(__file__).parent
 def test_the_benchmark_gives_a_table_json_and_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[benchmark]'")
     json_file, plot = tmp_path / "results.json", tmp_path / "plot.png"
+    assert readme.block("benchmark").endswith("python -m benchmarks\n")
     options = ["--quick", "--rounds", "1", "--only", "step/sqlite", "--json", str(json_file), "--plot", str(plot)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *options],
