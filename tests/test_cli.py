@@ -153,7 +153,7 @@ def test_every_command_works_on_each_database(one_database: AnyDatabase, project
     assert "2 copied." in magnus("copy", "--to", "${laptop}")
     assert "0 copied, 2 there already." in magnus("copy", "--to", "${laptop}")
     assert "2 exported." in magnus("export", "--all", "-o", "out")
-    assert "1 of 1 run deleted." in magnus("delete", "keen", "--yes")
+    assert "1 of 1 run deleted." in magnus("delete", "keen-curie", "--yes")
     assert "1 imported, 1 there already." in magnus("import", "out")
     assert "1 of 1 run deleted." in magnus("prune", "--keep", "1", "--yes")
     [left] = store.table.runs(["RunLog"])
@@ -385,10 +385,8 @@ def test_ids_that_are_wrong_are_answered_with_the_nearest(run: Run, default: DBS
         run("show", "calm-hover", fails=1).output
         == "Error: There is no run 'calm-hover'. Did you mean calm-hoover or calm-curie?\n"
     )
-    assert (
-        "More than one run begins with 'calm': calm-curie, calm-hoover"
-        in run("delete", "calm", "--yes", fails=1).output
-    )
+    assert "More than one run begins with 'calm': calm-curie, calm-hoover" in run("show", "calm", fails=1).output
+    assert "It takes a whole id" in run("delete", "calm", "--yes", fails=1).output
     assert len(default.table.runs(["RunLog"])) == 2
 
 
