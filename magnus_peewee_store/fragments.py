@@ -130,6 +130,19 @@ def parent_branch(step_name: str) -> str:
     return step_name.rpartition(".")[0]
 
 
+def own_name(branch_name: str, step_name: str) -> str:
+    """Name a branch within its step.
+
+    Args:
+        branch_name: The internal name of the branch.
+        step_name: The internal name of its step.
+
+    Returns:
+        What the branch's name adds to the step's: of a map's branch, its value. All of it if it does not continue that.
+    """
+    return branch_name[len(step_name) + 1 :] if branch_name.startswith(f"{step_name}.") else branch_name
+
+
 def to_header(value: str) -> RunLog:
     """Make a run log, without parameters and steps, of a header's value.
 

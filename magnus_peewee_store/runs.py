@@ -187,6 +187,21 @@ def to_run(rows: Sequence[StoredRow]) -> Run:
     return Run(run_log, _utc((header or rows)[0].created_at), unreadable)
 
 
+def has_ended(header: StoredRow) -> bool:
+    """Tell whether a run has ended.
+
+    Args:
+        header: The run's own row.
+
+    Returns:
+        Whether it has, as far as the row can be read.
+    """
+    try:
+        return fragments.to_header(header.attribute_value).status in ENDED
+    except fragments.UNREADABLE:
+        return False
+
+
 def without_secrets(run_config: Dict[str, Any]) -> Dict[str, Any]:
     """Leave out of a run config what other stores keep in it: the secrets, and the password of a connection string.
 

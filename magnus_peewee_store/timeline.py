@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 from magnus import defaults
 from magnus.datastore import RunLog, StepAttempt, StepLog
 
-from magnus_peewee_store.fragments import TERMINAL
+from magnus_peewee_store.fragments import TERMINAL, own_name
 
 LIGHT = {
     "paper": "#ffffff",
@@ -259,7 +259,7 @@ def _rows(steps: Mapping[str, StepLog], depth: int, after: Optional[datetime]) -
         inner: List[_Row] = []
         for name, branch in step.branches.items():
             below = _rows(branch.steps, depth + 2, after)
-            label = name[len(step.internal_name) + 1 :] if name.startswith(f"{step.internal_name}.") else name
+            label = own_name(name, step.internal_name)
             span = _span(row.span for row in below)
             inner += [_Row("branch", depth + 1, label, name, _look(branch.status), span, after), *below]
         span = _span([*map(_attempt_span, step.attempts), *(row.span for row in inner)])

@@ -14,7 +14,7 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 from magnus_peewee_store import fragments
 from magnus_peewee_store.databases import ManagedDatabase
 from magnus_peewee_store.db import StoredRow
-from magnus_peewee_store.runs import ENDED, UNKNOWN, local_time, read_run, steps_of, to_run, without_secrets
+from magnus_peewee_store.runs import UNKNOWN, has_ended, local_time, read_run, steps_of, without_secrets
 from magnus_peewee_store.store import DBStore
 
 RUN_LOG_CHUNK = "RunLog.json"
@@ -160,8 +160,8 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
             yield Outcome(run_id, False, "it is gone")
             continue
         outcome = _insert(target, rows, run_id)
-        has_ended = to_run(rows).run_log.status in ENDED
-        note = "" if has_ended or not outcome.done else "it has not ended, and is copied as it stands now"
+        ended = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
+        note = "" if ended or not outcome.done else "it has not ended, and is copied as it stands now"
         yield outcome._replace(note=note)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import TABLE, utcnow
-from magnus_peewee_store.runs import AT_ONCE, ENDED, Unreadable, chunks
+from magnus_peewee_store.runs import AT_ONCE, Unreadable, chunks, has_ended
 from magnus_peewee_store.store import DBStore
 
 A_DAY = timedelta(days=1)
@@ -97,7 +97,7 @@ def prunable(
     chosen = Prunable([], [])
     for some in chunks(old[::-1], AT_ONCE):
         headers = store.table.read_runs(some, fragments.RUN_LOG)
-        ended = {row.run_id for row in headers if _has_ended(row.attribute_value)}
+        ended = {row.run_id for row in headers if has_ended(row)}
         for run_id in some:
             quiet = run_id in ended or _newest_row(store, run_id) < quiet_since
             (chosen.run_ids if quiet else chosen.running).append(run_id)
@@ -120,13 +120,6 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
         yield store.table.delete(run_id)
         # SQLite has one writer at a time: whoever waits for it gets his turn.
         time.sleep(time.monotonic() - start)
-
-
-def _has_ended(header: str) -> bool:
-    try:
-        return fragments.to_header(header).status in ENDED
-    except fragments.UNREADABLE:
-        return False
 
 
 def _newest_row(store: DBStore, run_id: str) -> datetime:

@@ -348,7 +348,7 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], whole: bool) -> None:
 def _add_branches(tree: Tree, step: StepLog, whole: bool) -> None:
     for name, branch in step.branches.items():
         took = duration_of(branch.status, None, steps_of(branch))
-        own_name = name[len(step.internal_name) + 1 :] if name.startswith(f"{step.internal_name}.") else name
+        own_name = fragments.own_name(name, step.internal_name)
         _add_steps(tree.add(_label(own_name, branch.status, took, " branch")), branch, whole)
 
 
