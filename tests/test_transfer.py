@@ -273,6 +273,18 @@ def test_a_run_goes_to_sqlite_and_back(store: DBStore, laptop: DBStore) -> None:
     assert rows_of(store) == before
 
 
+def test_no_row_is_doubled_in_a_table_without_the_unique_index(laptop: DBStore, sqlite_file: SqliteFile) -> None:
+    columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
+    sqlite_file.sql(f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, {columns})")
+    sqlite_file.sql("INSERT INTO db_log VALUES (1, 'run', 'x', 'Parameter', '1', '2020-01-01 00:00:00')")
+    laptop.create_run_log("run")
+    laptop.set_parameters("run", {"x": 2})
+    target = DBStore(connection_string=sqlite_file.url)
+    assert [outcome.done for outcome in transfer.copy_runs(laptop, target, ["run"])] == [False]
+    assert sqlite_file.sql("SELECT attribute_value FROM db_log") == [("1",)]
+    target.close()
+
+
 def test_what_others_kept_of_secrets_goes_nowhere(local: DBStore, sqlite_file: SqliteFile, tmp_path: Path) -> None:
     kept_in = {"service_name": "db", "connection_string": "postgresql://scott:tiger@db/logs"}
     secrets = {"service_name": "dotenv", "secrets": {"password": "hunter2"}}
