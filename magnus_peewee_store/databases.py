@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, Optional, Tuple, TypeVar
+from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple, TypeVar
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -22,6 +22,8 @@ MASK = "***"
 RETRY_SECONDS = 60.0
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
+
+TICK = datetime.timedelta(microseconds=1)
 
 T = TypeVar("T")
 
@@ -51,6 +53,7 @@ class ManagedDatabase(peewee.Database):
     table_settings: ClassVar[Tuple[str, ...]] = ()
     indexes_in_table = False  # for a database that cannot make a table and its indexes in one transaction
     conflict_target = True  # whether an upsert names its unique columns
+    reads_json = True  # whether it has `rows_in`
     largest_value: Optional[int] = None  # in bytes
     extra = ""  # of this package, which brings the driver
 
@@ -188,15 +191,27 @@ class ManagedDatabase(peewee.Database):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
         self.dispose()
 
-    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+    def next_instant(self, now: Any, newest: Any, place: Any) -> Any:
         """Write the time of a new row in SQL: now, or a microsecond past the newest row there is.
 
         Args:
             now: The time by this machine's clock.
             newest: The time of the newest row; NULL if there is none.
+            place: By how many microseconds it is later, since it is one of many; 0 if it is not.
 
         Returns:
             The expression.
+        """
+        raise NotImplementedError
+
+    def rows_in(self, document: Any) -> Tuple[Any, Any, List[Any]]:
+        """Write in SQL the rows that one JSON text holds: `[[type, key, value], ...]`.
+
+        Args:
+            document: The text.
+
+        Returns:
+            What stands in FROM; a column that numbers the rows; and their own three.
         """
         raise NotImplementedError
 
@@ -281,14 +296,20 @@ class ManagedSqlite(ManagedDatabase, peewee.SqliteDatabase):
         "pragmas": {"synchronous": "full"},
         "lock_type": "IMMEDIATE",
     }
+    reads_json = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_function(_next_instant, "next_instant", 2)
+        self.register_function(_next_instant, "next_instant", 3)
 
-    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+    def next_instant(self, now: Any, newest: Any, place: Any) -> Any:
         """Leave it to a function: SQLite's own arithmetic stops at milliseconds."""
-        return fn.next_instant(now, newest)
+        return fn.next_instant(now, newest, place)
+
+    def rows_in(self, document: Any) -> Tuple[Any, Any, List[Any]]:
+        """Take each row for a text of its own."""
+        row = [SQL(f"json_extract(given.value, '$[{number}]')") for number in range(3)]
+        return NodeList((fn.json_each(document), SQL("AS given"))), SQL("given.key"), row
 
     def is_there(self) -> bool:
         """Look for the file."""
@@ -389,9 +410,15 @@ class ManagedPostgresql(ManagedDatabase, peewee.PostgresqlDatabase):
         "server is in hot standby mode",
     )
 
-    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+    def next_instant(self, now: Any, newest: Any, place: Any) -> Any:
         """Take the greater of the two; PostgreSQL's GREATEST passes over NULL."""
-        return fn.GREATEST(now, NodeList((newest, SQL("+ INTERVAL '1 microsecond'"))))
+        first = fn.GREATEST(now, NodeList((newest, SQL("+ INTERVAL '1 microsecond'"))))
+        return NodeList((first, SQL("+ INTERVAL '1 microsecond' *"), place)) if place else first
+
+    def rows_in(self, document: Any) -> Tuple[Any, Any, List[Any]]:
+        """Take each row for a JSON value."""
+        rows = NodeList((fn.json_array_elements(document.cast("json")), SQL("WITH ORDINALITY AS given(value, place)")))
+        return rows, SQL("given.place"), [SQL(f"given.value ->> {number}") for number in range(3)]
 
     def new_pk(self) -> Optional[str]:
         """Leave the sequence's name to PostgreSQL if another, as a table that was dropped leaves it, has it."""
@@ -493,9 +520,22 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
         }
     )
 
-    def next_instant(self, now: datetime.datetime, newest: Any) -> Any:
+    @property
+    def reads_json(self) -> bool:  # type: ignore[override]
+        """Go by the version: https://mariadb.com/kb/en/json_table/."""
+        return bool(self.server_version >= (10, 6) or self.server_version < (10,))
+
+    def next_instant(self, now: Any, newest: Any, place: Any) -> Any:
         """Take the greater of the two; MySQL's GREATEST is NULL if one is."""
-        return fn.GREATEST(now, fn.COALESCE(NodeList((newest, SQL("+ INTERVAL 1 MICROSECOND"))), now))
+        first = fn.GREATEST(now, fn.COALESCE(NodeList((newest, SQL("+ INTERVAL 1 MICROSECOND"))), now))
+        return NodeList((first, SQL("+ INTERVAL"), place, SQL("MICROSECOND"))) if place else first
+
+    def rows_in(self, document: Any) -> Tuple[Any, Any, List[Any]]:
+        """Let JSON_TABLE take them apart, as texts of any length: the table's own columns refuse what is too long."""
+        text = "LONGTEXT CHARACTER SET utf8mb4 PATH"
+        columns = f"place FOR ORDINALITY, kind {text} '$[0]', name {text} '$[1]', value {text} '$[2]'"
+        rows = NodeList((SQL("JSON_TABLE("), document, SQL(f", '$[*]' COLUMNS ({columns})) AS given")))
+        return rows, SQL("given.place"), [SQL("given.kind"), SQL("given.name"), SQL("given.value")]
 
     def next_pk(self) -> Any:
         """Write it as MariaDB does."""
@@ -599,8 +639,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_connections_to_parent)
 
 
-def _next_instant(now: str, newest: Optional[str]) -> str:
+def _next_instant(now: str, newest: Optional[str], place: int) -> str:
     """The SQL function `next_instant` of SQLite, on times as its columns hold them."""
-    if newest is None or now > newest:
-        return now
-    return str(datetime.datetime.fromisoformat(newest) + datetime.timedelta(microseconds=1))
+    if newest is not None and now <= newest:
+        now, place = newest, place + 1
+    return str(datetime.datetime.fromisoformat(now) + place * TICK) if place else now

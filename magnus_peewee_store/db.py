@@ -3,6 +3,7 @@
 import datetime
 import functools
 import itertools
+import json
 import logging
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
@@ -37,11 +38,8 @@ INDEXES = (
     (("attribute_type", "created_at", "run_id"), False),  # for the newest runs
 )
 
-# Of one statement that writes many rows. Its text is written for each number of them, and one packet holds it.
-BATCH_ROWS = 100
-BATCH_BYTES = 250_000
-
-TICK = datetime.timedelta(microseconds=1)
+# Of one statement that writes many rows: one packet of MySQL's must hold them, each quote as four characters.
+BATCH_BYTES = 100_000
 
 T = TypeVar("T")
 
@@ -165,16 +163,14 @@ class LogTable:
         Returns:
             Whether they were written.
         """
-        if len(rows) == 1 and self._unique:
-            return self._upsert(run_id, rows[0], requires)
+        batches = self._batches(rows)
+        if len(batches) == 1 and self._unique:
+            return self._upsert(run_id, batches[0], requires)
         with self._holding(run_id):
             # Locked, what they all require keeps two such transactions from deadlock.
             if not all(self._read(run_id, key, locked=True) for key in requires):
                 return False
-            if self._unique:
-                self._upsert_all(run_id, rows)
-                return True
-            return all(self._upsert(run_id, row) for row in rows)
+            return all(self._upsert(run_id, batch) for batch in batches)
 
     @_persistently
     def update(self, run_id: str, key: Key, change: Callable[[str], str]) -> bool:
@@ -190,7 +186,7 @@ class LogTable:
         """
         with self._holding(run_id):
             rows = self._read(run_id, key, locked=True)
-            return bool(rows) and self._upsert(run_id, (*rows[-1][:2], change(rows[-1][2])))
+            return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
 
     @_persistently
     def read(self, run_id: str, key: Optional[Key] = None) -> List[Row]:
@@ -497,58 +493,50 @@ class LogTable:
         log = self._log
         return list(log.select(log.pk, *self._stored).where(log.pk > pk).order_by(log.pk).limit(size).tuples())
 
-    def _insert_past_newest(self, required: Sequence[Optional[Tuple[str, ...]]] = ()) -> Any:
+    def _insert_past_newest(self, required: Sequence[Optional[Tuple[str, ...]]] = (), many: bool = False) -> Any:
         """INSERT with a created_at past all that the run has, and only where the run has what is required."""
         log = self._log
         # A scalar, or SQLite would walk the whole run for it.
-        newest = self._newest()
-        values = {
-            log.run_id: given("run_id"),
-            log.attribute_type: given("kind"),
-            log.attribute_key: given("name"),
-            log.attribute_value: given("value"),
-            log.created_at: self.database.next_instant(given("now"), newest),
-        }
-        values.update({getattr(log, name): value for name, value in self._next_pk.items()})
+        newest = log.select(fn.MAX(log.created_at)).where(self._is(log.run_id, given("run_id")))
+        if many:
+            rows, place, row = self.database.rows_in(given("rows"))
+        else:
+            rows, place, row = None, 0, [given("kind"), given("name"), given("value")]
+        created_at = self.database.next_instant(given("now"), newest, place)
+        fields = [log.run_id, log.attribute_type, log.attribute_key, log.attribute_value, log.created_at]
+        source = peewee.Select([rows] if rows else [], [given("run_id"), *row, created_at, *self._next_pk.values()])
         # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
-        source = peewee.Select([], list(values.values())).where(peewee.SQL("1 = 1"))
+        source = source.where(peewee.SQL("1 = 1"))
+        if many:
+            source = source.order_by(*row[:2])  # in which two such statements do not deadlock
         for number, types in enumerate(required):
             source = source.where(fn.EXISTS(self._of(given("run_id"), types, given(f"required_{number}"))))
-        return log.insert_from(source, list(values)).returning()
+        return log.insert_from(source, [*fields, *(getattr(log, name) for name in self._next_pk)]).returning()
 
     @written_once
     def _insert(self) -> Any:
         return self._insert_past_newest()
 
     @written_once
-    def _insert_or_update(self, required: Sequence[Optional[Tuple[str, ...]]]) -> Any:
-        return self._over_present(self._insert_past_newest(required))
-
-    @written_once
-    def _insert_or_update_many(self, count: int) -> Any:
-        fields = [*self._stored, *(getattr(self._log, name) for name in self._next_pk)]
-        row = [*(given(field.name) for field in self._stored), *self._next_pk.values()]
-        return self._over_present(self._log.insert_many([row] * count, fields=fields).returning())
-
-    def _over_present(self, insert: Any) -> Any:
+    def _insert_or_update(self, required: Sequence[Optional[Tuple[str, ...]]], many: bool) -> Any:
+        insert = self._insert_past_newest(required, many)
         unique = [getattr(self._log, name) for name in UNIQUE] if self.database.conflict_target else None
         return insert.on_conflict(conflict_target=unique, preserve=[self._log.attribute_value])
 
-    def _run_insert(self, statement: Statement, now: datetime.datetime, run_id: str, row: Row, **required: Any) -> int:
+    def _run_insert(self, now: datetime.datetime, run_id: str, row: Row) -> None:
         self._check_size(run_id, row)
         kind, name, value = row
-        cursor = statement.run(now=now, run_id=run_id, kind=kind, name=name, value=value, **required)
-        return int(cursor.rowcount)
+        self._insert().run(now=str(now), run_id=run_id, kind=kind, name=name, value=value)
 
     def _insert_new(self, now: datetime.datetime, run_id: str, row: Row, again: bool) -> bool:
         key = ((row[0],), row[1])
         try:
             if self._unique:
-                self._run_insert(self._insert(), now, run_id, row)
+                self._run_insert(now, run_id, row)
                 return True
             with self._holding(run_id):
                 if not self._has(run_id, key):
-                    self._run_insert(self._insert(), now, run_id, row)
+                    self._run_insert(now, run_id, row)
                     return True
         except peewee.IntegrityError:
             if not self._has(run_id, key):
@@ -584,41 +572,47 @@ class LogTable:
         values = {field.name: given(field.name) for field in self._stored}
         return self._log.insert(**values, **self._next_pk).returning()
 
-    def _upsert(self, run_id: str, row: Row, requires: Sequence[Key] = ()) -> bool:
-        if self._unique:
-            statement = self._insert_or_update(tuple(types for types, _ in requires))
-            required = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
-            # MySQL does not count a row that had the value already.
-            return self._run_insert(statement, utcnow(), run_id, row, **required) > 0 or self._is_stored(run_id, row)
+    def _batches(self, rows: Sequence[Row]) -> List[Sequence[Row]]:
+        """Divide rows into what one statement writes, each but once: PostgreSQL refuses it twice."""
+        if len(rows) == 1:
+            return [rows]
+        rows = list({row[:2]: row for row in rows}.values())
+        if not (self._unique and self.database.reads_json):
+            return [[row] for row in rows]
+        batches: List[List[Row]] = []
+        room = 0
+        for row in rows:
+            room -= len(row[2])
+            if room < 0 or not batches:
+                batches.append([])
+                room = BATCH_BYTES - len(row[2])
+            batches[-1].append(row)
+        return [*batches]
+
+    def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Key] = ()) -> bool:
+        """Write a batch."""
+        for row in rows:
+            self._check_size(run_id, row)
+        if not self._unique:
+            return all(self._update_or_insert(run_id, row) for row in rows)
+        statement = self._insert_or_update(tuple([types for types, _ in requires]), len(rows) > 1)
+        values: Dict[str, Any] = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
+        if len(rows) == 1:
+            values["kind"], values["name"], values["value"] = rows[0]
+        else:
+            values["rows"] = json.dumps(rows, ensure_ascii=False)
+        cursor = statement.run(now=str(utcnow()), run_id=run_id, **values)
+        # MySQL does not count a row that had the value already.
+        return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
+
+    def _update_or_insert(self, run_id: str, row: Row) -> bool:
         log = self._log
         keys = [pk for (pk,) in self._of(run_id, (row[0],), row[1]).select(log.pk).tuples()]
         if keys:
-            self._check_size(run_id, row)
             log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
         else:
-            self._run_insert(self._insert(), utcnow(), run_id, row)
+            self._run_insert(utcnow(), run_id, row)
         return True
-
-    def _upsert_all(self, run_id: str, rows: Sequence[Row]) -> None:
-        newest = self._log.created_at.python_value(self._select_newest().run(run_id=run_id).fetchone()[0])
-        # Others may have written what is no time.
-        created_at = max(utcnow(), newest + TICK) if isinstance(newest, datetime.datetime) else utcnow()
-        # PostgreSQL refuses to write a row twice in one statement.
-        for batch in _batches(list({row[:2]: row for row in rows}.values())):
-            values: List[Any] = []
-            for row in batch:
-                self._check_size(run_id, row)
-                values += StoredRow(run_id, *row, created_at)
-                created_at += TICK
-            self._insert_or_update_many(len(batch)).run_with(values)
-
-    @written_once
-    def _select_newest(self) -> Any:
-        return self._newest()
-
-    def _newest(self) -> Any:
-        log = self._log
-        return log.select(fn.MAX(log.created_at)).where(self._is(log.run_id, given("run_id")))
 
     def _check_size(self, run_id: str, row: Row) -> None:
         size = len(row[2])
@@ -644,20 +638,6 @@ class LogTable:
 
 def _too_large(run_id: str, row: Row, limit: str) -> peewee.DataError:
     return peewee.DataError(f"The {row[0]} {row[1]} of the run {run_id} has {len(row[2])} bytes, and {limit}")
-
-
-def _batches(rows: Sequence[Row]) -> Iterator[List[Row]]:
-    """Divide rows into what one statement may write."""
-    batch: List[Row] = []
-    size = 0
-    for row in rows:
-        if batch and (len(batch) == BATCH_ROWS or size + len(row[2]) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += len(row[2])
-    if batch:
-        yield batch
 
 
 def _bound_to(database: ManagedDatabase) -> Any:

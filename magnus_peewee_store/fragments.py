@@ -1,10 +1,12 @@
 """Run logs to fragments and back: what stands in a row's type, key and value. No database, no I/O."""
 
 import json
-from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from magnus.datastore import BranchLog, RunLog, StepLog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+Log = TypeVar("Log", bound=BaseModel)
 
 
 class Fragment(NamedTuple):
@@ -152,7 +154,7 @@ def to_header(value: str) -> RunLog:
     Returns:
         The run log.
     """
-    return RunLog(**json.loads(value))
+    return _log(RunLog, value)
 
 
 def to_step(value: str) -> StepLog:
@@ -164,7 +166,7 @@ def to_step(value: str) -> StepLog:
     Returns:
         The step log, without branches.
     """
-    return StepLog(**json.loads(value))
+    return _log(StepLog, value)
 
 
 def to_branch(value: str) -> BranchLog:
@@ -176,7 +178,7 @@ def to_branch(value: str) -> BranchLog:
     Returns:
         The branch log, without steps.
     """
-    return BranchLog(**json.loads(value))
+    return _log(BranchLog, value)
 
 
 def to_parameters(fragments: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
@@ -283,6 +285,14 @@ _READERS: Tuple[Tuple[Tuple[str, ...], Callable[[str], Any]], ...] = (
 )
 
 
+def _log(kind: Type[Log], value: str) -> Log:
+    try:
+        return kind.model_validate_json(value)
+    except ValidationError:
+        # Half a surrogate pair, or deep nesting, which json wrote and pydantic's faster parser does not read.
+        return kind(**json.loads(value))
+
+
 def _own_of_branch(branch_log: BranchLog) -> Fragment:
     return _fragment(BRANCH, branch_log.internal_name, branch_log.model_dump(exclude={"steps"}))
 
@@ -301,8 +311,8 @@ def _nearest(name: str, known: Collection[str]) -> Optional[str]:
 
 def _fragment(kind: Tuple[str, ...], name: str, value: Any) -> Fragment:
     """Write a value as JSON, in plain ASCII: so it survives whatever character set a table has."""
-    if not isinstance(name, str):
-        raise TypeError(f"The name of a {kind[0]} is a string, not {name!r}")
+    if not isinstance(name, str) or "\0" in name:  # which not every database can hold
+        raise TypeError(f"The name of a {kind[0]} is a string without NUL, not {name!r}")
     try:
         return Fragment(kind[0], name, json.dumps(value))
     except (TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ its table alone.
 """
 
 import functools
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict
 
 import peewee
 
@@ -38,7 +38,10 @@ class Statement:
 
     def __init__(self, database: peewee.Database, query: Any) -> None:
         self._database = database
-        self._sql, self._parameters = query.sql()
+        self._sql, parameters = query.sql()
+        # A value that the query has itself is named by its place, which is no name that can be given.
+        self._names = [str(each) if isinstance(each, _Given) else place for place, each in enumerate(parameters)]
+        self._own = {place: each for place, each in enumerate(parameters) if not isinstance(each, _Given)}
 
     def run(self, **values: Any) -> Any:
         """Run it.
@@ -49,22 +52,8 @@ class Statement:
         Returns:
             The driver's cursor.
         """
-        return self._execute([values[each] if isinstance(each, _Given) else each for each in self._parameters])
-
-    def run_with(self, values: Sequence[Any]) -> Any:
-        """Run it with values that were given in the query's order, not by name.
-
-        Args:
-            values: Each value that the query left to be given.
-
-        Returns:
-            The driver's cursor.
-        """
-        rest = iter(values)
-        return self._execute([next(rest) if isinstance(each, _Given) else each for each in self._parameters])
-
-    def _execute(self, parameters: Sequence[Any]) -> Any:
-        return self._database.execute_sql(self._sql, parameters)
+        every: Dict[Any, Any] = {**self._own, **values}
+        return self._database.execute_sql(self._sql, [every[name] for name in self._names])
 
 
 def written_once(build: Callable[..., Any]) -> Callable[..., Statement]:

@@ -422,6 +422,13 @@ def test_names_are_exact(store: DBStore, database: Any) -> None:
     assert dict(rows) == {"RunLog": 1, "Parameter": len(ODD_NAMES), "Step": len(dotless)}
 
 
+def test_a_name_that_not_every_database_can_hold_is_refused_and_nothing_is_written(store: DBStore) -> None:
+    store.create_run_log("run")
+    with pytest.raises(TypeError, match=r"The name of a Parameter is a string without NUL, not 'x\\x00y'"):
+        store.set_parameters("run", {"x": 1, "x\0y": 2})
+    assert store.get_parameters("run") == {}
+
+
 # How it is written
 
 

@@ -67,11 +67,39 @@ def test_a_step_of_a_branch_is_written_in_one_statement(store: DBStore) -> None:
     assert statements_of(store, lambda: store.add_step_log(step("map.1.5.work"), "run")) == ["INSERT"]
 
 
-def test_many_parameters_are_written_by_one_statement_of_a_transaction(store: DBStore) -> None:
+def test_many_parameters_are_written_in_one_statement(store: DBStore) -> None:
     store.create_run_log("run")
     parameters = {f"parameter {number}": number for number in range(100)}
-    sent = statements_of(store, lambda: store.set_parameters("run", parameters))
-    assert sent.count("INSERT") == 1 and len(sent) <= 5
+    assert statements_of(store, lambda: store.set_parameters("run", parameters)) == ["INSERT"]
+    assert store.get_parameters("run") == parameters
+
+
+def test_what_is_too_much_for_one_statement_is_one_transaction(store: DBStore) -> None:
+    store.create_run_log("run")
+    parameters = {f"parameter {number}": str(number) * 60_000 for number in range(3)}
+
+    def end_at_the_third(event: Any) -> None:
+        if event.sql.startswith("INSERT"):
+            inserts.append(event.sql)
+        if len(inserts) == 3:
+            raise KeyboardInterrupt
+
+    inserts: List[str] = []
+    hooks = store.table.database.query_hooks
+    hooks.append(end_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        store.set_parameters("run", parameters)
+    hooks.clear()
+    assert store.get_parameters("run") == {}
+    store.set_parameters("run", parameters)
+    assert store.get_parameters("run") == parameters
+
+
+def test_a_database_that_reads_no_json_is_sent_a_row_at_a_time(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create_run_log("run")
+    monkeypatch.setattr(type(store.table.database), "reads_json", False)
+    parameters = {f"parameter {number}": number for number in range(10)}
+    assert statements_of(store, lambda: store.set_parameters("run", parameters)).count("INSERT") == 10
     assert store.get_parameters("run") == parameters
 
 

@@ -397,8 +397,9 @@ class Proxy:
         (b"INSERT", lambda store: store.create_run_log("new", tag="t")),
         (b"INSERT", lambda store: store.add_step_log(step("a", message="new"), "run")),
         (b"INSERT", lambda store: store.set_parameters("run", {"x": 1})),
-        (b"COMMIT", lambda store: store.set_parameters("run", {"x": 1, "y": 2})),
-        (b"COMMIT", lambda store: store.put_run_log(RunLog(run_id="new", tag="t", parameters={"x": 1}))),
+        (b"INSERT", lambda store: store.set_parameters("run", {"x": 1, "y": 2})),
+        (b"INSERT", lambda store: store.put_run_log(RunLog(run_id="new", tag="t", parameters={"x": 1}))),
+        (b"COMMIT", lambda store: store.set_parameters("run", dict.fromkeys("xyz", "long" * 20_000))),
         (b"COMMIT", lambda store: store.update_run_log_status("run", "SUCCESS")),
         (b"COMMIT", lambda store: store.set_run_config("run", {"x": 1})),
     ],
@@ -480,6 +481,27 @@ def test_deadlocks_and_serialization_failures_are_not_shown(faulty: DBStore, awa
         ("RunLog", 1),
         ("Step", 20),
     ]
+
+
+def set_all(number: int, url: str) -> None:
+    """Set the same parameters as all the others, in an order of its own."""
+    store = DBStore(connection_string=url)
+    names = [f"x{each}" for each in range(10)]
+    for each in range(20):
+        store.set_parameters("run", dict.fromkeys(names[number:] + names[:number], each))
+
+
+def test_who_sets_the_same_parameters_in_another_order_causes_no_deadlock(faulty: DBStore, away: Database) -> None:
+    counted = (
+        "SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'Innodb_deadlocks'"
+        if away.server.kind == "mariadb"
+        else f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{away.name}'"
+    )
+    faulty.create_run_log("run")
+    faulty.set_parameters("run", {f"x{each}": 0 for each in range(10)})
+    [[before]] = away.sql(counted)
+    at_once(8, set_all, away.url)
+    assert away.sql(counted) == [(before,)]
 
 
 def create_many(number: int, url: str) -> int:
