@@ -121,7 +121,8 @@ class ManagedDatabase(peewee.Database):
             try:
                 with self.lock:
                     try:
-                        self.connect(reuse_if_open=True)
+                        if self.is_closed():
+                            self.connect()
                         return work()
                     except peewee.PeeweeException as error:
                         passing = self.passes(error)
@@ -300,11 +301,13 @@ class ManagedSqlite(ManagedDatabase, peewee.SqliteDatabase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_function(_next_instant, "next_instant", 3)
+        self.register_function(_next_instant, "next_instant")
 
     def next_instant(self, now: Any, newest: Any, place: Any) -> Any:
-        """Leave it to a function: SQLite's own arithmetic stops at milliseconds."""
-        return fn.next_instant(now, newest, place)
+        """Leave it to a function, where there is something to add: SQLite's own arithmetic stops at milliseconds."""
+        if place:
+            return fn.next_instant(now, newest, place)
+        return peewee.Case(None, [(newest < now, now)], fn.next_instant(now, newest))
 
     def rows_in(self, document: Any) -> Tuple[Any, Any, List[Any]]:
         """Take each row for a text of its own."""
@@ -639,7 +642,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_connections_to_parent)
 
 
-def _next_instant(now: str, newest: Optional[str], place: int) -> str:
+def _next_instant(now: str, newest: Optional[str], place: int = 0) -> str:
     """The SQL function `next_instant` of SQLite, on times as its columns hold them."""
     if newest is not None and now <= newest:
         now, place = newest, place + 1

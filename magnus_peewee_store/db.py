@@ -105,8 +105,6 @@ def create_tables(connection_string: str) -> List[str]:
 class _Layout(NamedTuple):
     """How the table stands in a database."""
 
-    unique: bool
-    """Whether a unique index settles who writes a row first."""
     next_pk: Optional[peewee.Node]
     """What a new row's pk must be, where the column has no default."""
     largest: Optional[int]
@@ -114,11 +112,21 @@ class _Layout(NamedTuple):
 
 
 def _persistently(method: Callable[..., T]) -> Callable[..., T]:
-    """Have a method of `LogTable` done again after a fault that passes."""
+    """Have a method of `LogTable` done on a table that is there, and again after a fault that passes."""
 
     @functools.wraps(method)
     def wrapped(table: "LogTable", *args: Any, **kwargs: Any) -> T:
-        return table._do(lambda: method(table, *args, **kwargs))
+        def work() -> T:
+            if not table._layout:
+                table._prepare()
+            try:
+                return method(table, *args, **kwargs)
+            except peewee.IntegrityError:
+                if not table._was_completed():
+                    raise
+                return method(table, *args, **kwargs)
+
+        return table.database.persistently(work)
 
     return wrapped
 
@@ -135,6 +143,7 @@ class LogTable:
         self._log = _bound_to(database)
         self._stored = [getattr(self._log, name) for name in StoredRow._fields]
         self._layout: Optional[_Layout] = None
+        self._unique = False  # whether a unique index settles who writes a row first
         self._statements: Dict[Any, Statement] = {}
 
     def insert(self, run_id: str, row: Row) -> bool:
@@ -147,9 +156,7 @@ class LogTable:
         Returns:
             Whether it was written.
         """
-        now = utcnow()
-        tries = itertools.count()
-        return self._do(lambda: self._insert_new(now, run_id, row, again=next(tries) > 0))
+        return self._insert_new(run_id, row, utcnow(), itertools.count())
 
     @_persistently
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Key] = ()) -> bool:
@@ -163,7 +170,7 @@ class LogTable:
         Returns:
             Whether they were written.
         """
-        batches = self._batches(rows)
+        batches = [rows] if len(rows) == 1 else self._batches(rows)
         if len(batches) == 1 and self._unique:
             return self._upsert(run_id, batches[0], requires)
         with self._holding(run_id):
@@ -285,8 +292,7 @@ class LogTable:
         Returns:
             Whether they were written.
         """
-        tries = itertools.count()
-        return self._do(lambda: self._insert_run(rows, again=next(tries) > 0))
+        return self._insert_run(rows, itertools.count())
 
     @_persistently
     def delete(self, run_id: str) -> int:
@@ -334,22 +340,8 @@ class LogTable:
             self.database.close()
             self._forget_layout()  # A database in memory goes with its connection.
 
-    def _do(self, work: Callable[[], T]) -> T:
-        def prepared() -> T:
-            self._prepare()
-            try:
-                return work()
-            except peewee.IntegrityError:
-                if not self._was_completed():
-                    raise
-                return work()
-
-        return self.database.persistently(prepared)
-
     def _prepare(self) -> None:
         """See how the table stands, and make it where it is missing."""
-        if self._layout:
-            return
         if not self._log.table_exists():
             shown = self.database.shown
             try:
@@ -367,7 +359,8 @@ class LogTable:
         pk = columns["pk"]
         next_pk = None if pk.identity or pk.default else self.database.next_pk()
         largest = self.database.largest_in(columns["attribute_value"])
-        self._layout = _Layout((UNIQUE, True) in self._indexes(), next_pk, largest)
+        self._unique = (UNIQUE, True) in self._indexes()
+        self._layout = _Layout(next_pk, largest)
 
     def _was_completed(self) -> bool:
         """Tell whether the table was completed behind this object's back, and from now on take it as it is."""
@@ -379,6 +372,7 @@ class LogTable:
 
     def _forget_layout(self) -> None:
         self._layout = None
+        self._unique = False
         self._statements.clear()
 
     def _create(self) -> List[str]:
@@ -439,10 +433,6 @@ class LogTable:
     def _missing_indexes(self) -> Any:
         present = self._indexes()
         return [index for index in INDEXES if index not in present]
-
-    @property
-    def _unique(self) -> bool:
-        return bool(self._layout and self._layout.unique)
 
     def _holding(self, run_id: str) -> Any:
         return self.database.atomic() if self._unique else self.database.holding(run_id)
@@ -528,7 +518,9 @@ class LogTable:
         kind, name, value = row
         self._insert().run(now=str(now), run_id=run_id, kind=kind, name=name, value=value)
 
-    def _insert_new(self, now: datetime.datetime, run_id: str, row: Row, again: bool) -> bool:
+    @_persistently
+    def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, earlier_tries: Iterator[int]) -> bool:
+        again = next(earlier_tries) > 0
         key = ((row[0],), row[1])
         try:
             if self._unique:
@@ -551,7 +543,9 @@ class LogTable:
             present = present.where(log.created_at == created_at)
         return bool(present.exists())
 
-    def _insert_run(self, rows: Sequence[StoredRow], again: bool) -> bool:
+    @_persistently
+    def _insert_run(self, rows: Sequence[StoredRow], earlier_tries: Iterator[int]) -> bool:
+        again = next(earlier_tries) > 0
         first = rows[0]
         any_row = (None, None)
         try:
@@ -574,18 +568,17 @@ class LogTable:
 
     def _batches(self, rows: Sequence[Row]) -> List[Sequence[Row]]:
         """Divide rows into what one statement writes, each but once: PostgreSQL refuses it twice."""
-        if len(rows) == 1:
-            return [rows]
         rows = list({row[:2]: row for row in rows}.values())
         if not (self._unique and self.database.reads_json):
             return [[row] for row in rows]
         batches: List[List[Row]] = []
         room = 0
         for row in rows:
-            room -= len(row[2])
+            size = sum(map(len, row))
+            room -= size
             if room < 0 or not batches:
                 batches.append([])
-                room = BATCH_BYTES - len(row[2])
+                room = BATCH_BYTES - size
             batches[-1].append(row)
         return [*batches]
 
@@ -595,13 +588,14 @@ class LogTable:
             self._check_size(run_id, row)
         if not self._unique:
             return all(self._update_or_insert(run_id, row) for row in rows)
-        statement = self._insert_or_update(tuple([types for types, _ in requires]), len(rows) > 1)
+        required = tuple(types for types, _ in requires)
         values: Dict[str, Any] = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
         if len(rows) == 1:
             values["kind"], values["name"], values["value"] = rows[0]
         else:
             values["rows"] = json.dumps(rows, ensure_ascii=False)
-        cursor = statement.run(now=str(utcnow()), run_id=run_id, **values)
+        statement = self._insert_or_update(required, len(rows) > 1)
+        cursor = statement.run(run_id=run_id, now=str(utcnow()), **values)
         # MySQL does not count a row that had the value already.
         return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
 

@@ -5,6 +5,7 @@ from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Nam
 
 from magnus.datastore import BranchLog, RunLog, StepLog
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_jsonable_python
 
 Log = TypeVar("Log", bound=BaseModel)
 
@@ -67,7 +68,7 @@ def of_header(run_log: RunLog) -> Fragment:
         header["run_config"]["secrets_handler"] = {
             name: value for name, value in secrets_handler.items() if name in ("service_name", "service_type")
         }
-    return _fragment(RUN_LOG, RUN_LOG_KEY, header)
+    return _fragment(RUN_LOG, RUN_LOG_KEY, json.dumps, header)
 
 
 def of_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
@@ -82,7 +83,7 @@ def of_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
     Raises:
         TypeError: If a value is not JSON, or a name not a string.
     """
-    return [_fragment(PARAMETER, name, value) for name, value in parameters.items()]
+    return [_fragment(PARAMETER, name, json.dumps, value) for name, value in parameters.items()]
 
 
 def of_step(step_log: StepLog) -> List[Fragment]:
@@ -97,8 +98,10 @@ def of_step(step_log: StepLog) -> List[Fragment]:
     Raises:
         TypeError: If something in it is not JSON.
     """
-    own = _fragment(STEP, step_log.internal_name, step_log.model_dump(exclude={"branches"}))
+    own = _fragment(STEP, step_log.internal_name, _json_of, step_log, "branches")
     branch_logs = step_log.branches.values()
+    if not branch_logs:
+        return [own]
     return [own, *map(_own_of_branch, branch_logs), *(each for log in branch_logs for each in _steps_of_branch(log))]
 
 
@@ -181,6 +184,21 @@ def to_branch(value: str) -> BranchLog:
     return _log(BranchLog, value)
 
 
+def to_value(value: str) -> Any:
+    """Make the value of a parameter of its fragment's.
+
+    Args:
+        value: The attribute_value of a parameter's fragment.
+
+    Returns:
+        The value.
+    """
+    try:
+        return from_json(value)
+    except ValueError:
+        return json.loads(value)  # as in _log
+
+
 def to_parameters(fragments: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
     """Collect the parameters among fragments.
 
@@ -190,7 +208,7 @@ def to_parameters(fragments: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
     Returns:
         The parameters by name.
     """
-    return {name: json.loads(value) for kind, name, value in fragments if kind in PARAMETER}
+    return {name: to_value(value) for kind, name, value in fragments if kind in PARAMETER}
 
 
 def why_unreadable(kind: str, name: Any, value: Any) -> str:
@@ -258,7 +276,7 @@ def to_run_log(fragments: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
             branches[name] = to_branch(value)
             step_of.setdefault(name, _nearest(name, steps))
         elif kind in PARAMETER:
-            parameters[name] = json.loads(value)
+            parameters[name] = to_value(value)
         elif kind in RUN_LOG:
             run_log = to_header(value)
     if run_log is None:
@@ -281,7 +299,7 @@ _READERS: Tuple[Tuple[Tuple[str, ...], Callable[[str], Any]], ...] = (
     (RUN_LOG, to_header),
     (STEP, to_step),
     (BRANCH, to_branch),
-    (PARAMETER, json.loads),
+    (PARAMETER, to_value),
 )
 
 
@@ -294,7 +312,7 @@ def _log(kind: Type[Log], value: str) -> Log:
 
 
 def _own_of_branch(branch_log: BranchLog) -> Fragment:
-    return _fragment(BRANCH, branch_log.internal_name, branch_log.model_dump(exclude={"steps"}))
+    return _fragment(BRANCH, branch_log.internal_name, _json_of, branch_log, "steps")
 
 
 def _steps_of_branch(branch_log: BranchLog) -> List[Fragment]:
@@ -309,11 +327,22 @@ def _nearest(name: str, known: Collection[str]) -> Optional[str]:
     return prefix if dot else None
 
 
-def _fragment(kind: Tuple[str, ...], name: str, value: Any) -> Fragment:
+def _json_of(log: BaseModel, without: str) -> str:
+    try:
+        text = log.model_dump_json(exclude={without})
+    except ValueError:  # half a surrogate pair
+        text = ""
+    # pydantic, which takes half the time, writes NaN as null, and leaves as it is what is not ASCII.
+    if not text or "null" in text or not text.isascii():
+        text = json.dumps(log.model_dump(exclude={without}), default=to_jsonable_python)
+    return text
+
+
+def _fragment(kind: Tuple[str, ...], name: str, write: Callable[..., str], *value: Any) -> Fragment:
     """Write a value as JSON, in plain ASCII: so it survives whatever character set a table has."""
     if not isinstance(name, str) or "\0" in name:  # which not every database can hold
         raise TypeError(f"The name of a {kind[0]} is a string without NUL, not {name!r}")
     try:
-        return Fragment(kind[0], name, json.dumps(value))
+        return Fragment(kind[0], name, write(*value))
     except (TypeError, ValueError) as error:
         raise TypeError(f"The {kind[0]} '{name}' holds something that JSON cannot: {error}") from error

@@ -40,8 +40,8 @@ class Statement:
         self._database = database
         self._sql, parameters = query.sql()
         # A value that the query has itself is named by its place, which is no name that can be given.
-        self._names = [str(each) if isinstance(each, _Given) else place for place, each in enumerate(parameters)]
-        self._own = {place: each for place, each in enumerate(parameters) if not isinstance(each, _Given)}
+        self._names = [str(each) if isinstance(each, _Given) else f"#{n}" for n, each in enumerate(parameters)]
+        self._own = dict(zip(self._names, parameters))
 
     def run(self, **values: Any) -> Any:
         """Run it.
@@ -52,8 +52,8 @@ class Statement:
         Returns:
             The driver's cursor.
         """
-        every: Dict[Any, Any] = {**self._own, **values}
-        return self._database.execute_sql(self._sql, [every[name] for name in self._names])
+        values = {**self._own, **values}
+        return self._database.execute_sql(self._sql, [values[name] for name in self._names])
 
 
 def written_once(build: Callable[..., Any]) -> Callable[..., Statement]:

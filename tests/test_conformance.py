@@ -3,9 +3,10 @@
 Magnus' own stores pass the same tests wherever they are right: so the tests, too, are tested.
 """
 
+import datetime
 import math
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Dict
 
 import pytest
 from logs import step
@@ -272,6 +273,19 @@ def test_what_json_cannot_hold_is_refused_by_name_and_nothing_is_written(store: 
     with pytest.raises(TypeError, match="name of a Parameter"):
         store.set_parameters("run", {"fine": 1, 2: "two"})
     assert store.get_parameters("run") == {}
+
+
+@pytest.mark.parametrize("others", [{}, {"loss": math.nan, "unit": "\u20ac"}], ids=["alone", "beside others"])
+def test_what_json_has_no_form_for_stands_in_a_step_as_pydantic_writes_it(
+    store: DBStore, others: Dict[str, Any]
+) -> None:
+    store.create_run_log("run")
+    at = datetime.datetime(2026, 1, 1, 12)
+    store.add_step_log(step("a", user_defined_metrics={"at": at, "seen": {1}, **others}), "run")
+    metrics = store.get_step_log("a", "run").user_defined_metrics
+    assert (metrics["at"], metrics["seen"]) == ("2026-01-01T12:00:00", [1])
+    with pytest.raises(TypeError, match="Step 'a' holds.*object"):
+        store.add_step_log(step("a", user_defined_metrics={"model": object(), **others}), "run")
 
 
 # Its steps and branches

@@ -81,9 +81,16 @@ def unambiguous(run_log: RunLog) -> bool:
     return not any(nodes & set(value.split(".")[1:]) for _, value in nodes_and_values(run_log.steps))
 
 
+@settings(deadline=None)
 @given(run_logs().filter(unambiguous))
 def test_any_run_log_is_the_same_after_being_cut_up(run_log: RunLog) -> None:
     assert as_text(fragments.to_run_log(fragments.of_run_log(run_log))) == as_text(run_log)
+
+
+@settings(deadline=None)
+@given(run_logs())
+def test_values_are_plain_ascii_whatever_they_hold(run_log: RunLog) -> None:
+    assert all(fragment.attribute_value.isascii() for fragment in fragments.of_run_log(run_log))
 
 
 @settings(max_examples=30, deadline=None)
