@@ -42,7 +42,7 @@ def of_run_log(run_log: RunLog) -> List[Fragment]:
         The fragments, each parent before its children, which is the order that `to_run_log` finds parents by.
 
     Raises:
-        TypeError: If something in it is not JSON.
+        TypeError: If something in it can be no JSON. Of a time pydantic makes a text, of a set a list.
     """
     steps = [fragment for step_log in run_log.steps.values() for fragment in of_step(step_log)]
     return [of_header(run_log), *of_parameters(run_log.parameters), *steps]
@@ -96,7 +96,7 @@ def of_step(step_log: StepLog) -> List[Fragment]:
         The fragments: the step's own, those of its branches, and then those of their steps, as magnus fans out.
 
     Raises:
-        TypeError: If something in it is not JSON.
+        TypeError: If something in it can be no JSON. Of a time pydantic makes a text, of a set a list.
     """
     own = _fragment(STEP, step_log.internal_name, _json_of, step_log, "branches")
     branch_logs = step_log.branches.values()
@@ -115,7 +115,7 @@ def of_branch(branch_log: BranchLog) -> List[Fragment]:
         The fragments, the branch's own first.
 
     Raises:
-        TypeError: If something in it is not JSON.
+        TypeError: If something in it can be no JSON. Of a time pydantic makes a text, of a set a list.
     """
     return [_own_of_branch(branch_log), *_steps_of_branch(branch_log)]
 

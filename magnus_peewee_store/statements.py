@@ -41,7 +41,7 @@ class Statement:
         self._sql, parameters = query.sql()
         # A value that the query has itself is named by its place, which is no name that can be given.
         self._names = [str(each) if isinstance(each, _Given) else f"#{n}" for n, each in enumerate(parameters)]
-        self._own = dict(zip(self._names, parameters))
+        self._own = {name: each for name, each in zip(self._names, parameters) if not isinstance(each, _Given)}
 
     def run(self, **values: Any) -> Any:
         """Run it.
@@ -51,6 +51,9 @@ class Statement:
 
         Returns:
             The driver's cursor.
+
+        Raises:
+            KeyError: If a value is missing.
         """
         values = {**self._own, **values}
         return self._database.execute_sql(self._sql, [values[name] for name in self._names])
