@@ -134,7 +134,7 @@ def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(sqlite_file: SqliteFile) -
     statements = []
     connection = database.connection()
     connection.set_trace_callback(statements.append)
-    store.set_parameters("run", {"a": 1, "b": 2})
+    store.update_run_log_status("run", "SUCCESS")
     assert statements[0] == "BEGIN IMMEDIATE"
 
 
