@@ -1,6 +1,5 @@
 """Who is measured: stores, and as the floor below any store the raw drivers."""
 
-import json
 from collections import OrderedDict
 from contextlib import closing
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, Callable, Dict, List, Union
 from magnus.datastore import BranchLog, RunLog, StepLog
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
+from pydantic_core import from_json
 
 from benchmarks import logs
 from benchmarks.databases import Database, connect, kind_of, now
@@ -141,7 +141,7 @@ class RawDriver:
         return partial(self.cursor.execute, upsert(self.url, len(rows)), values)
 
     def reading(self, run_id: str) -> Call:
-        """Prepare the reading of all rows of a run: here with their JSON parsed, and validated by pydantic."""
+        """Prepare the reading of all rows of a run: here with their JSON parsed and validated, by pydantic."""
         return partial(self._read_all, run_id)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class RawDriver:
     def _read_all(self, run_id: str) -> List[Any]:
         models: Dict[str, Any] = {"RunLog": RunLog, "Step": StepLog, "Branch": BranchLog}
         return [
-            models[kind](**json.loads(value)) if kind in models else json.loads(value)
+            models[kind].model_validate_json(value) if kind in models else from_json(value)
             for kind, _, value in self._read(self._all, run_id)
         ]
 

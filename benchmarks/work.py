@@ -98,7 +98,7 @@ def full_run_log(database: Database, effort: Effort) -> Iterator[Result]:
     store.fill(log)
     rounds = Rounds(f"full run log of {logs.count_steps(log):,} steps", database)
     del log
-    raw = f"{database.raw}, json and pydantic"
+    raw = f"{database.raw} and pydantic"
     works = {OURS: lambda: store.reading(RUN), raw: lambda: floor.reading(RUN)}
     for _ in range(effort.rounds):
         rounds.add(alternate(works, 2, 1))
