@@ -35,6 +35,21 @@ ODD_NAMES = [
     "n" * 500,
 ]
 
+VALUES = [
+    math.inf,
+    -math.inf,
+    0.1,
+    -0.0,
+    2**64,
+    -(10**400),
+    "nul \0 inside",
+    "\N{SNAKE} \u00e9 \ud800 lone",
+    "",
+    None,
+    False,
+    {"": {"deep": [[], {}]}},
+]
+
 
 def branch(name: str, *steps: StepLog) -> BranchLog:
     return BranchLog(internal_name=name, steps=OrderedDict((each.internal_name, each) for each in steps))
@@ -220,24 +235,7 @@ def test_the_run_config_is_added_to(any_store: BaseRunLogStore) -> None:
     assert any_store.get_run_log_by_id("run").status == "PROCESSING"
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        math.inf,
-        -math.inf,
-        0.1,
-        -0.0,
-        2**64,
-        -(10**400),
-        "nul \0 inside",
-        "\N{SNAKE} \u00e9 \ud800 lone",
-        "",
-        None,
-        False,
-        {"": {"deep": [[], {}]}},
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("value", VALUES, ids=repr)
 @BOTH
 def test_a_value_comes_back_as_it_went_in(any_store: BaseRunLogStore, value: Any) -> None:
     any_store.create_run_log("run")
@@ -247,6 +245,13 @@ def test_a_value_comes_back_as_it_went_in(any_store: BaseRunLogStore, value: Any
     assert repr(any_store.get_step_log("a", "run").user_defined_metrics["x"]) == repr(value)
     full = any_store.get_run_log_by_id("run", full=True)
     assert repr((full.parameters["x"], full.steps["a"].user_defined_metrics["x"])) == repr((value, value))
+
+
+def test_values_that_are_set_together_come_back_as_they_went_in(store: DBStore) -> None:
+    store.create_run_log("run")
+    parameters = {f"parameter {number}": value for number, value in enumerate(VALUES)}
+    store.set_parameters("run", parameters)
+    assert repr(store.get_parameters("run")) == repr(parameters)
 
 
 @BOTH
