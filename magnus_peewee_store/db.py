@@ -514,7 +514,6 @@ class LogTable:
         return insert.on_conflict(conflict_target=unique, preserve=[self._log.attribute_value])
 
     def _run_insert(self, now: datetime.datetime, run_id: str, row: Row) -> None:
-        self._check_size(run_id, row)
         kind, name, value = row
         self._insert().run(now=str(now), run_id=run_id, kind=kind, name=name, value=value)
 
@@ -522,6 +521,7 @@ class LogTable:
     def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, earlier_tries: Iterator[int]) -> bool:
         again = next(earlier_tries) > 0
         key = ((row[0],), row[1])
+        self._check_size(run_id, row)
         try:
             if self._unique:
                 self._run_insert(now, run_id, row)

@@ -100,8 +100,6 @@ def of_step(step_log: StepLog) -> List[Fragment]:
     """
     own = _fragment(STEP, step_log.internal_name, _json_of, step_log, "branches")
     branch_logs = step_log.branches.values()
-    if not branch_logs:
-        return [own]
     return [own, *map(_own_of_branch, branch_logs), *(each for log in branch_logs for each in _steps_of_branch(log))]
 
 
