@@ -89,6 +89,19 @@ def test_a_run_neither_prints_nor_keeps_a_secret(project: Project, handler: str,
     assert b"krakenbait" not in everything_kept(project.folder)
 
 
+def test_a_password_that_stands_in_the_configuration_is_neither_printed_nor_kept(
+    project: Project, database: Any
+) -> None:
+    if "tiger" not in database.url:
+        pytest.skip("an SQLite file has no password")
+    config = {"connection_string": database.url}
+    project.write(pipeline_yaml=PIPELINE, config_yaml={"run_log_store": {"type": "db", "config": config}})
+    assert "tiger" not in project.execute("run")
+    kept = [value for (value,) in database.sql("SELECT attribute_value FROM db_log")]
+    assert any("scott:***@" in value for value in kept)
+    assert not any("tiger" in value for value in kept)
+
+
 @pytest.mark.parametrize("password", ["krakenbait", "kraken@bait", "kraken%2Fbait"])
 def test_a_password_in_the_connection_string_is_neither_printed_nor_told_in_an_error(
     project: Project, password: str
