@@ -4,7 +4,7 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 POSTGRES = ["psycopg[binary]>=3.1"]
-MYSQL = ["pymysql>=1.0"]
+MYSQL = ["pymysql[rsa]>=1.0"]  # rsa: MySQL's caching_sha2_password encrypts a password with it, where there is no TLS
 
 setup(
     name="magnus-peewee-store",

@@ -499,6 +499,7 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
     PASSING: ClassVar[FrozenSet[int]] = frozenset(
         {
+            1020,  # record has changed since last read, from MariaDB with innodb_snapshot_isolation
             1040,  # too many connections
             1047,  # a node of a cluster is not ready
             1053,  # server shutdown in progress
@@ -519,9 +520,16 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
             2006,  # server has gone away
             2013,  # lost connection during a query
             2055,  # lost connection
+            3032,  # offline mode
+            3101,  # nodes of Group Replication collided, and this one rolled back
             4031,  # disconnected because of inactivity
         }
     )
+    # These numbers stand for lasting errors as well as for transient ones. The text tells which.
+    COMMIT_FAILED = 1180
+    DEADLOCK_AT_COMMIT = "error 149"  # from Group Replication, HA_ERR_LOCK_DEADLOCK; a full disk is 1180, too
+    CANNOT_CONNECT = 2003
+    UNTRUSTED_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # PyMySQL reports it as 2003
 
     @property
     def reads_json(self) -> bool:  # type: ignore[override]
@@ -571,7 +579,8 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
     def holding(self, run_id: str) -> Iterator[None]:
         """Take a lock of the server's by name. It does not reach across the nodes of a cluster; a unique index does."""
         name = (f"{self.database} {run_id}",)
-        [[taken]] = self.execute_sql("SELECT GET_LOCK(MD5(%s), 10)", name).fetchall()
+        # A name has up to 64 characters. MySQL 9.6 and later have MD5 only as a component to install.
+        [[taken]] = self.execute_sql("SELECT GET_LOCK(SHA2(%s, 224), 10)", name).fetchall()
         if not taken:
             raise peewee.OperationalError(1205, f"Another session holds the run {run_id}")
         try:
@@ -579,7 +588,7 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
                 yield
         finally:
             with contextlib.suppress(peewee.PeeweeException):  # A session that has ended holds it no more.
-                self.execute_sql("SELECT RELEASE_LOCK(MD5(%s))", name)
+                self.execute_sql("SELECT RELEASE_LOCK(SHA2(%s, 224))", name)
 
     def passes(self, error: Exception) -> bool:
         """Go by the connection's state, then by the error's number."""
@@ -589,7 +598,12 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
             connection: Any = self.connection()
             if not getattr(connection, "open", True):
                 return True
-        return bool(error.args) and error.args[0] in self.PASSING
+        code, text = (error.args[0] if error.args else None), str(error)
+        if code == self.COMMIT_FAILED:
+            return self.DEADLOCK_AT_COMMIT in text
+        if code == self.CANNOT_CONNECT:
+            return self.UNTRUSTED_CERTIFICATE not in text
+        return code in self.PASSING
 
     @property
     def table_settings(self) -> Tuple[str, ...]:  # type: ignore[override]
@@ -621,9 +635,16 @@ class ManagedMySQL(ManagedDatabase, peewee.MySQLDatabase):
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         # Refuses what a column cannot hold, which a server may be configured to cut off or to garble.
         cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
-        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on')")
+        # Ends a deadlock that InnoDB does not detect, as between a row lock and the AUTO-INC lock, within seconds.
+        cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
+        names = "'innodb_snapshot_isolation', 'max_allowed_packet', 'wsrep_on'"
+        cursor.execute(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
         variables = {str(name).lower(): value for name, value in cursor.fetchall()}
         self.largest_value = int(variables["max_allowed_packet"])
+        if variables.get("innodb_snapshot_isolation") == "ON":
+            # MariaDB 11.6.2 and later: it fails writers with error 1020, at READ COMMITTED too.
+            # https://mariadb.com/kb/en/innodb-system-variables/#innodb_snapshot_isolation
+            cursor.execute("SET SESSION innodb_snapshot_isolation = OFF")
         if variables.get("wsrep_on") == "ON":
             # Every statement sees what any node of the cluster has acknowledged before it.
             cursor.execute("SET SESSION wsrep_sync_wait = 7")
