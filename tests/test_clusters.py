@@ -11,8 +11,8 @@ from multiprocessing.connection import wait
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL, why_missing
 from test_pipelines import dag, mapped, python
@@ -53,11 +53,11 @@ class Writers:
 
     def __init__(self, urls: List[str]) -> None:
         self.acknowledged = [0 for _ in urls]
-        self._stop = PROCESSES.Event()
+        self._stop = FORKSERVER.Event()
         self._pipes, self._processes = [], []
         for number, url in enumerate(urls):
-            receiving, sending = PROCESSES.Pipe(duplex=False)
-            process = PROCESSES.Process(target=write_until_told, args=(number, url, self._stop, sending))
+            receiving, sending = FORKSERVER.Pipe(duplex=False)
+            process = FORKSERVER.Process(target=write_until_told, args=(number, url, self._stop, sending))
             process.start()
             sending.close()
             self._pipes.append(receiving)
@@ -300,7 +300,7 @@ class Nodes:
 
     def at_once(self, work: Callable[..., Any], count: int = CROWD) -> List[Any]:
         """Call `work(number, url)` in so many processes at once, spread over the nodes."""
-        return at_once(count, call_with_a_node, work, self.urls)
+        return run_in_processes(count, call_with_a_node, work, self.urls)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 import peewee
 import pytest
+from concurrency import run_in_processes
 from conftest import AnyDatabase, SqliteFile
-from crowds import at_once
 from logs import step
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
@@ -138,7 +138,7 @@ def create_the_same_runs(number: int, url: str) -> List[str]:
 
 
 def test_of_a_crowd_that_creates_one_run_one_succeeds(theirs: AnyDatabase) -> None:
-    created = at_once(CROWD, create_the_same_runs, theirs.url)
+    created = run_in_processes(CROWD, create_the_same_runs, theirs.url)
     assert sorted(run_id for each in created for run_id in each) == MANY
     assert sorted(row[0] for row in rows_of(theirs)) == MANY
 
@@ -150,7 +150,7 @@ def put_the_same_runs(number: int, url: str) -> None:
 
 
 def test_a_run_log_that_a_crowd_puts_is_there_once_and_whole(theirs: AnyDatabase) -> None:
-    at_once(CROWD, put_the_same_runs, theirs.url)
+    run_in_processes(CROWD, put_the_same_runs, theirs.url)
     store = DBStore(connection_string=theirs.url)
     run_logs = [store.get_run_log_by_id(run_id) for run_id in MANY]
     assert all(run_log.tag == str(run_log.parameters["x"]) for run_log in run_logs)
@@ -166,7 +166,7 @@ def write_one_step(number: int, url: str) -> None:
 
 def test_a_key_that_a_crowd_writes_has_one_row(on_theirs: DBStore, theirs: AnyDatabase) -> None:
     on_theirs.create_run_log("run")
-    at_once(CROWD, write_one_step, theirs.url)
+    run_in_processes(CROWD, write_one_step, theirs.url)
     assert [row[1:3] for row in rows_of(theirs)] == [("RunLog", "run_log"), ("Step", "s")]
     assert on_theirs.get_step_log("s", "run").message in map(str, range(CROWD))
 
@@ -183,7 +183,7 @@ def write_a_share(number: int, url: str) -> None:
 def test_a_crowd_that_writes_one_run_loses_nothing(on_theirs: DBStore, theirs: AnyDatabase) -> None:
     on_theirs.create_run_log("run")
     on_theirs.add_step_log(step("map", step_type="map"), "run")
-    at_once(CROWD, write_a_share, theirs.url)
+    run_in_processes(CROWD, write_a_share, theirs.url)
     run_log = on_theirs.get_run_log_by_id("run", full=True)
     assert {name: list(branch.steps) for name, branch in run_log.steps["map"].branches.items()} == {
         f"map.{number}": [f"map.{number}.{attempt}" for attempt in range(5)] for number in range(CROWD)
@@ -200,7 +200,7 @@ def set_the_same_parameters(number: int, url: str) -> None:
 
 def test_parameters_that_a_crowd_sets_together_are_seen_together(on_theirs: DBStore, theirs: AnyDatabase) -> None:
     on_theirs.create_run_log("run")
-    at_once(CROWD, set_the_same_parameters, theirs.url)
+    run_in_processes(CROWD, set_the_same_parameters, theirs.url)
     parameters = on_theirs.get_parameters("run")
     assert len(parameters) == 30 and len(set(parameters.values())) == 1
 
@@ -212,7 +212,7 @@ def create_runs(number: int, url: str) -> None:
 
 
 def test_a_crowd_that_creates_runs_of_its_own_loses_none(theirs: AnyDatabase) -> None:
-    at_once(CROWD, create_runs, theirs.url)
+    run_in_processes(CROWD, create_runs, theirs.url)
     run_ids = [f"run {number} {each}" for number in range(CROWD) for each in range(5)]
     assert sorted(row[0] for row in rows_of(theirs)) == sorted(run_ids)
 
@@ -422,7 +422,7 @@ def test_a_crowd_that_makes_the_table_succeeds(database: AnyDatabase, tmp_path: 
     db.create_tables(database.url)
     alone = definition_of(database)
     drop(database)
-    at_once(CROWD, complete, database.url)
+    run_in_processes(CROWD, complete, database.url)
     assert definition_of(database) == alone
 
 
@@ -431,7 +431,7 @@ def test_a_crowd_that_completes_a_table_of_others_succeeds(theirs: AnyDatabase) 
     alone = definition_of(theirs)
     drop(theirs)
     make_their_table(theirs)
-    at_once(CROWD, complete, theirs.url)
+    run_in_processes(CROWD, complete, theirs.url)
     assert definition_of(theirs) == alone
 
 
@@ -447,7 +447,7 @@ def complete_or_write(number: int, url: str) -> None:
 
 def test_runs_in_progress_go_on_while_their_table_is_completed(on_theirs: DBStore, theirs: AnyDatabase) -> None:
     on_theirs.create_run_log("run")
-    at_once(CROWD, complete_or_write, theirs.url)
+    run_in_processes(CROWD, complete_or_write, theirs.url)
     on_theirs.set_parameters("run", {"shared": 0, "afterwards": 1})
     on_theirs.add_step_log(step("afterwards"), "run")
     names = {f"{number} {each}" for number in range(1, CROWD) for each in range(30)}

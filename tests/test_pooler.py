@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+from concurrency import run_in_processes
 from conftest import new_server
-from crowds import at_once
 from magnus.datastore import StepLog
 from servers import OWNER, PASSWORD, Database, free_port, is_listened_on
 from test_faults import until
@@ -58,7 +58,7 @@ def test_a_crowd_through_a_transaction_pooler_loses_nothing(pooled: Any) -> None
     store = DBStore(connection_string=pooled.url)
     store.create_run_log("run")
     store.add_step_log(StepLog(name="map", internal_name="map"), "run")
-    at_once(8, write_a_share, pooled.url)
+    run_in_processes(8, write_a_share, pooled.url)
     branches = store.get_run_log_by_id("run", full=True).steps["map"].branches
     assert [len(branch.steps) for branch in branches.values()] == [5] * 8
     store.close()

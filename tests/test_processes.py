@@ -15,8 +15,8 @@ import uuid
 from typing import Any, Callable, List
 
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import AnyDatabase, SqliteFile
-from crowds import PROCESSES, at_once
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logs import step
@@ -62,7 +62,7 @@ def assert_every_share_is_there(run_log: RunLog) -> None:
 def test_a_crowd_that_writes_one_run_loses_and_doubles_nothing(store: DBStore, database: Any) -> None:
     store.create_run_log("run")
     store.add_step_log(step("map", step_type="map"), "run")
-    at_once(CROWD, write_a_share, database.url)
+    run_in_processes(CROWD, write_a_share, database.url)
 
     run_log = store.get_run_log_by_id("run", full=True)
     assert_every_share_is_there(run_log)
@@ -79,7 +79,7 @@ def create_the_run(number: int, url: str) -> bool:
 
 
 def test_of_a_crowd_that_creates_one_run_in_a_new_database_one_succeeds(store: DBStore, database: Any) -> None:
-    created = at_once(CROWD, create_the_run, database.url)
+    created = run_in_processes(CROWD, create_the_run, database.url)
     assert created.count(True) == 1
     assert store.get_run_log_by_id("run").tag == str(created.index(True))
 
@@ -90,7 +90,7 @@ def set_the_same_parameters(number: int, url: str) -> None:
 
 def test_parameters_that_are_set_together_are_seen_together(store: DBStore, database: Any) -> None:
     store.create_run_log("run")
-    at_once(CROWD, set_the_same_parameters, database.url)
+    run_in_processes(CROWD, set_the_same_parameters, database.url)
     parameters = store.get_parameters("run")
     assert len(parameters) == 30 and len(set(parameters.values())) == 1
 
@@ -143,8 +143,8 @@ def generation_of(run_log: RunLog) -> int:
 
 def test_a_reader_never_sees_half_of_a_run_log(store: DBStore, database: Any) -> None:
     store.put_run_log(RunLog(run_id="run", tag="0", parameters={"x": "0"}))
-    stop = PROCESSES.Event()
-    writers = [PROCESSES.Process(target=put_generations, args=(database.url, stop)) for _ in range(2)]
+    stop = FORKSERVER.Event()
+    writers = [FORKSERVER.Process(target=put_generations, args=(database.url, stop)) for _ in range(2)]
     for writer in writers:
         writer.start()
     try:
@@ -199,8 +199,8 @@ def put_until_killed(url: str, acknowledged: Any) -> None:
 
 def kill_while(work: Callable[..., None], url: str, after: int) -> int:
     """Kill a process that works, some time after so many writes of it were acknowledged; give the last that was."""
-    receiving, sending = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=work, args=(url, sending))
+    receiving, sending = FORKSERVER.Pipe(duplex=False)
+    process = FORKSERVER.Process(target=work, args=(url, sending))
     process.start()
     sending.close()
     last = 0
