@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-# The tests know how to start servers and crowds of processes.
+# The tests have helpers that start servers and many processes.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -4,12 +4,12 @@ import itertools
 import time
 from typing import Any, Callable, NamedTuple
 
-from crowds import PROCESSES, at_once
+from concurrency import FORKSERVER, run_in_processes
 
 from benchmarks import logs
 from benchmarks.contenders import Contender
 
-PROCESSES.set_forkserver_preload(["benchmarks.contenders"])
+FORKSERVER.set_forkserver_preload(["benchmarks.contenders"])
 
 RUN = "crowd"
 PREPARED = 200  # steps of a process; one that has written them all writes them again
@@ -38,7 +38,7 @@ def crowd(make: Callable[[str], Contender], url: str, processes: int, seconds: f
     first = make(url)
     first.fill(logs.run_log(RUN, 1))
     first.close()
-    shares = at_once(processes, _share, make, url, seconds, PROCESSES.Barrier(processes))
+    shares = run_in_processes(processes, _share, make, url, seconds, FORKSERVER.Barrier(processes))
     rates, slowest, errors = zip(*shares)
     return Share(sum(rates), max(slowest), sum(errors))
 

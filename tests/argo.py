@@ -14,10 +14,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
-from crowds import PROCESSES
+from concurrency import FORKSERVER
 
 # What any magnus imports, imported once for all quick processes.
-PROCESSES.set_forkserver_preload(
+FORKSERVER.set_forkserver_preload(
     [
         *("magnus_peewee_store.integrations", "magnus.cli", "magnus.extensions.nodes", "psycopg2", "pymysql"),
         *("magnus.extensions.executor.argo.implementation", "magnus.extensions.catalog.file_system.implementation"),
@@ -50,7 +50,7 @@ def in_a_process(command: List[str], folder: Path, environment: Values) -> Tuple
 
 def in_a_quick_process(command: List[str], folder: Path, environment: Values) -> Tuple[int, str]:
     """Start magnus in a process that has imported it already: what else it has is what any other would have."""
-    process = PROCESSES.Process(target=_become, args=(command, folder, environment))
+    process = FORKSERVER.Process(target=_become, args=(command, folder, environment))
     # To start one process is to look after the others, too, which two threads must not do at once.
     with _starting:
         process.start()

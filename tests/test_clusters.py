@@ -11,12 +11,12 @@ from multiprocessing.connection import wait
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL, why_missing
 from test_pipelines import dag, mapped, python
-from test_processes import CROWD, assert_every_share_is_there, create_the_run, set_the_same_parameters, write_a_share
+from test_processes import PROCESS_COUNT, assert_branches_complete, create_run, set_same_parameters, write_branch
 
 from magnus_peewee_store import DBStore, db
 
@@ -53,11 +53,11 @@ class Writers:
 
     def __init__(self, urls: List[str]) -> None:
         self.acknowledged = [0 for _ in urls]
-        self._stop = PROCESSES.Event()
+        self._stop = FORKSERVER.Event()
         self._pipes, self._processes = [], []
         for number, url in enumerate(urls):
-            receiving, sending = PROCESSES.Pipe(duplex=False)
-            process = PROCESSES.Process(target=write_until_told, args=(number, url, self._stop, sending))
+            receiving, sending = FORKSERVER.Pipe(duplex=False)
+            process = FORKSERVER.Process(target=write_until_told, args=(number, url, self._stop, sending))
             process.start()
             sending.close()
             self._pipes.append(receiving)
@@ -298,9 +298,9 @@ class Nodes:
             for store in stores:
                 store.close()
 
-    def at_once(self, work: Callable[..., Any], count: int = CROWD) -> List[Any]:
+    def at_once(self, work: Callable[..., Any], count: int = PROCESS_COUNT) -> List[Any]:
         """Call `work(number, url)` in so many processes at once, spread over the nodes."""
-        return at_once(count, call_with_a_node, work, self.urls)
+        return run_in_processes(count, call_with_a_node, work, self.urls)
 
 
 @pytest.fixture
@@ -342,7 +342,7 @@ def test_writers_of_different_keys_on_all_nodes_lose_nothing(nodes: Nodes) -> No
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         nodes.at_once(write_own_keys)
-        own = [(number, attempt) for number in range(CROWD) for attempt in range(10)]
+        own = [(number, attempt) for number in range(PROCESS_COUNT) for attempt in range(10)]
         for store in stores:
             run_log = store.get_run_log_by_id("run", full=True)
             assert set(run_log.steps) == {f"s{number}-{attempt}" for number, attempt in own}
@@ -356,13 +356,13 @@ def test_a_crowd_on_all_nodes_that_writes_one_run_loses_and_doubles_nothing(node
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         stores[1].add_step_log(step("map", step_type="map"), "run")
-        nodes.at_once(write_a_share)
+        nodes.at_once(write_branch)
         run_logs = [store.get_run_log_by_id("run", full=True) for store in stores]
     run_log = run_logs[0]
     assert run_logs == [run_log] * 3
-    assert_every_share_is_there(run_log)
+    assert_branches_complete(run_log)
     rows = nodes.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run' ORDER BY pk")
-    assert len(rows) == len(set(rows)) == 2 + CROWD + CROWD * 5 * 2 + 1
+    assert len(rows) == len(set(rows)) == 2 + PROCESS_COUNT + PROCESS_COUNT * 5 * 2 + 1
 
 
 @pytest.mark.parametrize("count", [2, 12])
@@ -370,7 +370,7 @@ def test_a_crowd_on_all_nodes_that_writes_one_run_loses_and_doubles_nothing(node
 def test_of_those_who_create_one_run_on_different_nodes_one_succeeds(nodes: Nodes, table: str, count: int) -> None:
     if table == "present":
         db.create_tables(nodes.urls[0])
-    created = nodes.at_once(create_the_run, count)
+    created = nodes.at_once(create_run, count)
     assert created.count(True) == 1
     with nodes.stores() as stores:
         assert [store.get_run_log_by_id("run").tag for store in stores] == [str(created.index(True))] * 3
@@ -379,7 +379,7 @@ def test_of_those_who_create_one_run_on_different_nodes_one_succeeds(nodes: Node
 def test_parameters_that_are_set_together_on_different_nodes_are_seen_together(nodes: Nodes) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
-        nodes.at_once(set_the_same_parameters)
+        nodes.at_once(set_same_parameters)
         first, *others = [store.get_parameters("run") for store in stores]
     assert others == [first, first]
     assert len(first) == 30 and len(set(first.values())) == 1

@@ -10,8 +10,8 @@ from typing import Any, Callable, Iterator, List
 
 import peewee
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import SERVERS, Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
@@ -140,9 +140,9 @@ def write_on(url: str, acknowledged: Any, stop: Any) -> None:
 @pytest.mark.parametrize("immediate", [False, True], ids=["fast", "immediate"])
 def test_a_restart_of_the_server_loses_and_doubles_nothing(faulty: DBStore, away: Database, immediate: bool) -> None:
     faulty.create_run_log("run")
-    stop = PROCESSES.Event()
-    receiving, sending = PROCESSES.Pipe(duplex=False)
-    writer = PROCESSES.Process(target=write_on, args=(away.url, sending, stop))
+    stop = FORKSERVER.Event()
+    receiving, sending = FORKSERVER.Pipe(duplex=False)
+    writer = FORKSERVER.Process(target=write_on, args=(away.url, sending, stop))
     writer.start()
     sending.close()
     last = -1
@@ -472,7 +472,7 @@ def test_deadlocks_and_serialization_failures_are_not_shown(faulty: DBStore, awa
         away.sql(f"ALTER DATABASE {away.name} SET default_transaction_isolation = '{isolation.lower()}'")
     try:
         faulty.create_run_log("run")
-        at_once(8, put_all, away.url)
+        run_in_processes(8, put_all, away.url)
     finally:
         if away.server.kind == "postgresql":
             away.sql(f"ALTER DATABASE {away.name} RESET default_transaction_isolation")
@@ -500,7 +500,7 @@ def test_who_sets_the_same_parameters_in_another_order_causes_no_deadlock(faulty
     faulty.create_run_log("run")
     faulty.set_parameters("run", {f"x{each}": 0 for each in range(10)})
     [[before]] = away.sql(counted)
-    at_once(8, set_all, away.url)
+    run_in_processes(8, set_all, away.url)
     assert away.sql(counted) == [(before,)]
 
 
@@ -524,7 +524,7 @@ def test_a_table_without_an_index_is_right_whatever_the_servers_isolation(faulty
         away.sql(f"DROP INDEX {index}")
     away.sql(f"ALTER DATABASE {away.name} SET default_transaction_isolation = 'repeatable read'")
     try:
-        assert sum(at_once(4, create_many, away.url)) == 10
+        assert sum(run_in_processes(4, create_many, away.url)) == 10
     finally:
         away.sql(f"ALTER DATABASE {away.name} RESET default_transaction_isolation")
     rows = away.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
