@@ -75,7 +75,7 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # for Ctrl-C to reach it
         )
         os.close(inner)
-        self.shown = ""
+        self.masked_url = ""
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
@@ -83,7 +83,7 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         """Read until the terminal has shown it."""
         deadline = time.monotonic() + DEADLINE
-        while text not in self.shown:
+        while text not in self.masked_url:
             select.select([self._terminal], [], [], DEADLINE)
             if time.monotonic() > deadline:
                 self.process.kill()
@@ -91,8 +91,8 @@ class Terminal:
                 read = os.read(self._terminal, 65536)
             except OSError:  # so Linux tells that the other side is closed
                 read = b""
-            assert read, f"never showed {text!r}:\n{self.shown}"
-            self.shown += read.decode()
+            assert read, f"never showed {text!r}:\n{self.masked_url}"
+            self.masked_url += read.decode()
 
     def end(self) -> int:
         """Read to the end."""
@@ -104,12 +104,12 @@ class Terminal:
     @property
     def lines(self) -> List[str]:
         """What it showed, without colours."""
-        return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", self.shown).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", self.masked_url).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def on_terminal(folder: Path, *arguments: str, columns: int = 80, status: int = 0) -> List[str]:
     terminal = Terminal(folder, *arguments, columns=columns)
-    assert terminal.end() == status, terminal.shown
+    assert terminal.end() == status, terminal.masked_url
     return terminal.lines
 
 
@@ -305,14 +305,14 @@ def test_nothing_is_deleted_without_a_yes(run: Run, default: DBStore, tmp_path: 
         )
     terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("Delete 1 run? [y/N]: ")
-    assert "Not ended, and perhaps running: calm-hoover" in terminal.shown
+    assert "Not ended, and perhaps running: calm-hoover" in terminal.masked_url
     terminal.type("n\n")
     assert terminal.end() == 1
     assert default.table.runs(["RunLog"])
     terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("[y/N]: ")
     terminal.type("y\n")
-    assert terminal.end() == 0 and "1 of 1 run deleted." in terminal.shown
+    assert terminal.end() == 0 and "1 of 1 run deleted." in terminal.masked_url
     assert not default.table.runs(["RunLog"])
 
 
@@ -494,7 +494,7 @@ def test_a_run_is_followed_to_its_end(default: DBStore, project: Project, tmp_pa
         default.update_run_log_status("calm-hoover", "FAIL")  # whereupon they end, too, of a test that fails
     piped.communicate()
     assert (piped.returncode, terminal.end()) == (1, 1)
-    assert any("more-0" in line for line in terminal.lines[-30:]), terminal.shown
+    assert any("more-0" in line for line in terminal.lines[-30:]), terminal.masked_url
 
 
 def test_ctrl_c_ends_following_a_run_that_never_ends(default: DBStore, tmp_path: Path) -> None:
@@ -503,7 +503,7 @@ def test_ctrl_c_ends_following_a_run_that_never_ends(default: DBStore, tmp_path:
     terminal.wait_for("PROCESSING")
     terminal.type("\x03")
     assert terminal.end() == 130
-    assert "Interrupted." in terminal.shown and "Traceback" not in terminal.shown
+    assert "Interrupted." in terminal.masked_url and "Traceback" not in terminal.masked_url
 
 
 def test_following_says_how_the_run_ended(default: DBStore, run: Run) -> None:
@@ -555,7 +555,7 @@ def test_ctrl_c_leaves_whole_runs_only_and_doing_it_again_finishes(
     while len(there()) == at_first and time.monotonic() < deadline:
         pass
     terminal.process.send_signal(signal.SIGINT)
-    assert terminal.end() == 130, terminal.shown
+    assert terminal.end() == 130, terminal.masked_url
     left = there()
     assert 0 < len(left) < 300 and set(left.values()) == {11}
     assert not list(tmp_path.rglob("*.tmp"))
@@ -603,5 +603,5 @@ def test_an_interrupted_question_deletes_nothing(default: DBStore, tmp_path: Pat
         terminal.type("\x03")  # Python misses one that comes just before it waits for a key.
         with contextlib.suppress(subprocess.TimeoutExpired):
             terminal.process.wait(0.5)
-    assert terminal.end() == 1 and "Traceback" not in terminal.shown
+    assert terminal.end() == 1 and "Traceback" not in terminal.masked_url
     assert default.table.runs(["RunLog"])

@@ -19,6 +19,7 @@ from test_pipelines import dag, mapped, python
 from test_processes import PROCESS_COUNT, assert_branches_complete, create_run, set_same_parameters, write_branch
 
 from magnus_peewee_store import DBStore, db
+from magnus_peewee_store.db.schema import INDEXES
 
 
 @contextmanager
@@ -408,7 +409,7 @@ def test_the_table_is_made_on_different_nodes_at_once(nodes: Nodes, count: int) 
         assert stores[1].get_run_log_by_id("run").run_id == "run"
     assert nodes.sql("SELECT COUNT(*) FROM db_log") == [(1,)]
     indexes = "SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()"
-    assert len(nodes.sql(f"{indexes} AND table_name = 'db_log'")) == 1 + len(db.INDEXES)  # and the primary key
+    assert len(nodes.sql(f"{indexes} AND table_name = 'db_log'")) == 1 + len(INDEXES)  # and the primary key
 
 
 def test_writers_go_on_and_lose_nothing_when_another_node_is_killed(nodes: Nodes) -> None:

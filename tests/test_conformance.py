@@ -287,7 +287,7 @@ def test_step_metrics_are_serialized_as_pydantic_does(store: DBStore, others: Di
     store.add_step_log(step("a", user_defined_metrics={"at": at, "seen": {1}, **others}), "run")
     metrics = store.get_step_log("a", "run").user_defined_metrics
     assert (metrics["at"], metrics["seen"]) == ("2026-01-01T12:00:00", [1])
-    with pytest.raises(TypeError, match="Step 'a' holds.*object"):
+    with pytest.raises(TypeError, match="Step 'a' contains.*object"):
         store.add_step_log(step("a", user_defined_metrics={"model": object(), **others}), "run")
 
 
@@ -443,7 +443,7 @@ def test_similar_names_stay_distinct(store: DBStore, database: Any) -> None:
 
 def test_name_with_nul_raises_and_writes_nothing(store: DBStore) -> None:
     store.create_run_log("run")
-    with pytest.raises(TypeError, match=r"The name of a Parameter is a string without NUL, not 'x\\x00y'"):
+    with pytest.raises(TypeError, match=r"The name of a Parameter must be a string without NUL, not 'x\\x00y'"):
         store.set_parameters("run", {"x": 1, "x\0y": 2})
     assert store.get_parameters("run") == {}
 

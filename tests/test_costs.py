@@ -97,7 +97,7 @@ def test_several_batches_are_one_transaction(store: DBStore) -> None:
 
 def test_without_json_support_each_row_is_one_statement(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create_run_log("run")
-    monkeypatch.setattr(type(store.table.database), "reads_json", False)
+    monkeypatch.setattr(type(store.table.database), "has_json_rows", False)
     parameters = {f"parameter {number}": number for number in range(10)}
     assert statements_of(store, lambda: store.set_parameters("run", parameters)).count("INSERT") == 10
     assert store.get_parameters("run") == parameters

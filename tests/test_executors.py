@@ -18,7 +18,7 @@ from magnus.secrets import BaseSecrets
 from test_pipelines import dag, mapped, run_log
 
 from magnus_peewee_store import DBStore, integrations
-from magnus_peewee_store.connection import ConnectionStringError
+from magnus_peewee_store import ConnectionStringError
 
 EXECUTORS = {
     "local": LocalExecutor(),

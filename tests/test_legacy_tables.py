@@ -15,7 +15,8 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, db
+from magnus_peewee_store import DBStore, DuplicateRowsError, MissingTableError, db
+from magnus_peewee_store.db import table
 
 PROCESS_COUNT = 12
 RUN_IDS = [f"run {number:02}" for number in range(25)]
@@ -413,8 +414,8 @@ def test_duplicate_rows_raise_and_nothing_changes(legacy_database: AnyDatabase) 
     for each in SIMILAR_NAMES:
         insert_legacy_row(legacy_database, "Parameter", each, 1, f"{TIME_PREFIX}0", "similar")
     before = rows_of(legacy_database), definition_of(legacy_database)
-    match = r"has 3 rows too many, of 2 runs: thrice \(2\), twice \(1\)\. .* keep the newest .* run create_tables again"
-    with pytest.raises(db.DuplicateRowsError, match=match):
+    match = r"has 3 duplicate rows in 2 runs: thrice \(2\), twice \(1\)\. .* keep the newest .* run create_tables again"
+    with pytest.raises(DuplicateRowsError, match=match):
         db.create_tables(legacy_database.url)
     assert (rows_of(legacy_database), definition_of(legacy_database)) == before
 
@@ -517,7 +518,7 @@ def test_new_table_ignores_database_defaults(database: AnyDatabase) -> None:
 def test_create_run_log_twice_in_same_microsecond_raises(
     any_legacy_database: AnyDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "utcnow", lambda: datetime.datetime(2024, 2, 29, 12))
+    monkeypatch.setattr(table, "utcnow", lambda: datetime.datetime(2024, 2, 29, 12))
     assert [create_run(number, any_legacy_database.url) for number in range(2)] == [True, False]
 
 
@@ -601,7 +602,7 @@ def test_missing_table_error_contains_the_command(database: AnyDatabase, grant_t
     store = DBStore(connection_string=url)
     command = r"python -c 'from magnus_peewee_store import db; db\.create_tables\(\"<connection string>\"\)'"
     for call in (store.create_run_log, store.get_run_log_by_id, store.get_parameters):
-        with pytest.raises(db.MissingTableError, match=rf"(?s)no table db_log .*{command}") as exc_info:
+        with pytest.raises(MissingTableError, match=rf"(?s)no table db_log .*{command}") as exc_info:
             call("run")
         assert "tiger" not in str(exc_info.value)
     store.close()

@@ -23,7 +23,9 @@ from logs import step
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 
-from magnus_peewee_store import DBStore, connection, databases, db
+from magnus_peewee_store import DBStore
+from magnus_peewee_store.db import schema, table, url
+from magnus_peewee_store.db.backends import sqlite
 
 PROCESS_COUNT = 20
 
@@ -107,7 +109,7 @@ def test_locked_new_database_is_retried(sqlite_file: Any, monkeypatch: pytest.Mo
         if len(waits) == 3:
             other.execute("COMMIT")
 
-    monkeypatch.setattr(databases.time, "sleep", sleep)
+    monkeypatch.setattr(sqlite.time, "sleep", sleep)
     store.create_run_log("run")
     assert len(waits) == 3
     assert store.table.database.journal_mode == "wal"
@@ -116,14 +118,14 @@ def test_locked_new_database_is_retried(sqlite_file: Any, monkeypatch: pytest.Mo
 
 def test_table_and_indexes_become_visible_together(sqlite_file: Any) -> None:
     database = sqlite_file
-    table = db.LogTable(connection.make_database(database.url))
+    log_table = table.LogTable(url.make_database(database.url))
     visible_counts = []
-    table.database.query_hooks.append(
+    log_table.database.query_hooks.append(
         lambda _: visible_counts.append(database.sql("SELECT COUNT(*) FROM sqlite_master")[0][0])
     )
-    table.create()
+    log_table.create()
     assert len(visible_counts) >= 3 and set(visible_counts) == {0}
-    assert database.sql("SELECT COUNT(*) FROM sqlite_master") == [(1 + len(db.INDEXES),)]
+    assert database.sql("SELECT COUNT(*) FROM sqlite_master") == [(1 + len(schema.INDEXES),)]
 
 
 def put_versions(url: str, stop: Any) -> None:
@@ -288,7 +290,7 @@ child = os.fork()
 if not child:
     sys.exit()  # shuts down the interpreter, which frees every object
 assert os.waitpid(child, 0)[1] == 0
-store.table.database.retry_seconds = 0
+store.table.database.retry_timeout = 0
 store.add_step_log(StepLog(name="a", internal_name="a"), "run")
 """
 
@@ -391,7 +393,7 @@ def test_created_at_increases_despite_clock_skew(store: DBStore, clock: List[dat
     run_id = uuid.uuid4().hex
     ticks = iter([INSTANT, *clock])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(db, "utcnow", lambda: next(ticks))
+        patched.setattr(table, "utcnow", lambda: next(ticks))
         store.create_run_log(run_id)
         for number, _ in enumerate(clock):
             store.add_step_log(step(f"s{number}"), run_id)

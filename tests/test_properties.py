@@ -84,13 +84,13 @@ def is_unambiguous(run_log: RunLog) -> bool:
 @settings(deadline=None)
 @given(run_logs().filter(is_unambiguous))
 def test_fragments_round_trip(run_log: RunLog) -> None:
-    assert as_text(fragments.to_run_log(fragments.of_run_log(run_log))) == as_text(run_log)
+    assert as_text(fragments.to_run_log(fragments.dump_run_log(run_log))) == as_text(run_log)
 
 
 @settings(deadline=None)
 @given(run_logs())
 def test_fragment_values_are_ascii(run_log: RunLog) -> None:
-    assert all(fragment.attribute_value.isascii() for fragment in fragments.of_run_log(run_log))
+    assert all(fragment.attribute_value.isascii() for fragment in fragments.dump_run_log(run_log))
 
 
 @settings(max_examples=30, deadline=None)

@@ -89,13 +89,13 @@ def test_an_id_may_be_shortened_while_it_is_unique(store: DBStore) -> None:
     assert runs.find_run(store, "calm-hoover") == "calm-hoover"
     assert runs.find_run(store, "calm-hoover-") == "calm-hoover-0900"
     assert runs.find_run(store, "100%_") == "100%_sure"
-    with pytest.raises(runs.NoSuchRunError, match="More than one run begins with 'calm-': calm-curie, calm-hoover, c"):
+    with pytest.raises(RunNotFoundError, match="More than one run begins with 'calm-': calm-curie, calm-hoover, c"):
         runs.find_run(store, "calm-")
     for wrong, meant in (("calm-hover", "calm-hoover"), ("clam-c", "calm-curie"), ("Calm-Curie", "calm-curie")):
-        with pytest.raises(runs.NoSuchRunError, match=f"There is no run '{wrong}'. Did you mean .*{meant}"):
+        with pytest.raises(RunNotFoundError, match=f"There is no run '{wrong}'. Did you mean .*{meant}"):
             runs.find_run(store, wrong)
     for wrong in ("", "1__", "zzz"):
-        with pytest.raises(runs.NoSuchRunError, match=f"^There is no run '{wrong}'. magnus db runs lists them.$"):
+        with pytest.raises(RunNotFoundError, match=f"^There is no run '{wrong}'. magnus db runs lists them.$"):
             runs.read_run(store, wrong)
 
 
@@ -198,9 +198,9 @@ def test_a_table_of_old_is_listed(sqlite_file: SqliteFile) -> None:
     connection = sqlite3.connect(str(sqlite_file.path))
     columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
     connection.execute(f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, {columns})")
-    rows = fragments.of_run_log(a_run("run"))
+    rows = fragments.dump_run_log(a_run("run"))
     old = {"Step": "StepLog", "Branch": "BranchLog"}
-    header = fragments.of_header(RunLog(run_id="run", status="PROCESSING"))
+    header = fragments.dump_header(RunLog(run_id="run", status="PROCESSING"))
     for second, row in enumerate([header, *rows]):
         values = ("run", row[1], old.get(row[0], row[0]), row[2], f"2020-01-01 00:00:{second:02}")
         connection.execute("INSERT INTO db_log VALUES (NULL, ?, ?, ?, ?, ?)", values)

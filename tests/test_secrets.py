@@ -127,7 +127,7 @@ def test_connection_error_hides_literal_password(project: Project, password: str
 def test_configuration_error_hides_password(project: Project, config: Any) -> None:
     project.write(pipeline_yaml=PIPELINE, config_yaml={"run_log_store": {"type": "db", "config": config}})
     output = project.execute("run", fails=True)
-    assert "ConnectionStringError" in output
+    assert "ConfigurationError" in output
     assert "kraken" not in output and "bait" not in output
 
 

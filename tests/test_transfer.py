@@ -17,8 +17,9 @@ from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 
 from magnus_peewee_store import DBStore, runs, transfer, upkeep
-from magnus_peewee_store.db import StoredRow, utcnow
-from magnus_peewee_store.transfer import Outcome
+from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.times import utcnow
+from magnus_peewee_store.runs import Outcome
 
 PIPELINE = {
     "dag": {

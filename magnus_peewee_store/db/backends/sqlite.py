@@ -63,6 +63,10 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         else:
             super().discard_inherited_connection()
 
+    def _update_target(self) -> bool:
+        """Keep the file of the first connection: a later change of the working directory must not change it."""
+        return False
+
     def _is_in_memory(self) -> bool:
         return bool(self.database == MEMORY)
 
