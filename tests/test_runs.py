@@ -8,7 +8,7 @@ from typing import Any, List
 
 import pytest
 from conftest import AnyDatabase, SqliteFile
-from logs import a_run, step
+from logs import sample_run, step
 from magnus.datastore import RunLog
 from servers import Database
 
@@ -30,8 +30,8 @@ def ids(found: List[Any]) -> List[str]:
 
 def test_runs_are_listed_newest_first_with_how_they_went(store: DBStore) -> None:
     before = datetime.now(timezone.utc)
-    store.put_run_log(a_run("good", tag="nightly"))
-    store.put_run_log(a_run("bad", status="FAIL"))
+    store.put_run_log(sample_run("good", tag="nightly"))
+    store.put_run_log(sample_run("bad", status="FAIL"))
     bad, good = runs.list_runs(store)
     assert before <= good.pop("started") <= bad.pop("started") <= datetime.now(timezone.utc)
     assert good == {
@@ -100,7 +100,7 @@ def test_an_id_may_be_shortened_while_it_is_unique(store: DBStore) -> None:
 
 
 def test_a_run_is_read_whole(store: DBStore) -> None:
-    store.put_run_log(a_run("run"))
+    store.put_run_log(sample_run("run"))
     run = runs.read_run(store, "r")
     assert as_json(run.run_log) == as_json(store.get_run_log_by_id("run", full=True))
     assert run.started == runs.list_runs(store)[0]["started"] and run.unreadable == []
@@ -108,7 +108,7 @@ def test_a_run_is_read_whole(store: DBStore) -> None:
 
 @pytest.mark.parametrize("value", ["{spoilt", "[1]", '"text"', "", '{"name": []}', "[" * 100_000])
 def test_a_row_that_cannot_be_read_spoils_nothing_but_itself(store: DBStore, database: AnyDatabase, value: str) -> None:
-    store.put_run_log(a_run("run"))
+    store.put_run_log(sample_run("run"))
     store.create_run_log("other", status="SUCCESS")
     store.add_step_log(step("spoilt"), "run")
     database.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_key = ?", value, "spoilt")
@@ -116,7 +116,7 @@ def test_a_row_that_cannot_be_read_spoils_nothing_but_itself(store: DBStore, dat
     run = runs.read_run(store, "run")
     assert [each[:3] for each in run.unreadable] == [("run", "Metric", "rows"), ("run", "Step", "spoilt")]
     assert all(each.reason and "\n" not in each.reason for each in run.unreadable)
-    expected = a_run("run")
+    expected = sample_run("run")
     del expected.parameters["rows"]
     assert as_json(run.run_log) == as_json(expected)
     other, listed = runs.list_runs(store)
@@ -125,11 +125,11 @@ def test_a_row_that_cannot_be_read_spoils_nothing_but_itself(store: DBStore, dat
 
 
 def test_a_run_whose_own_row_cannot_be_read_is_shown_with_what_there_is(store: DBStore, database: AnyDatabase) -> None:
-    store.put_run_log(a_run("run"))
+    store.put_run_log(sample_run("run"))
     spoil(database, "run", "RunLog")
     run = runs.read_run(store, "run")
     assert run.run_log.status == runs.UNKNOWN and run.started is not None
-    assert as_json(run.run_log) == as_json(a_run("run", runs.UNKNOWN, steps=a_run("run").steps))
+    assert as_json(run.run_log) == as_json(sample_run("run", runs.UNKNOWN, steps=sample_run("run").steps))
     assert [each.attribute_type for each in run.unreadable] == ["RunLog"]
     [listed] = runs.list_runs(store)
     assert (listed["status"], listed["steps_done"], listed["unreadable"]) == (runs.UNKNOWN, 4, ["RunLog run_log"])
@@ -139,13 +139,13 @@ def test_a_run_whose_own_row_cannot_be_read_is_shown_with_what_there_is(store: D
 
 
 def test_nothing_differs_between_a_run_and_itself(store: DBStore) -> None:
-    store.put_run_log(a_run("run"))
+    store.put_run_log(sample_run("run"))
     run_log = store.get_run_log_by_id("run", full=True)
     assert not any(runs.diff(run_log, store.get_run_log_by_id("run", full=True)).values())
 
 
 def test_a_diff_tells_what_each_run_has() -> None:
-    a, b = a_run("a", tag="x", dag_hash="1"), a_run("b", status="FAIL", dag_hash="1")
+    a, b = sample_run("a", tag="x", dag_hash="1"), sample_run("b", status="FAIL", dag_hash="1")
     b.parameters = {"rows": 4, "files": ["jan.csv", "feb.csv"], "more": {"deep": None}}
     b.steps["load"].code_identities[0].code_identifier = "9999999"
     b.steps["load"].user_defined_metrics = {"size": {"mb": 2}}
@@ -168,7 +168,7 @@ def test_an_index_serves_the_list_and_a_run(store: DBStore, database: AnyDatabas
     """On the plans of SQLite and PostgreSQL, with as many runs as the latter wants for it."""
     if isinstance(database, Database) and database.scheme.startswith("mysql"):
         pytest.skip("its plans are not told so")
-    store.put_run_log(a_run("run"))
+    store.put_run_log(sample_run("run"))
     columns = "attribute_type, attribute_key, attribute_value, created_at"
     database.sql(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
@@ -198,7 +198,7 @@ def test_a_table_of_old_is_listed(sqlite_file: SqliteFile) -> None:
     connection = sqlite3.connect(str(sqlite_file.path))
     columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
     connection.execute(f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, {columns})")
-    rows = fragments.of_run_log(a_run("run"))
+    rows = fragments.of_run_log(sample_run("run"))
     old = {"Step": "StepLog", "Branch": "BranchLog"}
     header = fragments.of_header(RunLog(run_id="run", status="PROCESSING"))
     for second, row in enumerate([header, *rows]):
@@ -209,6 +209,6 @@ def test_a_table_of_old_is_listed(sqlite_file: SqliteFile) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     [listed] = runs.list_runs(store)
     assert (listed["status"], listed["steps_done"]) == ("SUCCESS", 4)
-    assert as_json(runs.read_run(store, "run").run_log) == as_json(a_run("run"))
+    assert as_json(runs.read_run(store, "run").run_log) == as_json(sample_run("run"))
     assert runs.list_runs(store, status="PROCESSING") == []
     store.close()

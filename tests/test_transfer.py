@@ -12,7 +12,7 @@ from typing import Any, Iterator, List
 import peewee
 import pytest
 from conftest import ORACLES, AnyDatabase, Project, SqliteFile
-from logs import a_run, step, tried
+from logs import attempted_step, sample_run, step
 from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 
@@ -91,7 +91,7 @@ def age(database: AnyDatabase, run_id: str, days: float) -> None:
 def test_an_export_is_what_the_file_system_store_reads_and_is_imported_as_it_was(
     store: DBStore, tmp_path: Path
 ) -> None:
-    store.put_run_log(a_run("run", tag="nightly", run_config={"variables": {"a": "\u00e9"}}))
+    store.put_run_log(sample_run("run", tag="nightly", run_config={"variables": {"a": "\u00e9"}}))
     folder = tmp_path / "deep" / "out"
     assert list(transfer.export_runs(store, ["run"], folder)) == [Outcome("run", True)]
     assert [path.name for path in folder.iterdir()] == ["run.json"]
@@ -124,8 +124,8 @@ def test_a_run_whose_id_cannot_be_a_file_is_not_exported(local: DBStore, tmp_pat
 
 
 def test_what_of_a_run_cannot_be_exported_is_named(local: DBStore, sqlite_file: SqliteFile, tmp_path: Path) -> None:
-    local.put_run_log(a_run("headless"))
-    local.put_run_log(a_run("spoilt"))
+    local.put_run_log(sample_run("headless"))
+    local.put_run_log(sample_run("spoilt"))
     sqlite_file.sql("UPDATE db_log SET attribute_value = 3 WHERE run_id = 'headless' AND attribute_type = 'RunLog'")
     sqlite_file.sql("UPDATE db_log SET attribute_value = 3 WHERE run_id = 'spoilt' AND attribute_key = 'load'")
     headless, spoilt, gone = transfer.export_runs(local, ["headless", "spoilt", "gone"], tmp_path / "out")
@@ -180,7 +180,7 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(local: DBStore, tmp_path: P
         chunked.add_step_log(step("work"), run_id)
     [torn] = (folder / "torn").glob("StepLog-*")
     torn.write_text(torn.read_text()[:-10])
-    FileSystemRunLogstore(log_folder=str(folder)).put_run_log(a_run("file"))
+    FileSystemRunLogstore(log_folder=str(folder)).put_run_log(sample_run("file"))
     whole = (folder / "file.json").read_text()
     broken = {
         "empty": "",
@@ -213,7 +213,7 @@ def test_one_file_and_the_folder_of_one_chunked_run_are_imported(local: DBStore,
 
 def test_imported_runs_are_as_old_as_their_first_attempt(local: DBStore, tmp_path: Path) -> None:
     for run_id, hour in (("newer", "11"), ("older", "09")):
-        steps = {"work": tried("work", f"{hour}:00:00", f"{hour}:00:01")}
+        steps = {"work": attempted_step("work", f"{hour}:00:00", f"{hour}:00:01")}
         (tmp_path / f"{run_id}.json").write_text(json.dumps(RunLog(run_id=run_id, steps=steps).model_dump()))
     (tmp_path / "none.json").write_text(json.dumps({"run_id": "none", "steps": {"a": step("a").model_dump()}}))
     import_from(local, tmp_path)
@@ -241,7 +241,7 @@ def test_no_secret_comes_in_with_a_file(local: DBStore, sqlite_file: SqliteFile,
 
 def test_rows_are_copied_as_they_stand_and_a_run_that_is_there_is_left(store: DBStore, laptop: DBStore) -> None:
     for number in range(3):
-        laptop.put_run_log(a_run(f"run {number}"))
+        laptop.put_run_log(sample_run(f"run {number}"))
     store.create_run_log("run 1", tag="of the target's own")
     run_ids = [f"run {number}" for number in range(3)]
     outcomes = list(transfer.copy_runs(laptop, store, run_ids))
@@ -265,7 +265,7 @@ def test_of_a_run_that_has_not_ended_it_is_told_that_it_is_copied_as_it_stands(t
 
 
 def test_a_run_goes_to_sqlite_and_back(store: DBStore, laptop: DBStore) -> None:
-    store.put_run_log(a_run("run"))
+    store.put_run_log(sample_run("run"))
     before = rows_of(store)
     assert [outcome.done for outcome in transfer.copy_runs(store, laptop, ["run"])] == [True]
     store.table.delete("run")
@@ -373,7 +373,7 @@ def test_pipelines_go_on_while_runs_are_deleted(store: DBStore, database: AnyDat
     """A run is deleted whole, and in between others write."""
     old = [f"old {number}" for number in range(30)]
     for run_id in old:
-        store.put_run_log(a_run(run_id))
+        store.put_run_log(sample_run(run_id))
     started, done = threading.Event(), threading.Event()
     written: List[int] = []
 
@@ -410,7 +410,7 @@ def test_pipelines_go_on_while_runs_are_deleted(store: DBStore, database: AnyDat
 
 def test_a_check_names_whatever_is_wrong(store: DBStore, database: AnyDatabase) -> None:
     for run_id in ("good", "spoilt", "headless"):
-        store.put_run_log(a_run(run_id))
+        store.put_run_log(sample_run(run_id))
     counted: List[int] = []
     found = upkeep.check(store, counted.append)
     assert found["well"] and found["runs"] == 3 and sum(counted) == sum(found["rows"].values()) == 33
@@ -427,7 +427,7 @@ def test_a_check_names_whatever_is_wrong(store: DBStore, database: AnyDatabase) 
 
 
 def test_a_check_finds_duplicates_and_a_missing_index(local: DBStore, sqlite_file: SqliteFile) -> None:
-    local.put_run_log(a_run("run"))
+    local.put_run_log(sample_run("run"))
     for (name,) in sqlite_file.sql("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%UNIQUE%'"):
         sqlite_file.sql(f"DROP INDEX {name}")
     columns = "run_id, attribute_type, attribute_key, attribute_value, created_at"
@@ -440,10 +440,10 @@ def test_a_check_finds_duplicates_and_a_missing_index(local: DBStore, sqlite_fil
 def test_a_project_folder_can_be_moved_into_a_database_and_out_again(local: DBStore, tmp_path: Path) -> None:
     source = FileSystemRunLogstore(log_folder=str(tmp_path / "in"))
     for number in range(5):
-        source.put_run_log(a_run(f"run-{number}"))
+        source.put_run_log(sample_run(f"run-{number}"))
     assert all(outcome.done for outcome in import_from(local, tmp_path / "in"))
     shutil.rmtree(str(tmp_path / "in"))
     run_ids = [f"run-{number}" for number in range(5)]
     assert all(outcome.done for outcome in transfer.export_runs(local, run_ids, tmp_path / "in"))
     for run_id in run_ids:
-        assert as_json(source.get_run_log_by_id(run_id)) == as_json(a_run(run_id))
+        assert as_json(source.get_run_log_by_id(run_id)) == as_json(sample_run(run_id))
