@@ -4,12 +4,12 @@ import itertools
 import time
 from typing import Any, Callable, NamedTuple
 
-from crowds import PROCESSES, at_once
+from concurrency import FORKSERVER, run_in_processes
 
 from benchmarks import logs
 from benchmarks.stores import AnyStore
 
-PROCESSES.set_forkserver_preload(["benchmarks.stores"])
+FORKSERVER.set_forkserver_preload(["benchmarks.stores"])
 
 RUN = "concurrent"
 PREPARED_STEPS = 200  # Steps per process. A process that has written all of them starts again.
@@ -35,7 +35,7 @@ def write_concurrently(make: Callable[[str], AnyStore], url: str, processes: int
     first = make(url)
     first.write_run_log(logs.run_log(RUN, 1))
     first.close()
-    results = at_once(processes, _write_steps, make, url, seconds, PROCESSES.Barrier(processes))
+    results = run_in_processes(processes, _write_steps, make, url, seconds, FORKSERVER.Barrier(processes))
     rates, slowest, errors = zip(*results)
     return Throughput(sum(rates), max(slowest), sum(errors))
 

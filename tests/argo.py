@@ -14,10 +14,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
-from crowds import PROCESSES
+from concurrency import FORKSERVER
 
 # Import once what magnus imports, so that the forked processes start fast.
-PROCESSES.set_forkserver_preload(
+FORKSERVER.set_forkserver_preload(
     [
         *("magnus_peewee_store.integrations", "magnus.cli", "magnus.extensions.nodes", "psycopg2", "pymysql"),
         *("magnus.extensions.executor.argo.implementation", "magnus.extensions.catalog.file_system.implementation"),
@@ -50,7 +50,7 @@ def run_in_process(command: List[str], folder: Path, environment: StringDict) ->
 
 def run_in_forked_process(command: List[str], folder: Path, environment: StringDict) -> Tuple[int, str]:
     """Run magnus in a forked process that has already imported it, which is faster than a new process."""
-    process = PROCESSES.Process(target=_run_magnus, args=(command, folder, environment))
+    process = FORKSERVER.Process(target=_run_magnus, args=(command, folder, environment))
     # start() and join() also poll all other child processes, which is not thread-safe.
     with _start_lock:
         process.start()

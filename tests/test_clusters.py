@@ -11,12 +11,12 @@ from multiprocessing.connection import wait
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL, why_missing
 from test_pipelines import dag, mapped, python
-from test_processes import CROWD, assert_every_share_is_there, create_the_run, set_the_same_parameters, write_a_share
+from test_processes import PROCESS_COUNT, assert_branches_complete, create_run, set_same_parameters, write_branch
 
 from magnus_peewee_store import DBStore, db
 
@@ -53,11 +53,11 @@ class Writers:
 
     def __init__(self, urls: List[str]) -> None:
         self.acknowledged = [0 for _ in urls]
-        self._stop = PROCESSES.Event()
+        self._stop = FORKSERVER.Event()
         self._pipes, self._processes = [], []
         for number, url in enumerate(urls):
-            receiving, sending = PROCESSES.Pipe(duplex=False)
-            process = PROCESSES.Process(target=write_until_stopped, args=(number, url, self._stop, sending))
+            receiving, sending = FORKSERVER.Pipe(duplex=False)
+            process = FORKSERVER.Process(target=write_until_stopped, args=(number, url, self._stop, sending))
             process.start()
             sending.close()
             self._pipes.append(receiving)
@@ -299,9 +299,9 @@ class GaleraDatabase:
             for store in stores:
                 store.close()
 
-    def at_once(self, work: Callable[..., Any], count: int = CROWD) -> List[Any]:
+    def run_in_processes(self, work: Callable[..., Any], count: int = PROCESS_COUNT) -> List[Any]:
         """Call `work(number, url)` in `count` processes at once, distributed over the nodes."""
-        return at_once(count, call_with_node_url, work, self.urls)
+        return run_in_processes(count, call_with_node_url, work, self.urls)
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def write_same_keys(number: int, url: str) -> None:
 def test_same_keys_on_all_nodes_are_not_duplicated(nodes: GaleraDatabase) -> None:
     with nodes.stores() as [store, *_]:
         store.create_run_log("run")
-    nodes.at_once(write_same_keys)
+    nodes.run_in_processes(write_same_keys)
     written = nodes.sql("SELECT attribute_type, attribute_key, attribute_value FROM db_log ORDER BY pk")
     keys = [f"{letter}{attempt}" for letter in "ps" for attempt in range(10)]
     assert sorted(key for attribute_type, key, _ in written if attribute_type != "RunLog") == sorted(keys)
@@ -342,8 +342,8 @@ def write_own_keys(number: int, url: str) -> None:
 def test_different_keys_on_all_nodes_are_not_lost(nodes: GaleraDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
-        nodes.at_once(write_own_keys)
-        own = [(number, attempt) for number in range(CROWD) for attempt in range(10)]
+        nodes.run_in_processes(write_own_keys)
+        own = [(number, attempt) for number in range(PROCESS_COUNT) for attempt in range(10)]
         for store in stores:
             run_log = store.get_run_log_by_id("run", full=True)
             assert set(run_log.steps) == {f"s{number}-{attempt}" for number, attempt in own}
@@ -357,13 +357,13 @@ def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: GaleraDatabase
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         stores[1].add_step_log(step("map", step_type="map"), "run")
-        nodes.at_once(write_a_share)
+        nodes.run_in_processes(write_branch)
         run_logs = [store.get_run_log_by_id("run", full=True) for store in stores]
     run_log = run_logs[0]
     assert run_logs == [run_log] * 3
-    assert_every_share_is_there(run_log)
+    assert_branches_complete(run_log)
     rows = nodes.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run' ORDER BY pk")
-    assert len(rows) == len(set(rows)) == 2 + CROWD + CROWD * 5 * 2 + 1
+    assert len(rows) == len(set(rows)) == 2 + PROCESS_COUNT + PROCESS_COUNT * 5 * 2 + 1
 
 
 @pytest.mark.parametrize("count", [2, 12])
@@ -371,7 +371,7 @@ def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: GaleraDatabase
 def test_only_one_node_creates_a_run(nodes: GaleraDatabase, table: str, count: int) -> None:
     if table == "existing":
         db.create_tables(nodes.urls[0])
-    created = nodes.at_once(create_the_run, count)
+    created = nodes.run_in_processes(create_run, count)
     assert created.count(True) == 1
     with nodes.stores() as stores:
         assert [store.get_run_log_by_id("run").tag for store in stores] == [str(created.index(True))] * 3
@@ -380,7 +380,7 @@ def test_only_one_node_creates_a_run(nodes: GaleraDatabase, table: str, count: i
 def test_parameters_set_together_on_all_nodes_stay_together(nodes: GaleraDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
-        nodes.at_once(set_the_same_parameters)
+        nodes.run_in_processes(set_same_parameters)
         first, *others = [store.get_parameters("run") for store in stores]
     assert others == [first, first]
     assert len(first) == 30 and len(set(first.values())) == 1
@@ -403,7 +403,7 @@ def create_table(number: int, url: str) -> None:
 
 @pytest.mark.parametrize("count", [2, 12])
 def test_create_tables_on_all_nodes_at_once(nodes: GaleraDatabase, count: int) -> None:
-    nodes.at_once(create_table, count)
+    nodes.run_in_processes(create_table, count)
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         assert stores[1].get_run_log_by_id("run").run_id == "run"

@@ -10,8 +10,8 @@ from typing import Any, Callable, Iterator, List
 
 import peewee
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import SERVERS, Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
@@ -140,9 +140,9 @@ def write_steps(url: str, acknowledged: Any, stop: Any) -> None:
 @pytest.mark.parametrize("immediate", [False, True], ids=["fast", "immediate"])
 def test_restart_loses_nothing(fragile_store: DBStore, fragile_database: Database, immediate: bool) -> None:
     fragile_store.create_run_log("run")
-    stop = PROCESSES.Event()
-    receiving, sending = PROCESSES.Pipe(duplex=False)
-    writer = PROCESSES.Process(target=write_steps, args=(fragile_database.url, sending, stop))
+    stop = FORKSERVER.Event()
+    receiving, sending = FORKSERVER.Pipe(duplex=False)
+    writer = FORKSERVER.Process(target=write_steps, args=(fragile_database.url, sending, stop))
     writer.start()
     sending.close()
     last_step = -1
@@ -494,7 +494,7 @@ def test_deadlocks_and_serialization_failures_are_retried(
         )
     try:
         fragile_store.create_run_log("run")
-        at_once(8, put_all, fragile_database.url)
+        run_in_processes(8, put_all, fragile_database.url)
     finally:
         if fragile_database.server.kind == "postgresql":
             fragile_database.sql(f"ALTER DATABASE {fragile_database.name} RESET default_transaction_isolation")
@@ -522,7 +522,7 @@ def test_set_parameters_in_any_order_does_not_deadlock(fragile_store: DBStore, f
     fragile_store.create_run_log("run")
     fragile_store.set_parameters("run", {f"x{each}": 0 for each in range(10)})
     [[before]] = fragile_database.sql(count_deadlocks)
-    at_once(8, set_all, fragile_database.url)
+    run_in_processes(8, set_all, fragile_database.url)
     assert fragile_database.sql(count_deadlocks) == [(before,)]
 
 
@@ -548,7 +548,7 @@ def test_table_without_index_gets_no_duplicates(fragile_store: DBStore, fragile_
         f"ALTER DATABASE {fragile_database.name} SET default_transaction_isolation = 'repeatable read'"
     )
     try:
-        assert sum(at_once(4, create_many, fragile_database.url)) == 10
+        assert sum(run_in_processes(4, create_many, fragile_database.url)) == 10
     finally:
         fragile_database.sql(f"ALTER DATABASE {fragile_database.name} RESET default_transaction_isolation")
     rows = fragile_database.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
