@@ -1,4 +1,4 @@
-"""How fast the store is: beside the raw drivers, magnus' own stores, and the older SQLAlchemy extension's way."""
+"""Benchmarks of the store, compared with raw drivers, the stores of magnus, and the older SQLAlchemy extension."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""README.md, where the tests take from it what it tells its readers to use."""
+"""Read the examples in README.md that are used in tests."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def block(name: str) -> str:
-    """What stands in the block that follows the mark `<!-- test: NAME -->`."""
+    """Return the code block after the comment `<!-- test: NAME -->`."""
     found = re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", TEXT, re.DOTALL)
     assert found, name
     return found[1]

@@ -1,4 +1,4 @@
-"""What README.md tells its readers to do, done. Its shell commands are run by .ci/run."""
+"""Test the examples in README.md. Its other shell commands are run by .ci/run."""
 
 import re
 import shlex
@@ -15,12 +15,12 @@ from magnus_peewee_store import DBStore, create_tables
 
 
 def statements(name: str) -> List[str]:
-    """The SQL in the block of README.md marked so."""
+    """Return the SQL statements in a code block of README.md."""
     return [statement for statement in readme.block(name).split(";") if statement.strip()]
 
 
 @pytest.mark.parametrize(("kind", "scheme"), [("postgresql", "postgresql"), ("mariadb", "mysql")])
-def test_the_roles_are_made_as_it_says_and_run_pipelines(kind: str, scheme: str) -> None:
+def test_documented_roles_can_run_pipelines(kind: str, scheme: str) -> None:
     server = new_server(kind)
     try:
         for statement in statements(kind):
@@ -41,16 +41,16 @@ def test_the_roles_are_made_as_it_says_and_run_pipelines(kind: str, scheme: str)
         server.remove()
 
 
-def in_outline(line: str) -> str:
-    """A line of output without what differs from run to run: times, durations, versions and sizes."""
+def mask_variable_parts(line: str) -> str:
+    """Replace what differs between runs in a line of output: times, durations, versions and sizes."""
     line = re.sub(r"\d+(\.\d+)?m?s\b|\d+m \d\ds", "TOOK", line)
     line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "STARTED", line)
     line = re.sub(r"SQLite [\d.]+|\d+ kB", "N", line)
     return re.sub(r"  +", "  ", line).rstrip()
 
 
-def test_the_commands_do_and_print_what_it_says(project: Project) -> None:
-    for file in (Path(__file__).parent.parent / "examples").glob("*.*"):  # not the runs of whoever tried them there
+def test_documented_commands_print_the_documented_output(project: Project) -> None:
+    for file in (Path(__file__).parent.parent / "examples").glob("*.*"):  # No folders: they may contain runs of a user.
         if file.is_file():
             shutil.copy(str(file), str(project.folder))
     execute = ("magnus", "execute", "-f", "pipeline.yaml", "-c", "config.yaml", "-p", "parameters.yaml", "--run-id")
@@ -58,18 +58,18 @@ def test_the_commands_do_and_print_what_it_says(project: Project) -> None:
         project.write(parameters_yaml={"days": days})
         project.run(*execute, run_id, *(["--tag", "nightly"] if days > 5 else []), fails=days == 5)
     project.environment["PYTHONWARNINGS"] = "ignore"
-    done = []
+    tested_commands = []
     for block in re.findall(r"<!-- test: console -->\n```console\n(.*?)```", readme.TEXT, re.DOTALL):
         for part in block.split("$ ")[1:]:
             command, *expected = part.splitlines()
-            printed = [in_outline(line) for line in project.run(*shlex.split(command)).splitlines()]
-            told = [in_outline(line) for line in expected]
-            if told[-1] == "...":
-                told.pop()
-                del printed[len(told) :]
-            assert printed == told
-            done.append(command.split()[2])
-    assert {"runs", "show", "diff", "timeline", "check", "copy", "export", "import", "prune"} == set(done)
+            printed = [mask_variable_parts(line) for line in project.run(*shlex.split(command)).splitlines()]
+            documented = [mask_variable_parts(line) for line in expected]
+            if documented[-1] == "...":
+                documented.pop()
+                del printed[len(documented) :]
+            assert printed == documented
+            tested_commands.append(command.split()[2])
+    assert {"runs", "show", "diff", "timeline", "check", "copy", "export", "import", "prune"} == set(tested_commands)
     [python] = re.findall(r"<!-- test: notebook -->\n```python\n(.*?)```", readme.TEXT, re.DOTALL)
     printed = project.python("-c", python).splitlines()
     assert [line.split()[:2] for line in printed[:2]] == [["keen-curie", "SUCCESS"], ["calm-hoover", "SUCCESS"]]
@@ -77,7 +77,7 @@ def test_the_commands_do_and_print_what_it_says(project: Project) -> None:
 
 
 @pytest.mark.parametrize("test", sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", readme.TEXT))), ids="::".join)
-def test_the_tests_that_it_names_are_there(test: List[str]) -> None:
+def test_documented_tests_exist(test: List[str]) -> None:
     file, function = test
     text = (Path(__file__).parent / file).read_text(encoding="utf-8")
     assert f"def {function or 'test_'}" in text

@@ -67,6 +67,8 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
         @click.option("--connection-string", metavar="URL", help="The database, instead of a configuration.")
         @functools.wraps(command)
         def wrapped(config_file: Optional[str], connection_string: Optional[str], **options: Any) -> T:
+            if config_file and connection_string:
+                raise click.UsageError("--config-file and --connection-string both name a database. Give one of them.")
             configuration = find_configuration(config_file, connection_string)
             source = "--connection-string" if connection_string else configuration.source
             store = open_target(configuration.make_store(), source)
