@@ -33,9 +33,9 @@ class Configuration(NamedTuple):
 def open_store(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> DBStore:
     """Open the run logs that exist, for notebooks and scripts. Nothing is created.
 
-    The database is found as a pipeline finds it: in `config_file`; without one, in the project's `magnus-config.yaml`, the
-    environment variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets handler of
-    the same configuration.
+    The database is found as a pipeline finds it: in `config_file`; without one, in the project's `magnus-config.yaml`,
+    the environment variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets
+    handler of the same configuration.
 
     Args:
         config_file: A configuration, as `magnus execute -c` takes it.

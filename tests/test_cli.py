@@ -219,7 +219,10 @@ def test_secrets_handler_resolves_placeholders(
         ("- a list", "is not a configuration of magnus"),
         ("a: b: krakenbait", "is not valid YAML: see line 1"),
         ("\x00", "is not valid YAML"),
-        ("run_log_store: {type: db, config: krakenbait}", "the section 'config:' must contain lines of the form key: value"),
+        (
+            "run_log_store: {type: db, config: krakenbait}",
+            "the section 'config:' must contain lines of the form key: value",
+        ),
         ("run_log_store: {type: db, config: {krakenbait: 1}}", "is not valid: 'krakenbait'"),
         ("run_log_store: {type: db, config: {connection_string: [krakenbait]}}", "is not valid: 'connection_string'"),
         (

@@ -26,8 +26,7 @@ from playhouse.pool import PooledMySQLDatabase, PooledPostgresqlDatabase, Pooled
 from playhouse.postgres_ext import Psycopg3Database
 from servers import OWNER, PASSWORD
 
-from magnus_peewee_store import DBStore, create_tables
-from magnus_peewee_store import ConfigurationError, ConnectionStringError, MissingTableError
+from magnus_peewee_store import ConfigurationError, ConnectionStringError, DBStore, MissingTableError, create_tables
 from magnus_peewee_store.db.url import ConnectionString, make_database
 
 

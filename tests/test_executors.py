@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -17,8 +18,7 @@ from magnus.extensions.executor.mocked.implementation import MockedExecutor
 from magnus.secrets import BaseSecrets
 from test_pipelines import dag, mapped, run_log
 
-from magnus_peewee_store import DBStore, integrations
-from magnus_peewee_store import ConnectionStringError
+from magnus_peewee_store import ConnectionStringError, DBStore, integrations
 
 EXECUTORS = {
     "local": LocalExecutor(),
@@ -43,7 +43,7 @@ def assert_rejected(project: Project, reason: str) -> None:
     """Check that a run fails with a reason and leaves no files behind."""
     before = sorted(os.listdir(project.folder))
     output = project.execute("run", fails=True)
-    assert "ConnectionStringError" in output and reason in output
+    assert re.search("(Configuration|ConnectionString)Error", output) and reason in output
     assert sorted(os.listdir(project.folder)) == before
 
 

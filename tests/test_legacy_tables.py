@@ -17,7 +17,6 @@ from servers import Database
 
 from magnus_peewee_store import DBStore, DuplicateRowsError, MissingTableError, db
 from magnus_peewee_store.db import table
-from magnus_peewee_store.db import table
 
 PROCESS_COUNT = 12
 RUN_IDS = [f"run {number:02}" for number in range(25)]

@@ -149,9 +149,7 @@ def _find_step(run: runs.Run, name: str) -> Any:
         message = printable(f"More than one step of run '{run.run_log.run_id}' is named '{name}'")
         raise click.ClickException(f"{message}: {names}")
     known = [each for step in steps for each in (step.internal_name, step.name)]
-    raise click.ClickException(
-        printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}")
-    )
+    raise click.ClickException(printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}"))
 
 
 def _follow(store: DBStore, run_id: str) -> None:

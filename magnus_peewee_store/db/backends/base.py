@@ -53,7 +53,7 @@ class Backend(peewee.Database):
     """
 
     peewee_class: ClassVar[Type[peewee.Database]]
-    field_types: ClassVar[Dict[str, str]] = {
+    field_types: Dict[str, str] = {
         "RUN_ID": "TEXT",
         "ATTRIBUTE_KEY": "TEXT",
         "ATTRIBUTE_TYPE": "TEXT",

@@ -28,9 +28,9 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
         self.register_function(_next_created_at, "next_created_at")
 
-    def init(self, database: str, **options: Any) -> None:
+    def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
         """Initialize the database as peewee does. SQLite itself waits for a lock, for as long as errors are retried."""
-        super().init(database, timeout=self.retry_timeout, **options)
+        super().init(database, *args, **{"timeout": self.retry_timeout, **kwargs})
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
         """Compute it in Python where something is added, because SQLite's own date functions stop at milliseconds."""
