@@ -273,6 +273,13 @@ def test_duration_format(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
+def test_durations_on_the_axis_and_the_bars() -> None:
+    svg = to_svg(make_run(succeeded("one", attempt(0, 125)), succeeded("two", attempt(125, 3725))))
+    texts = [each.text for each in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert {"0s", "15m", "1h", "2m 05s", "1h 02m"} <= set(texts)
+    assert "Duration: 2m 05s" in titles(svg)[0]
+
+
 def luminance(colour: str) -> float:
     channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
@@ -428,7 +435,9 @@ def test_dark_mode_follows_the_system(browser: Browser) -> None:
     for scheme in ("light", "dark"):
         browser.open(to_html(nested_run()), scheme=scheme)
         backgrounds.append(browser("return getComputedStyle(document.body).backgroundColor"))
-    rgb = [f"rgb({', '.join(str(int(each['background'][i : i + 2], 16)) for i in (1, 3, 5))})" for each in (LIGHT, DARK)]
+    rgb = [
+        f"rgb({', '.join(str(int(each['background'][i : i + 2], 16)) for i in (1, 3, 5))})" for each in (LIGHT, DARK)
+    ]
     assert backgrounds == rgb
 
 

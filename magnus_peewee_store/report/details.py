@@ -55,7 +55,7 @@ def span_details(span: Span, style: StatusStyle) -> Dict[str, str]:
 
 
 def format_recorded(time: datetime) -> str:
-    """Format what `parse_time` returned as it was recorded: without a zone, to the millisecond."""
+    """Format a time of `parse_time` as magnus recorded it: local time without a zone, to the millisecond."""
     return time.replace(tzinfo=None).isoformat(" ", "milliseconds")
 
 

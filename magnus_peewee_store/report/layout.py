@@ -7,13 +7,7 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 from magnus.datastore import RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store.fragments import TERMINAL, own_name
-from magnus_peewee_store.report.details import (
-    Span,
-    attempt_details,
-    format_elapsed,
-    format_recorded,
-    span_details,
-)
+from magnus_peewee_store.report.details import Span, attempt_details, format_elapsed, format_recorded, span_details
 from magnus_peewee_store.report.styles import SKIPPED, StatusStyle, status_style
 from magnus_peewee_store.runs.reading import attempts_of, steps_of, time_span
 from magnus_peewee_store.times import format_duration, parse_time
@@ -59,8 +53,8 @@ class Row(NamedTuple):
     attempt_count: int = 0
 
     @property
-    def summary(self) -> str:
-        """The text next to the marks: the duration, or the status if the duration is not known."""
+    def duration_or_status(self) -> str:
+        """The text next to the marks: the duration, or the status if it is running or its duration is not known."""
         start, end = self.span or (None, None)
         return self.style.word if self.style.is_running or start == end else format_elapsed(start, end)
 
@@ -147,8 +141,10 @@ def _step_row(step: StepLog, depth: int, span: Optional[Span], previous_end: Opt
     marks = list(_attempt_marks(step, previous_end))
     # magnus records an attempt when it ends, so a running step usually has no running attempt.
     if not marks or (style.is_running and not any(mark.style.is_running for mark in marks)):
-        has_branches = bool(step.branches)
-        marks.append(_summary_mark(style, span, previous_end) if has_branches else _open_mark(style, previous_end))
+        if step.branches:
+            marks.append(_summary_mark(style, span, previous_end))
+        else:
+            marks.append(_untimed_mark("open", style, previous_end))
     kind = "composite" if step.branches else "step"
     return Row(kind, depth, step.name, step.internal_name, style, span, marks, len(step.attempts))
 
@@ -163,10 +159,10 @@ def _attempt_marks(step: StepLog, previous_end: Optional[datetime]) -> Iterator[
 def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:
     if span:
         return Mark("summary", style, *span, span_details(span, style))
-    return _open_mark(style, previous_end, kind="summary")
+    return _untimed_mark("summary", style, previous_end)
 
 
-def _open_mark(style: StatusStyle, previous_end: Optional[datetime], kind: str = "open") -> Mark:
-    """Return the mark of what has no times yet. It is drawn only if it is running."""
+def _untimed_mark(kind: str, style: StatusStyle, previous_end: Optional[datetime]) -> Mark:
+    """Return the mark of what has no recorded times. It is drawn only while it is running."""
     details = {"Start": f"after {format_recorded(previous_end)}"} if style.is_running and previous_end else {}
     return Mark(kind if style.is_running else "", style, previous_end, None, details)

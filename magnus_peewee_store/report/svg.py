@@ -10,7 +10,7 @@ from magnus_peewee_store.report.elements import add, element, set_attributes
 from magnus_peewee_store.report.layout import Mark, Row, Scale, count_steps, lay_out
 from magnus_peewee_store.report.styles import FONT, LIGHT, timeline_css
 
-# In pixels. The chart is wider or narrower on a page: every x in it is in percent.
+# Sizes in pixels. Every x of the chart is in percent, so that a page can stretch it.
 WIDTH = 1000
 LABEL_WIDTH = 260
 ROW_HEIGHT = 30
@@ -18,7 +18,8 @@ AXIS_HEIGHT = 24
 HEADER_HEIGHT = 92
 
 DEEPEST_SHADE = 0.1  # the opacity of the background of the deepest branches
-HATCHES = {"fail": (45, 2.5), "running": (-45, 5)}  # angle and width of the stripes, which need no colour to be seen
+# Angle and width of the stripes that tell bars apart without colour, for example in print.
+HATCHES = {"fail": (45, 2.5), "running": (-45, 5)}
 
 
 def to_svg(run_log: RunLog) -> str:
@@ -99,7 +100,7 @@ def draw_labels(rows: List[Row], is_page: bool = False) -> ET.Element:
         set_attributes(label, font_weight="normal" if row.kind == "step" else "bold")
         add(label, "title", row.name)
         if is_page:
-            duration = add(labels, "text", row.summary, colour="muted", class_="phone-duration")
+            duration = add(labels, "text", row.duration_or_status, colour="muted", class_="phone-duration")
             set_attributes(duration, x="100%", y=top + 20, text_anchor="end")
     return labels
 
@@ -125,7 +126,7 @@ def draw_bars(rows: List[Row], scale: Scale, first_number: Optional[int] = None)
             link = None if first_number is None else f"#{table_row_id(first_number + number, index)}"
             bars.append(_draw_mark(row, mark, scale, number * ROW_HEIGHT, link))
             marks_end = max(marks_end, scale.extent(mark)[1])
-        duration = add(bars, "text", row.summary, colour="text", class_="duration", font_size=12)
+        duration = add(bars, "text", row.duration_or_status, colour="text", class_="duration", font_size=12)
         set_attributes(duration, x=_format_percent(marks_end), dx=6, y=number * ROW_HEIGHT + 20)
     return bars
 
