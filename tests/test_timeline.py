@@ -18,14 +18,18 @@ from hypothesis import strategies as st
 from logs import step
 from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 
-from magnus_peewee_store import timeline
+from magnus_peewee_store.report import to_html, to_svg
+from magnus_peewee_store.report.elements import replace_invalid
+from magnus_peewee_store.report.layout import OPEN_END, Scale
+from magnus_peewee_store.report.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
+from magnus_peewee_store.report.svg import DEEPEST_SHADE
+from magnus_peewee_store.times import format_duration
 
 try:
     import pypdf
     from selenium import webdriver
 except ImportError:
     webdriver = None
-from magnus_peewee_store.timeline import DARK, LIGHT, to_html, to_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 NOON = datetime(2024, 2, 29, 12)
@@ -166,9 +170,9 @@ def test_svg_of_any_run_log_is_well_formed_and_complete(run_log: RunLog) -> None
     svg = to_svg(run_log)
     labels = [each.text for each in ET.fromstring(svg).iter(f"{SVG}title")]
     for each in all_steps(run_log.steps):
-        assert timeline._clean(each.internal_name) in labels
+        assert replace_invalid(each.internal_name) in labels
     assert len(svg_groups(svg)) == sum(len(each.attempts) for each in all_steps(run_log.steps))
-    for group in svg_groups(svg) + svg_groups(svg, "open") + svg_groups(svg, "spine"):
+    for group in svg_groups(svg) + svg_groups(svg, "open") + svg_groups(svg, "summary"):
         left, right = x_range(group)
         assert 0 <= left < right <= 100
     to_html(run_log).encode()
@@ -206,8 +210,8 @@ def test_retried_step_has_one_bar_per_attempt() -> None:
 
 def test_branches_span_their_steps() -> None:
     svg = to_svg(nested_run())
-    names = [title.splitlines()[0] for title in titles(svg, "spine")]
-    spans = dict(zip(names, map(x_range, svg_groups(svg, "spine"))))
+    names = [title.splitlines()[0] for title in titles(svg, "summary")]
+    spans = dict(zip(names, map(x_range, svg_groups(svg, "summary"))))
     assert list(spans) == ["run", "each", "each.jan.csv", "each.feb.csv", "each.mar.csv"]
     assert spans["each"] == pytest.approx([spans["each.jan.csv"][0], spans["each.mar.csv"][1]], abs=0.02)
     assert "Metrics: auc = 0.5" in next(title for title in titles(svg) if title.startswith("each.feb.csv.fit"))
@@ -221,14 +225,14 @@ def test_end_nodes_are_not_drawn() -> None:
 def test_running_step_has_an_open_bar() -> None:
     svg = to_svg(running_run())
     [open_bar] = svg_groups(svg, "open")
-    assert x_range(open_bar) == [x_range(svg_groups(svg)[0])[1], timeline.OPEN]
+    assert x_range(open_bar) == [x_range(svg_groups(svg)[0])[1], OPEN_END]
     assert titles(svg, "open") == ["fit\n► running\nStart: after 2024-02-29 12:00:30.000"]
     assert "30s so far" in to_html(running_run())
 
 
 def test_run_without_steps_or_times() -> None:
-    assert "No step has begun yet." in to_svg(RunLog(run_id="new", status="PROCESSING"))
-    assert "No step has begun yet." in to_html(RunLog(run_id="new", status="PROCESSING"))
+    assert "No step has started yet." in to_svg(RunLog(run_id="new", status="PROCESSING"))
+    assert "No step has started yet." in to_html(RunLog(run_id="new", status="PROCESSING"))
     started = make_run(step("load", status="PROCESSING"), status="PROCESSING")
     assert len(svg_groups(to_svg(started), "open")) == 1 and "Started" not in to_html(started)
 
@@ -240,12 +244,12 @@ def test_attempt_without_times_is_drawn() -> None:
 
 def test_end_before_start_is_not_a_negative_duration() -> None:
     svg = to_svg(make_run(succeeded("one", attempt(5, 3))))
-    assert "Duration: unclear: the clock says it ended first" in titles(svg)[0]
+    assert "Duration: unknown: the recorded end is before the start" in titles(svg)[0]
 
 
 @pytest.mark.parametrize("seconds", [10.0**power * base for power in range(-4, 9) for base in (1, 2.5, 7)])
 def test_axis_has_three_to_seven_distinct_ticks(seconds: float) -> None:
-    scale = timeline._Scale((NOON, NOON + timedelta(seconds=seconds)), is_open=False)
+    scale = Scale((NOON, NOON + timedelta(seconds=seconds)), is_open=False)
     labels = [label for _, label in scale.ticks()]
     assert 3 <= len(labels) <= 7 and len(set(labels)) == len(labels)
 
@@ -253,19 +257,27 @@ def test_axis_has_three_to_seven_distinct_ticks(seconds: float) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0"),
+        (0, "0s"),
         (0.0003, "0.3ms"),
         (0.9994, "999ms"),
         (0.9999, "1s"),
         (59.96, "1m"),
+        (125, "2m 05s"),
         (3599.9, "1h"),
-        (3725, "1h 2m"),
-        (90000, "1d 1h"),
+        (3725, "1h 02m"),
+        (90000, "1d 01h"),
         (86460, "1d"),
     ],
 )
 def test_duration_format(seconds: float, text: str) -> None:
-    assert timeline._duration(seconds) == text
+    assert format_duration(seconds) == text
+
+
+def test_durations_on_the_axis_and_the_bars() -> None:
+    svg = to_svg(make_run(succeeded("one", attempt(0, 125)), succeeded("two", attempt(125, 3725))))
+    texts = [each.text for each in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert {"0s", "15m", "1h", "2m 05s", "1h 02m"} <= set(texts)
+    assert "Duration: 2m 05s" in titles(svg)[0]
 
 
 def luminance(colour: str) -> float:
@@ -281,23 +293,23 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("shade", [0, timeline.DEEPEST_SHADE], ids=["paper", "deepest-branch"])
+@pytest.mark.parametrize("shade", [0, DEEPEST_SHADE], ids=["background", "deepest-branch"])
 def test_colours_have_enough_contrast_for_text(palette: Dict[str, str], shade: float) -> None:
     channels = (
-        round(int(palette["paper"][i : i + 2], 16) * (1 - shade) + int(palette["text"][i : i + 2], 16) * shade)
+        round(int(palette["background"][i : i + 2], 16) * (1 - shade) + int(palette["text"][i : i + 2], 16) * shade)
         for i in (1, 3, 5)
     )
     background = "#" + "".join(f"{each:02x}" for each in channels)
-    assert {name: contrast(colour, background) >= 4.5 for name, colour in palette.items() if name != "paper"} == {
-        name: True for name in palette if name != "paper"
+    assert {name: contrast(colour, background) >= 4.5 for name, colour in palette.items() if name != "background"} == {
+        name: True for name in palette if name != "background"
     }
 
 
 def test_every_status_has_its_own_sign_and_word() -> None:
-    looks = [*timeline.LOOKS.values(), timeline.SKIPPED, timeline._look("ANOTHER")]
-    assert len({look.word for look in looks}) == len(looks)
+    styles = [*STATUS_STYLES.values(), SKIPPED, status_style("ANOTHER")]
+    assert len({style.word for style in styles}) == len(styles)
     # CREATED and unknown statuses share a colour.
-    assert len({look.sign for look in looks}) == len({look.colour for look in looks}) + 1
+    assert len({style.sign for style in styles}) == len({style.colour for style in styles}) + 1
 
 
 def test_file_size_of_a_thousand_steps() -> None:
@@ -423,7 +435,9 @@ def test_dark_mode_follows_the_system(browser: Browser) -> None:
     for scheme in ("light", "dark"):
         browser.open(to_html(nested_run()), scheme=scheme)
         backgrounds.append(browser("return getComputedStyle(document.body).backgroundColor"))
-    rgb = [f"rgb({', '.join(str(int(each['paper'][i : i + 2], 16)) for i in (1, 3, 5))})" for each in (LIGHT, DARK)]
+    rgb = [
+        f"rgb({', '.join(str(int(each['background'][i : i + 2], 16)) for i in (1, 3, 5))})" for each in (LIGHT, DARK)
+    ]
     assert backgrounds == rgb
 
 
@@ -434,7 +448,7 @@ def test_every_printed_page_has_whole_rows_and_the_axis(browser: Browser, is_lan
     steps_per_page = [re.findall(r"^✓ step (\d+)", page, re.MULTILINE) for page in pages]
     assert [name for names in steps_per_page for name in names] == [str(number) for number in range(100)]
     assert 4 <= sum(map(bool, steps_per_page)) <= 8
-    assert all("0 30s 1m 1m 30s" in page for page, names in zip(pages, steps_per_page) if names)
+    assert all("0s 30s 1m 1m 30s" in page for page, names in zip(pages, steps_per_page) if names)
 
 
 def test_svg_file_shows_every_bar(browser: Browser) -> None:
