@@ -4,10 +4,7 @@ from magnus_peewee_store.configuration import open_store
 from magnus_peewee_store.db import create_tables
 from magnus_peewee_store.exceptions import (
     CannotConnectError,
-<<<<<<< HEAD
     ConfigurationError,
-=======
->>>>>>> report
     ConnectionStringError,
     DuplicateRowsError,
     MissingTableError,
@@ -20,10 +17,7 @@ from magnus_peewee_store.store import DBStore
 
 __all__ = [
     "CannotConnectError",
-<<<<<<< HEAD
     "ConfigurationError",
-=======
->>>>>>> report
     "ConnectionStringError",
     "DBStore",
     "DuplicateRowsError",
@@ -34,9 +28,6 @@ __all__ = [
     "ValueTooLargeError",
     "__version__",
     "create_tables",
-<<<<<<< HEAD
     "open_store",
-=======
->>>>>>> report
 ]
 __version__ = "0.1.0"

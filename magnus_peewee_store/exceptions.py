@@ -8,17 +8,12 @@ class RunLogStoreError(Exception):
     """Base class of all errors of this package."""
 
 
-<<<<<<< HEAD
 class ConfigurationError(RunLogStoreError, ValueError):
     """The configuration of the store is not valid. The message says what to write."""
 
 
 class ConnectionStringError(ConfigurationError):
     """The connection string is not valid, or does not suit the executor. The message says what to write."""
-=======
-class ConnectionStringError(RunLogStoreError, ValueError):
-    """The connection string, or another key of the store's configuration, is not valid. The message says what to write."""
->>>>>>> report
 
 
 class CannotConnectError(RunLogStoreError, peewee.OperationalError):
@@ -35,11 +30,7 @@ class CannotConnectError(RunLogStoreError, peewee.OperationalError):
 
 
 class MissingTableError(RunLogStoreError, peewee.OperationalError):
-<<<<<<< HEAD
     """The table, or its SQLite file, does not exist. The message says how to create it."""
-=======
-    """The table does not exist and cannot be created. The message says how to create it."""
->>>>>>> report
 
 
 class DuplicateRowsError(RunLogStoreError, peewee.IntegrityError):

@@ -33,13 +33,8 @@ class Local(_DBIntegration):
         """Warn, before anything runs, that magnus fails with `enable_parallel`."""
         if self.executor.enable_parallel:
             logger.warning(
-<<<<<<< HEAD
                 "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "
                 "store, with a TypeError about 'map_variable'. Remove enable_parallel."
-=======
-                "enable_parallel: with every run log store, magnus 0.5.1 fails at the end of the first parallel or map "
-                "step with a TypeError about 'map_variable'. Remove enable_parallel."
->>>>>>> report
             )
 
 

@@ -269,12 +269,8 @@ def _parse_file(url: str, masked_url: str) -> Dict[str, Any]:
         scheme, name = parts["scheme"], masked_url.partition("://")[2].strip("/") or "runs.db"
         raise ConnectionStringError(
             f"The connection string {masked_url} names no file. Write {scheme}:///{name} for a file beside the "
-<<<<<<< HEAD
             f"pipeline, {scheme}:////path/to/{name} for an absolute path, or {scheme}:///{MEMORY} for a database in "
             "memory."
-=======
-            f"pipeline, {scheme}:////path/to/{name} for an absolute path, {scheme}:///{MEMORY} for a database in memory."
->>>>>>> report
         )
     arguments: Dict[str, Any] = db_url.parse(url)
     if arguments["database"] != MEMORY:

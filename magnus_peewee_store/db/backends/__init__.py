@@ -9,11 +9,8 @@ from magnus_peewee_store.db.backends.mysql import MySQLBackend
 from magnus_peewee_store.db.backends.postgresql import PostgresqlBackend
 from magnus_peewee_store.db.backends.sqlite import SqliteBackend
 
-<<<<<<< HEAD
 __all__ = ["Backend", "backend_class"]
 
-=======
->>>>>>> report
 BACKENDS = (SqliteBackend, PostgresqlBackend, MySQLBackend)
 
 

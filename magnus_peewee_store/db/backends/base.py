@@ -53,11 +53,7 @@ class Backend(peewee.Database):
     """
 
     peewee_class: ClassVar[Type[peewee.Database]]
-<<<<<<< HEAD
     field_types: Dict[str, str] = {
-=======
-    field_types: ClassVar[Dict[str, str]] = {
->>>>>>> report
         "RUN_ID": "TEXT",
         "ATTRIBUTE_KEY": "TEXT",
         "ATTRIBUTE_TYPE": "TEXT",

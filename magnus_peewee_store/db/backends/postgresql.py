@@ -78,13 +78,9 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
 
     def json_rows(self, document: Any) -> Tuple[Any, Any, List[Any]]:
         """Use json_array_elements."""
-<<<<<<< HEAD
         rows = NodeList(
             (fn.json_array_elements(document.cast("json")), SQL("WITH ORDINALITY AS new_rows(value, ordinal)"))
         )
-=======
-        rows = NodeList((fn.json_array_elements(document.cast("json")), SQL("WITH ORDINALITY AS new_rows(value, ordinal)")))
->>>>>>> report
         return rows, SQL("new_rows.ordinal"), [SQL(f"new_rows.value ->> {number}") for number in range(3)]
 
     @contextlib.contextmanager

@@ -28,15 +28,9 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
         self.register_function(_next_created_at, "next_created_at")
 
-<<<<<<< HEAD
     def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
         """Initialize the database as peewee does. SQLite itself waits for a lock, for as long as errors are retried."""
         super().init(database, *args, **{"timeout": self.retry_timeout, **kwargs})
-=======
-    def init(self, database: str, **options: Any) -> None:
-        """Initialize the database as peewee does. SQLite itself waits for a lock, for as long as errors are retried."""
-        super().init(database, timeout=self.retry_timeout, **options)
->>>>>>> report
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
         """Compute it in Python where something is added, because SQLite's own date functions stop at milliseconds."""
@@ -69,13 +63,10 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         else:
             super().discard_inherited_connection()
 
-<<<<<<< HEAD
     def _update_target(self) -> bool:
         """Keep the file of the first connection: a later change of the working directory must not change it."""
         return False
 
-=======
->>>>>>> report
     def _is_in_memory(self) -> bool:
         return bool(self.database == MEMORY)
 
