@@ -13,7 +13,7 @@ import pytest
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
-from servers import Database, MariaDB, PostgreSQL, Server, why_missing
+from servers import Database, Galera, MariaDB, PostgreSQL, Server, why_missing
 
 from magnus_peewee_store import DBStore
 
@@ -40,13 +40,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("any_store", [*DATABASES, *(marker.args if marker else ())], indirect=True)
 
 
-def new_server(kind: str, **settings: str) -> Server:
-    """Start a server and return it. Skip the test if the server is not installed; fail in CI."""
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [text for report in reports for name, text in report.user_properties if name == "summary"]
+    if lines:
+        terminalreporter.section("histories")
+        terminalreporter.write("\n".join([*sorted(lines), ""]))
+
+
+def require(kind: str) -> None:
+    """Skip the test if a kind of server is not installed; fail in CI."""
     missing = why_missing(kind)
     if missing and os.environ.get("CI"):
         pytest.fail(missing)
     if missing:
         pytest.skip(missing)
+
+
+def new_server(kind: str, **settings: str) -> Server:
+    """Start a server and return it. Skip the test if the server is not installed; fail in CI."""
+    require(kind)
     server: Server = {"postgresql": PostgreSQL, "mariadb": MariaDB}[kind](**settings)
     try:
         server.start()
@@ -94,6 +107,18 @@ def server_databases() -> Iterator[Callable[[str], Database]]:
     finally:
         for server in servers.values():
             server.remove()
+
+
+@pytest.fixture(scope="session")
+def galera() -> Iterator[Galera]:
+    """Return one cluster for all tests. Skip the tests if Galera is not installed; fail in CI."""
+    require("galera")
+    cluster = Galera(max_connections="200", max_allowed_packet="64M")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
 
 
 def database_for(scheme: str, tmp_path: Path, server_databases: Callable[[str], Database]) -> Iterator[AnyDatabase]:

@@ -245,9 +245,10 @@ class PostgreSQL(Server):
         connection.autocommit = True
         return connection
 
-    def standby(self) -> "PostgreSQL":
-        """A streaming replica that has caught up."""
+    def standby(self, port: Optional[int] = None) -> "PostgreSQL":
+        """A streaming replica that has caught up, on this port or on a free one."""
         standby = PostgreSQL(**self.settings)
+        standby.port = port or standby.port
         try:
             source = ["-h", str(self.socket_folder), "-p", str(self.port), "-U", "postgres"]
             standby._run("pg_basebackup", *source, "-D", str(standby.data), "-R", "-c", "fast", "--no-sync")
@@ -380,6 +381,7 @@ class MariaDB(Server):
             "port": str(self.port),
             "socket": str(self.socket),
             "pid_file": str(self.folder / "pid"),
+            "tmpdir": str(self.folder),  # A starting server deletes the temporary tables of others from a shared one.
             "innodb_buffer_pool_size": "32M",
             "innodb_log_file_size": "16M",
             **self.settings,
