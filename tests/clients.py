@@ -119,7 +119,7 @@ class Client(logging.Handler):
                 self.pipe.send(("cancel", None))
 
     def set_together(self) -> None:
-        padding = PADDING if random.random() < 0.05 else ""
+        padding = PADDING if random.random() < 0.1 else ""
         self.write(
             PARAMETERS, lambda value: self.store.set_parameters(self.run_id, dict.fromkeys(PARAMETERS, value + padding))
         )

@@ -145,7 +145,9 @@ class Pair:
 @contextmanager
 def start_pair(scheme: str) -> Iterator[Pair]:
     """Start a primary that acknowledges a commit only when the standby has received it."""
-    primary: Any = new_server("postgresql", wal_retrieve_retry_interval="100ms")  # how fast a standby reconnects
+    # How soon a standby reconnects, and how soon a deadlock is looked for.
+    settings = {"wal_retrieve_retry_interval": "100ms", "deadlock_timeout": "50ms"}
+    primary: Any = new_server("postgresql", **settings)
     try:
         standby = primary.standby()
     except BaseException:

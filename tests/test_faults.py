@@ -367,6 +367,11 @@ class Proxy:
         self.has_dropped_answer = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def url(self, database: Database) -> str:
+        """Return the URL of a database through the proxy, without TLS: the proxy has to read the requests."""
+        options = "?sslmode=disable" if database.server.kind == "postgresql" else ""
+        return database.url.replace(f":{self.server_port}/", f":{self.port}/") + options
+
     def close(self) -> None:
         self.listener.close()
 
@@ -425,11 +430,7 @@ def test_write_with_lost_acknowledgement_is_done_once(
 ) -> None:
     fragile_store.create_run_log("run")
     proxy = Proxy(fragile_database.server.port)
-    # No TLS: the proxy has to read the requests.
-    options = "?sslmode=disable" if fragile_database.server.kind == "postgresql" else ""
-    proxied_store = DBStore(
-        connection_string=fragile_database.url.replace(f":{fragile_database.server.port}/", f":{proxy.port}/") + options
-    )
+    proxied_store = DBStore(connection_string=proxy.url(fragile_database))
     try:
         proxied_store.get_run_log_by_id("run")
         proxy.drop_answer_after = request_part
