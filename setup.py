@@ -37,6 +37,7 @@ setup(
             "matplotlib",
             "sqlalchemy>=2",
         ],
+        "docs": ["furo", "myst-parser>=2", "sphinx>=7", "sphinx-click>=5"],
         "test": [
             *POSTGRES,
             *MYSQL,

@@ -163,6 +163,36 @@ class RawDriver:
         ]
 
 
+class RawDriverAndPydantic(RawDriver):
+    """The floor of a store that returns magnus' objects: the raw driver, JSON written and read within the calls."""
+
+    def calls(self, run_id: str, number: int) -> List[Call]:
+        """Prepare the six calls that a step costs."""
+        name = logs.step_name(number)
+        return [
+            partial(self._write_step, run_id, logs.started(name)),
+            partial(self._read_step, run_id, name),
+            partial(self._read_parameters, run_id),
+            partial(self._write_parameters, run_id, logs.parameter(number)),
+            partial(self._write_step, run_id, logs.finished(name)),
+            partial(self._read_step, run_id, name),
+        ]
+
+    def _write_step(self, run_id: str, step_log: StepLog) -> None:
+        self._write(run_id, logs.step_row(step_log))
+
+    def _write_parameters(self, run_id: str, parameters: Dict[str, Any]) -> None:
+        for row in logs.parameter_rows(parameters):
+            self._write(run_id, row)
+
+    def _read_step(self, run_id: str, name: str) -> StepLog:
+        [[value]] = self._read(self._one, run_id, "Step", name)
+        return StepLog.model_validate_json(value)
+
+    def _read_parameters(self, run_id: str) -> Dict[str, Any]:
+        return {name: from_json(value) for name, value in self._read(self._parameters, run_id)}
+
+
 class Ours(Store):
     """The store under measurement.
 
@@ -184,7 +214,7 @@ Contender = Union[Store, RawDriver]
 
 
 def contenders(database: Database) -> Dict[str, Callable[[], Contender]]:
-    """All that write a step on a database, each to be made on a fresh one: the store first, then its floor.
+    """All that write a step on a database, each to be made on a fresh one: the store first, then its two floors.
 
     Args:
         database: The database. Beside SQLite there are magnus' own stores, which write files too.
@@ -192,6 +222,7 @@ def contenders(database: Database) -> Dict[str, Callable[[], Contender]]:
     makers: Dict[str, Callable[[], Contender]] = {
         OURS: lambda: Ours(database.fresh()),
         database.raw: lambda: RawDriver(database.fresh()),
+        f"{database.raw} and pydantic": lambda: RawDriverAndPydantic(database.fresh()),
         SQLALCHEMY: lambda: Store(SQLAlchemyStore(database.new_url())),
     }
     if database.name == "sqlite":

@@ -14,10 +14,10 @@ from benchmarks.contenders import OURS
 from benchmarks.databases import Database
 from benchmarks.results import Comparison, Count, Point, Result, Spread, spread
 
-# Of a colour that reads on white and on black, as README is shown on either.
+# A colour that is readable on white and on black: docs/benchmarks.md is shown on either.
 INK = "#808080"
 OUR_COLOURS = ["#e8590c", "#1c7ed6", "#2b8a3e"]
-OTHER_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e"]
+OTHER_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e", "#f59f00"]
 
 T = TypeVar("T")
 

@@ -63,10 +63,12 @@ def step(database: Database, effort: Effort) -> Iterator[Result]:
         for name, samples in rounds.samples.items():
             yield Point(database.title, name, size, samples)
         if judged:
-            yield rounds.compare(database.raw, at_most=1.4)
+            floors = (database.raw, f"{database.raw} and pydantic")
+            yield rounds.compare(floors[0], at_most=1.4)
+            yield rounds.compare(floors[1])
             goals = {SQLALCHEMY: 10.0, "chunked-fs": {100: 3.0, 1000: 6.0}[size]} if database.name == "sqlite" else {}
             for name in makers:
-                if name not in (OURS, database.raw):
+                if name not in (OURS, *floors):
                     yield rounds.compare(name, judged_by="speed-up", at_least=goals.get(name))
 
 

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import documents
 import pytest
-import readme
 from conftest import Project, database_for
 from magnus.datastore import RunLog
 from servers import PASSWORD, Database
@@ -86,7 +86,7 @@ def execute(
 def test_containers_write_the_sqlite_file_whose_folder_is_mounted(
     project: Project, execute: Callable[[str, Path, str], RunLog], place: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    config = readme.block("local-container-sqlite")
+    config = documents.block("local-container-sqlite")
     named = "connection_string: sqlite:///run-logs/runs.db"
     assert named in config
     if place == "default":
@@ -117,7 +117,8 @@ def test_containers_write_to_a_server_on_localhost(
 ) -> None:
     for database in database_for(scheme, tmp_path, server_databases):
         assert isinstance(database, Database)
-        config = readme.block(f"local-container-{kind}")
+        names = {"postgresql": "local-container-postgresql", "mariadb": "local-container-mariadb"}
+        config = documents.block(names[kind])
         named = f"magnus:${{password}}@localhost:{port}/run_logs"
         assert named in config
         given = f"scott:${{password}}@localhost:{database.server.port}/{database.name}"
