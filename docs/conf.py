@@ -1,6 +1,13 @@
 """The configuration of Sphinx: https://www.sphinx-doc.org/en/master/usage/configuration.html."""
 
+import logging
+
 import magnus_peewee_store
+
+# Importing magnus disables the loggers that exist, so Sphinx would report no warning: not even a broken link.
+for logger in logging.root.manager.loggerDict.values():
+    if isinstance(logger, logging.Logger):
+        logger.disabled = False
 
 project = "magnus-peewee-store"
 author = "The authors of magnus-peewee-store"
@@ -15,9 +22,17 @@ html_title = f"{project} {release}"
 # Headings get the same anchors as on GitHub.
 myst_heading_anchors = 3
 
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 80
 
-# Nitpicky mode (-n) reports names without a page. These belong to other packages, or are type variables.
-nitpick_ignore_regex = [("py:.*", r"(Any|T|(datetime|magnus|peewee|pydantic|typing)\..*)")]
+# Nitpicky mode (-n) reports names without a page. These have none here:
+nitpick_ignore_regex = [
+    # names of other packages, type variables, and what magnus raises
+    ("py:.*", r"(Any|T|(datetime|magnus|peewee|pydantic|typing)\..*)"),
+    ("py:exc", r"(Run|Step|Branch)Log(NotFound|Exists)Error"),
+    # prose before a colon in a "Returns:" section, which napoleon takes for a type
+    ("py:class", r".+ .+"),
+    # this package's own
+    ("py:exc", r"(ConnectionString|DuplicateRows|NoSuchRun)Error"),
+    ("py:class", r"magnus_peewee_store\.runs\.Run"),
+]

@@ -245,7 +245,7 @@ def test_troubleshooting_quotes_messages_of_the_code() -> None:
     code = "\n".join(strings_in_code())
     code = re.sub(r"%[gs]", "...", code)
     for message in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE):
-        parts = [part for part in message.replace("db_log", "...").split("...") if part.strip()]
+        parts = [part.strip() for part in message.replace("db_log", "...").split("...") if part.strip()]
         assert parts and all(part in code for part in parts), message
 
 
@@ -265,13 +265,14 @@ def test_configuration_of_a_project(project: Project) -> None:
     assert run_ids(project, ".run_log_store/run_log.db") == ["a-run"]
 
 
-def check_configuration(project: Project, config: str, url: str, secret: str = f"password={PASSWORD}") -> None:
+def check_configuration(
+    project: Project, config: str, url: str, secret: str = f"password={PASSWORD}", run_id: str = "a-run"
+) -> None:
     """Run a pipeline with a configuration and a secret, and find its run in the database of a URL."""
     project.write(config_yaml=config)
     (project.folder / ".env").write_text(f"{secret}\n")
     name, _, value = secret.partition("=")
     project.environment[name] = value
-    run_id = f"a-run-{config.count(chr(10))}"
     assert PASSWORD not in project.execute(run_id, "-p", "parameters.yaml")
     store = DBStore(connection_string=url)
     try:
@@ -292,7 +293,7 @@ def test_secrets_in_the_connection_string(project: Project, server_databases: Ca
         config = replaced(documents.block("secret-password"), "localhost:5432/mydatabase", address)
         assert (OWNER, PASSWORD) == ("scott", "tiger")
         check_configuration(project, config, database.url)
-        check_configuration(project, documents.block("secret-dsn"), database.url, f"dsn={database.url}")
+        check_configuration(project, documents.block("secret-dsn"), database.url, f"dsn={database.url}", "another-run")
     finally:
         database.sql("DROP TABLE IF EXISTS db_log")
 
@@ -392,13 +393,13 @@ def test_tls_checks_the_server(project: Project, certificates: Path, kind: str) 
     else:
         config, port = documents.block("mariadb-tls"), 3306
         names = {"ssl_ca": "ca.pem", "ssl_cert": "server.pem", "ssl_key": "server.key"}
-    with own_server(kind, **({"ssl": "on"} if kind == "mariadb" else {})) as server:
+    with own_server(kind) as server:
         database = server.database(SCHEMES[kind])
-        if kind == "postgresql":
-            server.settings["ssl"] = "on"
+        server.settings.update({"ssl": "on"} if kind == "postgresql" else {})
         with_tls(server, certificates, names)
         if kind == "mariadb":
-            server.sql(f"ALTER USER '{OWNER}'@'localhost' REQUIRE SSL, '{OWNER}'@'%' REQUIRE SSL")
+            for host in ("localhost", "%"):
+                server.sql(f"ALTER USER '{OWNER}'@'{host}' REQUIRE SSL")
         else:
             (server.data / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
             server.restart()
@@ -437,13 +438,9 @@ def test_backup_and_restore(project: Project, kind: str) -> None:
         store = DBStore(connection_string=url)
         store.create_run_log("a-run")
         store.close()
-        project.environment.update(
-            PGHOST=str(server.folder),
-            PGPORT=str(server.port),
-            PGUSER="postgres",
-            MYSQL_UNIX_PORT=str(server.folder / "socket"),
-            USER="root",
-        )
+        (project.folder / ".my.cnf").write_text(f"[client]\nsocket={server.folder}/socket\nuser=root\n")
+        connection = {"PGHOST": str(server.folder), "PGPORT": str(server.port), "PGUSER": "postgres"}
+        project.environment.update(connection, HOME=str(project.folder))
         check_blocks(project, documents.blocks(name))
         if kind == "mariadb":
             server.sql("GRANT ALL ON run_logs_restored.* TO 'magnus'@'%'")
