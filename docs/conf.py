@@ -22,6 +22,9 @@ html_title = f"{project} {release}"
 # Headings get the same anchors as on GitHub.
 myst_heading_anchors = 3
 
+# Readers copy commands from the reference: "--to" must stay as it is.
+smartquotes = False
+
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80
 
