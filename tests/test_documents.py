@@ -68,6 +68,15 @@ def test_links_between_files_work(path: Path) -> None:
         assert not anchor or anchor in documents.headings(linked), target
 
 
+def test_install_commands_work_from_a_clone() -> None:
+    """The package is not on an index yet."""
+    text = "".join(path.read_text("utf-8") for path in documents.PATHS)
+    assert "install magnus-peewee-store" not in text and "install 'magnus-peewee-store" not in text
+    named = {extra for extras in re.findall(r"'\.\[([\w,]+)\]'", text) for extra in extras.split(",")}
+    setup = (documents.ROOT / "setup.py").read_text("utf-8")
+    assert named and all(f'"{extra}": ' in setup for extra in named)
+
+
 def test_readme_is_short() -> None:
     assert len((documents.ROOT / "README.md").read_bytes()) <= 9000
 
