@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 POSTGRES = ["psycopg[binary]>=3.1"]
-MYSQL = ["pymysql>=1.0"]
+MYSQL = ["pymysql[rsa]>=1.0"]  # rsa: MySQL's caching_sha2_password encrypts a password with it, where there is no TLS
 
 setup(
     name="magnus-peewee-store",
@@ -13,8 +13,8 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["magnus_peewee_store"],
-    package_data={"magnus_peewee_store": ["py.typed"]},
+    packages=find_packages(include=["magnus_peewee_store", "magnus_peewee_store.*"]),
+    package_data={"magnus_peewee_store": ["py.typed"], "magnus_peewee_store.report": ["*.css"]},
     python_requires=">=3.8,<3.13",
     install_requires=[
         # As magnus 0.5 has them.

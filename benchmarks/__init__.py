@@ -1,7 +1,7 @@
-"""How fast the store is: beside the raw drivers, magnus' own stores, and the older SQLAlchemy extension's way."""
+"""Benchmarks of the store, compared with raw drivers, the stores of magnus, and the older SQLAlchemy extension."""
 
 import sys
 from pathlib import Path
 
-# The tests know how to start servers and crowds of processes.
+# The tests have helpers that start servers and many processes.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks`."""
+"""The command `python -m benchmarks`."""
 
 import fnmatch
 import sys
@@ -11,63 +11,76 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from servers import why_missing
 
-from benchmarks import processes, report, work
-from benchmarks.databases import DATABASES, Database, running
-from benchmarks.measuring import FULL, QUICK, Effort
+from benchmarks import process_workloads, report, workloads
+from benchmarks.databases import DATABASES, Database, start_database
 from benchmarks.results import Result
+from benchmarks.timing import FULL, QUICK, Settings
 
-MEASURES: Dict[str, Callable[[Database, Effort], Iterator[Result]]] = {
-    "step": work.step,
-    "parameters": work.parameters,
-    "full-run-log": work.full_run_log,
-    "growth": work.growth,
-    "crowd": work.many_processes,
-    "first-call": processes.first_call,
-    "pipeline": processes.pipeline,
-    "runs": work.runs,
-    "counts": work.counts,
+BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
+    "step": workloads.step,
+    "parameters": workloads.parameters,
+    "full-run-log": workloads.full_run_log,
+    "growth": workloads.growth,
+    "many-processes": workloads.many_processes,
+    "first-call": process_workloads.first_call,
+    "pipeline": process_workloads.pipeline,
+    "runs": workloads.runs,
+    "counts": workloads.counts,
 }
-WIDTH = 300  # of a file: enough for a row of a table
-NAMES = [f"{measure}/{database}" for measure in MEASURES for database in DATABASES]
+FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.
+NAMES = [f"{benchmark}/{database}" for benchmark in BENCHMARKS for database in DATABASES]
 
 
-@click.command(help=f"Measure how fast the store is: {', '.join(MEASURES)}, each on {', '.join(DATABASES)}.")
-@click.option("--only", metavar="PATTERN", default="*", help="Those whose name matches, like 'step/*' or '*/sqlite'.")
-@click.option("--rounds", type=click.IntRange(1), help="How many rounds each takes.")
-@click.option("--quick", is_flag=True, help="Small sizes, to see that it works; its figures say little.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples there.")
+@click.command(help=f"Measure how fast the store is: {', '.join(BENCHMARKS)}, each on {', '.join(DATABASES)}.")
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the cost of a step: a .png or .svg."
+    "--only",
+    metavar="PATTERN",
+    default="*",
+    help="Run only benchmarks with a matching name, for example 'step/*' or '*/sqlite'.",
+)
+@click.option("--rounds", type=click.IntRange(1), help="The number of rounds of each benchmark.")
+@click.option(
+    "--quick", is_flag=True, help="Use small sizes to check that the benchmarks work. The results mean little."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples to this file."
+)
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Plot the cost of a step to this .png or .svg file."
 )
 def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path], plot: Optional[Path]) -> None:
-    """Run the benchmarks that are asked for, and show what they give."""
+    """Run the selected benchmarks and show their results."""
     names = fnmatch.filter(NAMES, only)
     if not names:
-        raise click.BadParameter(f"'{only}' matches no benchmark, as '{NAMES[0]}' is one.", param_hint="--only")
-    effort = QUICK if quick else FULL
-    effort = effort._replace(rounds=rounds or effort.rounds)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        raise click.BadParameter(
+            f"No benchmark matches '{only}'. An example of a name is '{NAMES[0]}'.", param_hint="--only"
+        )
+    settings = QUICK if quick else FULL
+    settings = settings._replace(rounds=rounds or settings.rounds)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     results: List[Result] = []
-    present: List[Database] = []
+    measured: List[Database] = []
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for kind in DATABASES:
-            wanted = [name for name in names if name.endswith(f"/{kind}")]
-            missing = why_missing(kind) if wanted and kind != "sqlite" else ""
+        for database_name in DATABASES:
+            selected = [name for name in names if name.endswith(f"/{database_name}")]
+            missing = why_missing(database_name) if selected and database_name != "sqlite" else ""
             if missing:
-                progress.console.print(f"[yellow]Left out {', '.join(wanted)}: {missing}[/]")
-            if missing or not wanted:
+                progress.console.print(f"[yellow]Skipped {', '.join(selected)}: {missing}[/]")
+            if missing or not selected:
                 continue
-            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, running(kind, Path(folder)) as database:
-                present.append(database)
-                for name in wanted:
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, start_database(
+                database_name, Path(folder)
+            ) as database:
+                measured.append(database)
+                for name in selected:
                     task = progress.add_task(name, total=1)
-                    results.extend(MEASURES[name.partition("/")[0]](database, effort))
+                    results.extend(BENCHMARKS[name.partition("/")[0]](database, settings))
                     progress.advance(task)
-    about = {**report.machine(present), "rounds": effort.rounds, "quick": quick}
-    report.show(results, console, about)
+    metadata = {**report.machine(measured), "rounds": settings.rounds, "quick": quick}
+    report.show(results, console, metadata)
     if json_file:
-        report.write_json(results, about, json_file)
+        report.write_json(results, metadata, json_file)
     if plot:
         report.plot(results, plot)
 

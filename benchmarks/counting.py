@@ -1,4 +1,4 @@
-"""How often a call goes to the database: by SQLite's own trace, and by a proxy before a server."""
+"""Count statements with the trace callback of SQLite, and round trips with a proxy in front of a server."""
 
 import contextlib
 import socket
@@ -10,20 +10,20 @@ from urllib.parse import urlsplit
 
 
 class Counter:
-    """A count that goes up."""
+    """A counter of statements or round trips."""
 
     count = 0
 
-    def of(self, work: Callable[[], Any]) -> int:
-        """How far it goes up while some work is done."""
+    def of(self, call: Callable[[], Any]) -> int:
+        """Return by how much the count increases during a call."""
         before = self.count
-        work()
+        call()
         return self.count - before
 
 
 @contextlib.contextmanager
-def counted_statements() -> Iterator[Counter]:
-    """Count the statements on every SQLite connection that is opened meanwhile, BEGIN and COMMIT too."""
+def count_statements() -> Iterator[Counter]:
+    """Count the statements of all SQLite connections opened in this context, including BEGIN and COMMIT."""
     counter = Counter()
     connect = sqlite3.connect
 
@@ -39,14 +39,14 @@ def counted_statements() -> Iterator[Counter]:
         yield counter
 
 
-class Turn:
-    """Whose turn it is to speak on a connection."""
+class RoundTrip:
+    """The state of a connection: True if the server has answered the last request."""
 
-    answered = True
+    is_answered = True
 
 
 class Proxy(Counter):
-    """Hands bytes on between a client and a server, and counts how often the client speaks after the server has.
+    """Forward bytes between clients and a server, and count the round trips.
 
     Args:
         url: The URL of a database on the server.
@@ -56,36 +56,38 @@ class Proxy(Counter):
         parts = urlsplit(url)
         self._server = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends: List[socket.socket] = [self._listener]
+        self._sockets: List[socket.socket] = [self._listener]
         self.url = url.replace(f":{parts.port}/", f":{self._listener.getsockname()[1]}/")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Hang up."""
-        for end in self._ends:
-            end.close()
+        """Close all connections."""
+        for each in self._sockets:
+            each.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._server)
-                self._ends += [client, server]
-                turn = Turn()
-                for source, sink, asks in ((client, server, True), (server, client, False)):
+                self._sockets += [client, server]
+                round_trip = RoundTrip()
+                for source, sink, is_request in ((client, server, True), (server, client, False)):
                     sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    threading.Thread(target=self._pump, args=(source, sink, turn, asks), daemon=True).start()
+                    threading.Thread(
+                        target=self._pump, args=(source, sink, round_trip, is_request), daemon=True
+                    ).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, turn: Turn, asks: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, round_trip: RoundTrip, is_request: bool) -> None:
         with contextlib.suppress(OSError):
             while True:
-                words = source.recv(65536)
-                if not words:
+                data = source.recv(65536)
+                if not data:
                     break
-                # Before they go on: the other side's next words come after these are counted.
-                if asks and turn.answered:
+                # Count before sending, so that the answer cannot arrive first.
+                if is_request and round_trip.is_answered:
                     self.count += 1
-                turn.answered = not asks
-                sink.sendall(words)
+                round_trip.is_answered = not is_request
+                sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)

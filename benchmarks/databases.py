@@ -1,4 +1,4 @@
-"""The databases: an SQLite file, and private servers that the tests' own module starts."""
+"""The databases that are measured: SQLite files, and servers started with the helpers of the tests."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ from magnus_peewee_store import create_tables
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
-# The numbers from 0, made by the database itself.
+# Queries that generate the numbers from 0 to {last}.
 _NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < {last}) "
     "SELECT {columns} FROM numbers",
@@ -25,25 +25,25 @@ _NUMBERS = {
 }
 
 
-def kind_of(url: str) -> str:
-    """The kind of database that a URL names: sqlite, postgresql or mysql."""
+def dialect_of(url: str) -> str:
+    """Return the dialect of a URL: sqlite, postgresql or mysql."""
     return urlsplit(url).scheme.partition("+")[0]
 
 
 def now() -> str:
-    """The time in UTC, as every driver takes it for created_at."""
+    """Return the time in UTC for created_at, in a format that all drivers accept."""
     return datetime.now(timezone.utc).replace(tzinfo=None).isoformat(" ")
 
 
 def connect(url: str) -> Any:
-    """Connect by the raw driver: in autocommit, and as durable as the store."""
-    if kind_of(url) == "sqlite":
+    """Connect with the raw driver, in autocommit mode and with the same durability as the store."""
+    if dialect_of(url) == "sqlite":
         connection = sqlite3.connect(url[len("sqlite:///") :], timeout=60, isolation_level=None)
         connection.execute("PRAGMA journal_mode = wal")
         connection.execute("PRAGMA synchronous = full")
         return connection
     parts = urlsplit(url)
-    if kind_of(url) == "postgresql":
+    if dialect_of(url) == "postgresql":
         import psycopg
 
         return psycopg.connect(parts._replace(scheme="postgresql").geturl(), autocommit=True)
@@ -57,83 +57,83 @@ def connect(url: str) -> Any:
         database=parts.path[1:],
         autocommit=True,
     )
-    # The store's. The default locks gaps between rows, over which many writers of one run deadlock.
+    # As in the store. The default, REPEATABLE READ, locks gaps between rows, so writers of one run deadlock.
     connection.cursor().execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     return connection
 
 
-def crowd_with_other_runs(url: str, rows: int) -> None:
-    """Fill the table with rows of other runs, a thousand each, with short values."""
-    kind = kind_of(url)
+def insert_other_runs(url: str, rows: int) -> None:
+    """Insert rows of other runs: short values, a thousand rows per run."""
+    dialect = dialect_of(url)
     run_id, key = (
         ("CONCAT('other', FLOOR(n / 1000))", "CONCAT('step', n % 1000)")
-        if kind == "mysql"
+        if dialect == "mysql"
         else ("'other' || (n / 1000)", "'step' || (n % 1000)")
     )
     value = '{"name": "a step of another run", "status": "SUCCESS"}'
     columns = f"{run_id}, 'Step', {key}, '{value}', '{now()}'"
-    if kind == "postgresql":
+    if dialect == "postgresql":
         columns += "::timestamp"
-    select = _NUMBERS[kind].format(columns=columns, last=rows - 1)
+    select = _NUMBERS[dialect].format(columns=columns, last=rows - 1)
     with closing(connect(url)) as connection, closing(connection.cursor()) as cursor:
         cursor.execute(
             f"INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) {select}"
         )
-        _analyze(cursor, kind)
+        _analyze(cursor, dialect)
 
 
-def fill_with_runs(url: str, runs: int, steps: int) -> None:
-    """Fill the table with so many whole runs of so many steps, one run begun each second."""
-    kind = kind_of(url)
+def insert_runs(url: str, runs: int, steps: int) -> None:
+    """Insert complete runs with some steps each. The runs start one second apart."""
+    dialect = dialect_of(url)
     created_at = {
         "sqlite": "datetime('2026-01-01', '+' || ({run}) || ' seconds')",
         "postgresql": "timestamp '2026-01-01' + ({run}) * interval '1 second'",
         "mysql": "timestamp '2026-01-01 00:00:00' + INTERVAL ({run}) SECOND",
-    }[kind]
+    }[dialect]
     header = '{"run_id": "runRUN", "status": "SUCCESS"}'
     step_log = '{"name": "stepSTEP", "internal_name": "stepSTEP", "status": "SUCCESS"}'
-    run, step = (f"n DIV {steps}", f"n % {steps}") if kind == "mysql" else (f"n / {steps}", f"n % {steps}")
+    run, step = (f"n DIV {steps}", f"n % {steps}") if dialect == "mysql" else (f"n / {steps}", f"n % {steps}")
 
-    def filled(template: str, run: str) -> str:
-        """A text in SQL, with the numbers of the run and the step in it."""
+    def render_sql(template: str, run: str) -> str:
+        """Return an SQL expression that replaces RUN and STEP in the template with their numbers."""
         return f"REPLACE(REPLACE('{template}', 'RUN', {as_text.format(run)}), 'STEP', {as_text.format(step)})"
 
-    as_text = "CAST({} AS CHAR)" if kind == "mysql" else "CAST({} AS TEXT)"
+    as_text = "CAST({} AS CHAR)" if dialect == "mysql" else "CAST({} AS TEXT)"
     rows = {
-        runs: (filled("runRUN", "n"), "'RunLog'", "'run_log'", filled(header, "n"), created_at.format(run="n")),
+        runs: (render_sql("runRUN", "n"), "'RunLog'", "'run_log'", render_sql(header, "n"), created_at.format(run="n")),
         runs * steps: (
-            filled("runRUN", run),
+            render_sql("runRUN", run),
             "'Step'",
-            filled("stepSTEP", run),
-            filled(step_log, run),
+            render_sql("stepSTEP", run),
+            render_sql(step_log, run),
             created_at.format(run=run),
         ),
     }
     with closing(connect(url)) as connection, closing(connection.cursor()) as cursor:
         for count, columns in rows.items():
-            select = _NUMBERS[kind].format(columns=", ".join(columns), last=count - 1)
+            select = _NUMBERS[dialect].format(columns=", ".join(columns), last=count - 1)
             cursor.execute(
                 f"INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) {select}"
             )
-        _analyze(cursor, kind)
+        _analyze(cursor, dialect)
 
 
-def _analyze(cursor: Any, kind: str) -> None:
-    """Do what a server does by itself after a while."""
-    if kind != "sqlite":
-        cursor.execute("ANALYZE TABLE db_log" if kind == "mysql" else "VACUUM ANALYZE db_log")
+def _analyze(cursor: Any, dialect: str) -> None:
+    """Update the statistics of the query planner, which servers do by themselves after some time."""
+    if dialect != "sqlite":
+        cursor.execute("ANALYZE TABLE db_log" if dialect == "mysql" else "VACUUM ANALYZE db_log")
 
 
 class Database:
-    """A kind of database on this machine, of which there can be any number of fresh ones.
+    """A database product on this machine. It can create any number of new databases.
 
     Args:
-        name: Its name on the command line.
-        title: Its name in the table.
-        driver: The name of its driver.
-        version: Its version.
-        new_url: Makes an empty database, and gives its URL.
-        folder: For whatever files there are beside it.
+        name: The name on the command line.
+        title: The name in the table of results.
+        driver: The name of the raw driver.
+        version: The version of the product.
+        new_url: Creates an empty database and returns its URL.
+        folder: A folder for other files.
     """
 
     def __init__(
@@ -142,31 +142,31 @@ class Database:
         self.name = name
         self.title = title
         self.version = version
-        self.raw = f"raw {driver}"
+        self.raw_driver_name = f"raw {driver}"
         self.new_url = new_url
         self.folder = folder
 
-    def fresh(self) -> str:
-        """Make a database with the store's own table in it, and give its URL."""
+    def new_url_with_table(self) -> str:
+        """Create a database with the table of the store, and return its URL."""
         url = self.new_url()
         create_tables(url)
         return url
 
 
 @contextlib.contextmanager
-def running(name: str, folder: Path) -> Iterator[Database]:
-    """Have a database by its name in `DATABASES`; a server runs as long as the context lasts.
+def start_database(name: str, folder: Path) -> Iterator[Database]:
+    """Yield a database product. A server runs until the end of the context.
 
     Args:
-        name: The name.
-        folder: Where its files may go.
+        name: A name in `DATABASES`.
+        folder: A folder for its files.
     """
     if name == "sqlite":
         numbers = itertools.count()
         version = sqlite3.sqlite_version
         yield Database(name, "SQLite", "sqlite3", version, lambda: f"sqlite:///{folder}/{next(numbers)}.db", folder)
         return
-    # The tests' servers are small; these are as they come.
+    # The tests use small servers. These settings are the defaults of the products.
     server: Server
     if name == "postgresql":
         server = PostgreSQL(shared_buffers="128MB")
@@ -177,7 +177,7 @@ def running(name: str, folder: Path) -> Iterator[Database]:
     try:
         server.start()
         [[version]] = server.sql(version_of)
-        version = re.split("[ -]", version)[0]  # without the distribution's
+        version = re.split("[ -]", version)[0]  # without the version of the Linux distribution
         yield Database(name, title, driver, version, lambda: server.database(scheme).url, folder)
     finally:
         server.remove()

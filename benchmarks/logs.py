@@ -1,4 +1,4 @@
-"""What is written and read: logs as magnus makes them of a real step."""
+"""The logs that are written and read, like those that magnus writes for a real step."""
 
 import json
 from collections import OrderedDict
@@ -6,18 +6,18 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 from magnus.datastore import BranchLog, CodeIdentity, DataCatalog, RunLog, StepAttempt, StepLog
 
-PARAMETERS = 10  # of a run
+PARAMETERS = 10  # The number of parameters of a run.
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
 
 def step_name(number: int) -> str:
-    """Name a step: at a fixed width, as `chunked-fs` takes a name for every other that begins with it."""
+    """Return a step name of fixed width, because `chunked-fs` matches names by their prefix."""
     return f"step{number:08}"
 
 
 def started(name: str) -> StepLog:
-    """The log of a step as magnus first writes it."""
+    """Return the log that magnus writes when a step starts."""
     return StepLog(
         name=name.rpartition(".")[2],
         internal_name=name,
@@ -34,7 +34,7 @@ def started(name: str) -> StepLog:
 
 
 def finished(name: str) -> StepLog:
-    """The log of the same step as magnus last writes it."""
+    """Return the log that magnus writes when a step ends."""
     step_log = started(name)
     step_log.status = "SUCCESS"
     step_log.attempts = [
@@ -61,17 +61,17 @@ def finished(name: str) -> StepLog:
 
 
 def parameter(number: int) -> Dict[str, Any]:
-    """The one parameter that a step sets."""
+    """Return the one parameter that a step sets."""
     return {f"parameter{number % PARAMETERS}": number}
 
 
 def parameters(count: int) -> Dict[str, Any]:
-    """So many parameters."""
+    """Return a number of parameters."""
     return {f"parameter{number}": {"value": number, "unit": "days"} for number in range(count)}
 
 
 def run_log(run_id: str, steps: int) -> RunLog:
-    """The log of a run with so many steps, one after the other."""
+    """Return the log of a run with sequential steps."""
     log = RunLog(run_id=run_id, status="PROCESSING")
     for number in range(PARAMETERS):
         log.parameters.update(parameter(number))
@@ -80,7 +80,7 @@ def run_log(run_id: str, steps: int) -> RunLog:
 
 
 def branched_run_log(run_id: str, steps: int) -> RunLog:
-    """The log of a run with about so many steps, nearly all of them in branches of ten."""
+    """Return the log of a run with about `steps` steps, most of them in branches of ten steps."""
     log = run_log(run_id, max(steps // 1000, 1))
     inner = steps - len(log.steps)
     for each in log.steps.values():
@@ -94,22 +94,22 @@ def branched_run_log(run_id: str, steps: int) -> RunLog:
 
 
 def count_steps(log: Any) -> int:
-    """How many steps a run or branch has, those of its branches too."""
+    """Count the steps of a run or branch, including the steps of its branches."""
     return len(log.steps) + sum(count_steps(each) for step in log.steps.values() for each in step.branches.values())
 
 
 def step_row(step_log: StepLog) -> Row:
-    """The row of a step."""
+    """Return the row of a step."""
     return "Step", step_log.internal_name, json.dumps(step_log.model_dump(exclude={"branches"}))
 
 
 def parameter_rows(values: Dict[str, Any]) -> List[Row]:
-    """A row for each parameter."""
+    """Return one row per parameter."""
     return [("Parameter", name, json.dumps(value)) for name, value in values.items()]
 
 
 def rows(log: RunLog) -> List[Row]:
-    """The rows of a run, each parent before its children."""
+    """Return the rows of a run, parents before children."""
     header = ("RunLog", "run_log", json.dumps(log.model_dump(exclude={"steps", "parameters"})))
     return [header, *parameter_rows(log.parameters), *_rows_of_steps(log)]
 

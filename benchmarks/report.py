@@ -1,4 +1,4 @@
-"""What is shown of the results: a table, JSON, and a plot."""
+"""Show the results as a table, as JSON and as a plot."""
 
 import json
 import os
@@ -10,24 +10,20 @@ from rich.box import HEAVY_HEAD, MARKDOWN, Box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contenders import OURS
 from benchmarks.databases import Database
 from benchmarks.results import Comparison, Count, Point, Result, Spread, spread
+from benchmarks.stores import THIS_STORE
 
-# A colour that is readable on white and on black: docs/benchmarks.md is shown on either.
-INK = "#808080"
-OUR_COLOURS = ["#e8590c", "#1c7ed6", "#2b8a3e"]
-OTHER_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e", "#f59f00"]
+# A colour that is readable on white and on black, because docs/benchmarks.md is shown on both.
+TEXT_COLOUR = "#808080"
+THIS_STORE_COLOURS = ["#e8590c", "#1c7ed6", "#2b8a3e"]
+OTHER_STORE_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e", "#f59f00"]
 
 T = TypeVar("T")
 
 
 def machine(databases: List[Database]) -> Dict[str, Any]:
-    """The machine, in general terms.
-
-    Args:
-        databases: The databases that were measured.
-    """
+    """Return the system, the number of CPUs, and the versions of Python and of the databases."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
@@ -36,31 +32,19 @@ def machine(databases: List[Database]) -> Dict[str, Any]:
     }
 
 
-def show(results: List[Result], console: Console, about: Dict[str, Any]) -> None:
-    """Print the tables: as Markdown where the console is a file.
-
-    Args:
-        results: The results.
-        console: Where to.
-        about: The machine, and what else there is to say.
-    """
+def show(results: List[Result], console: Console, metadata: Dict[str, Any]) -> None:
+    """Print the tables and the metadata. The tables are Markdown if the console is not a terminal."""
     box = HEAVY_HEAD if console.is_terminal else MARKDOWN
     for table in (_comparisons(of_type(Comparison, results), box), _counts(of_type(Count, results), box)):
         if table.row_count:
             console.print(table)
-    console.print(", ".join(f"{name} {value}" for name, value in about.items()))
+    console.print(", ".join(f"{name} {value}" for name, value in metadata.items()))
 
 
-def write_json(results: List[Result], about: Dict[str, Any], path: Path) -> None:
-    """Write all samples, and what they are judged as.
-
-    Args:
-        results: The results.
-        about: The machine, and what else there is to say.
-        path: The file.
-    """
+def write_json(results: List[Result], metadata: Dict[str, Any], path: Path) -> None:
+    """Write all samples, the comparisons and the metadata to a JSON file."""
     content = {
-        "about": about,
+        "about": metadata,
         "comparisons": [each.as_json() for each in of_type(Comparison, results)],
         "points": [each._asdict() for each in of_type(Point, results)],
         "counts": [each._asdict() for each in of_type(Count, results)],
@@ -68,18 +52,13 @@ def write_json(results: List[Result], about: Dict[str, Any], path: Path) -> None
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def of_type(kind: Type[T], results: List[Result]) -> List[T]:
-    """Those of one kind."""
-    return [each for each in results if isinstance(each, kind)]
+def of_type(result_type: Type[T], results: List[Result]) -> List[T]:
+    """Return the results of one type."""
+    return [each for each in results if isinstance(each, result_type)]
 
 
 def plot(results: List[Result], path: Path) -> None:
-    """Draw what a step costs by how many steps the run has.
-
-    Args:
-        results: The results.
-        path: The file; its ending says of what kind.
-    """
+    """Plot the cost of a step against the number of steps in the run. The suffix of the path selects the format."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -87,60 +66,60 @@ def plot(results: List[Result], path: Path) -> None:
 
     lines: Dict[str, List[Point]] = {}
     for point in of_type(Point, results):
-        if point.contender == OURS:
-            lines.setdefault(f"{OURS}, {point.database}", []).append(point)
+        if point.store == THIS_STORE:
+            lines.setdefault(f"{THIS_STORE}, {point.database}", []).append(point)
         elif point.database == "SQLite":
-            lines.setdefault(point.contender, []).append(point)
+            lines.setdefault(point.store, []).append(point)
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    ours, others = iter(OUR_COLOURS), iter(OTHER_COLOURS)
+    colours, other_colours = iter(THIS_STORE_COLOURS), iter(OTHER_STORE_COLOURS)
     for label, points in lines.items():
         style: Dict[str, Any] = (
-            {"color": next(ours), "linewidth": 2.5}
-            if label.startswith(OURS)
-            else {"color": next(others), "linewidth": 1.5, "linestyle": "--"}
+            {"color": next(colours), "linewidth": 2.5}
+            if label.startswith(THIS_STORE)
+            else {"color": next(other_colours), "linewidth": 1.5, "linestyle": "--"}
         )
         sizes = [point.steps for point in points]
         costs = [Spread(*(1000 * seconds for seconds in spread(point.samples))) for point in points]
         axes.plot(sizes, [cost.median for cost in costs], label=label, marker="o", **style)
-    axes.set(xscale="log", yscale="log", xlabel="steps that the run has already", ylabel="ms for a step's six calls")
+    axes.set(xscale="log", yscale="log", xlabel="steps already in the run", ylabel="ms for a step's six calls")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
         axis.set_minor_formatter("")
-        axis.label.set_color(INK)
-    axes.tick_params(which="both", colors=INK)
+        axis.label.set_color(TEXT_COLOUR)
+    axes.tick_params(which="both", colors=TEXT_COLOUR)
     axes.spines[:].set_visible(False)
-    axes.grid(color=INK, alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=INK, fontsize="small")
+    axes.grid(color=TEXT_COLOUR, alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=TEXT_COLOUR, fontsize="small")
     figure.savefig(path, transparent=True, dpi=150)
 
 
 def _comparisons(comparisons: List[Comparison], box: Box) -> Table:
-    table = Table("work", "database", "takes", "against", "takes", "ratio", "goal", box=box)
+    table = Table("workload", "database", "result", "compared with", "its result", "ratio", "goal", box=box)
     for each in comparisons:
-        work = each.work if each.contender == OURS else f"{each.work}, by {each.contender}"
-        own, other = (_amount(spread(samples), each.unit) for samples in (each.samples, each.others))
-        table.add_row(work, each.database, own, each.against, other, _ratio(each), _goal(each))
+        workload = each.workload if each.store == THIS_STORE else f"{each.workload}, by {each.store}"
+        result, other_result = (_amount(spread(samples), each.unit) for samples in (each.samples, each.other_samples))
+        table.add_row(workload, each.database, result, each.against, other_result, _ratio(each), _goal(each))
     return table
 
 
 def _counts(counts: List[Count], box: Box) -> Table:
-    kinds = list(dict.fromkeys((each.database, each.unit) for each in counts))
-    table = Table("call", *(f"{unit} on {database}" for database, unit in kinds), box=box)
+    columns = list(dict.fromkeys((each.database, each.unit) for each in counts))
+    table = Table("call", *(f"{unit} on {database}" for database, unit in columns), box=box)
     by_call: Dict[str, Dict[str, int]] = {}
     for each in counts:
         by_call.setdefault(each.call, {})[each.database] = each.times
     for call, by_database in by_call.items():
-        table.add_row(call, *(str(by_database[database]) for database, _ in kinds))
+        table.add_row(call, *(str(by_database[database]) for database, _ in columns))
     return table
 
 
 def _ratio(each: Comparison) -> str:
-    if each.judged_by == "value":
+    if each.criterion == "value":
         return ""
-    ratio = each.judged()
+    ratio = each.goal_value()
     text = f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
-    return f"{text} times faster" if each.judged_by == "speed-up" else text
+    return f"{text} times faster" if each.criterion == "speed-up" else text
 
 
 def _goal(each: Comparison) -> str:

@@ -1,13 +1,13 @@
-"""What is measured, and how it is judged."""
+"""The results of the benchmarks, and their goals."""
 
 import statistics
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
-Samples = List[float]  # one a round
+Samples = List[float]  # one per round
 
 
 class Spread(NamedTuple):
-    """The median of samples, and their range."""
+    """The median and the range of samples."""
 
     median: float
     low: float
@@ -15,35 +15,35 @@ class Spread(NamedTuple):
 
 
 def spread(samples: Samples) -> Spread:
-    """Sum samples up."""
+    """Return the median and the range of samples."""
     return Spread(statistics.median(samples), min(samples), max(samples))
 
 
 class Comparison(NamedTuple):
-    """A contender's samples beside another's, round by round, and what they are to show."""
+    """The samples of two stores, one per round, and the goal of the comparison."""
 
-    work: str
+    workload: str
     database: str
     unit: str
-    contender: str
+    store: str
     samples: Samples
     against: str
-    others: Samples
-    judged_by: str = "ratio"
-    """`ratio`: its own to the other's; `speed-up`: the other's to its own; `value`: its own alone."""
+    other_samples: Samples
+    criterion: str = "ratio"
+    """`ratio`: samples / other_samples. `speed-up`: other_samples / samples. `value`: samples only."""
     at_most: Optional[float] = None
     at_least: Optional[float] = None
 
-    def judged(self) -> Spread:
-        """What is judged: of ratios those within a round, as by the next the machine may do something else."""
-        if self.judged_by == "value":
+    def goal_value(self) -> Spread:
+        """Return the values for the goal. Ratios compare samples of the same round, with the same machine load."""
+        if self.criterion == "value":
             return spread(self.samples)
-        pairs = zip(self.samples, self.others)
-        return spread([other / own if self.judged_by == "speed-up" else own / other for own, other in pairs])
+        pairs = zip(self.samples, self.other_samples)
+        return spread([other / own if self.criterion == "speed-up" else own / other for own, other in pairs])
 
     def missed_by(self) -> Optional[float]:
-        """By which part of itself the goal is missed: 0 if it is met, None if there is none."""
-        median = self.judged().median
+        """Return by which fraction the goal is missed: 0 if it is met, None if there is no goal."""
+        median = self.goal_value().median
         if self.at_most is not None:
             return max(median - self.at_most, 0.0) / (self.at_most or 1)
         if self.at_least is not None:
@@ -51,21 +51,21 @@ class Comparison(NamedTuple):
         return None
 
     def as_json(self) -> Dict[str, Any]:
-        """All of it, and the judgement."""
-        return {**self._asdict(), "judged": self.judged()._asdict(), "missed_by": self.missed_by()}
+        """Return all fields and the evaluation of the goal."""
+        return {**self._asdict(), "goal_value": self.goal_value()._asdict(), "missed_by": self.missed_by()}
 
 
 class Point(NamedTuple):
-    """What a step costs a contender with so many steps in the run already: for the plot."""
+    """The cost of a step in a run of some size, for the plot."""
 
     database: str
-    contender: str
+    store: str
     steps: int
     samples: Samples
 
 
 class Count(NamedTuple):
-    """How often a call of the store goes to the database."""
+    """How many statements or round trips a call of the store needs."""
 
     database: str
     call: str

@@ -26,16 +26,12 @@ myst_heading_anchors = 3
 smartquotes = False
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 
 # Nitpicky mode (-n) reports names without a page. These have none here:
 nitpick_ignore_regex = [
     # names of other packages, type variables, and what magnus raises
-    ("py:.*", r"(Any|T|(annotated_types|datetime|magnus|peewee|pydantic|typing)\..*)"),
+    ("py:.*", r"(Any|T|(annotated_types|datetime|magnus|pathlib|peewee|pydantic|typing)\..*)"),
     ("py:exc", r"(Run|Step|Branch)Log(NotFound|Exists)Error"),
-    # prose before a colon in a "Returns:" section, which napoleon takes for a type
-    ("py:class", r".+ .+"),
-    # this package's own
-    ("py:exc", r"(ConnectionString|DuplicateRows|NoSuchRun)Error"),
-    ("py:class", r"magnus_peewee_store\.runs\.Run"),
 ]

@@ -1,4 +1,4 @@
-"""Which way of forecasting suits each shop's sales best? The functions of the pipeline beside this file."""
+"""The functions of the example pipeline: find the best forecasting method for the sales of each shop."""
 
 import csv
 import json
@@ -19,26 +19,26 @@ METHODS: Dict[str, Callable[[List[float], int], float]] = {
 
 
 class Shops(BaseModel):
-    """What `collect` hands on: the parameter that the map goes over."""
+    """The parameter that `collect` returns and that the map node iterates over."""
 
     shops: List[str]
 
 
 def collect(days: int) -> Shops:
-    """Write each shop's daily sales to a file of its own."""
+    """Write the daily sales of each shop to a CSV file."""
     DATA.mkdir(exist_ok=True)
-    chance = random.Random(2024)
+    generator = random.Random(2024)
     profiles = {"market-square": (120, 60, 8), "station": (300, 5, 20), "airport": (80, 0, 40)}
     for shop, (level, weekend, noise) in profiles.items():
         with (DATA / f"{shop}.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             for day in range(days):
-                rows.writerow([day, round(level + weekend * (day % 7 >= 5) + chance.gauss(0, noise), 1)])
+                rows.writerow([day, round(level + weekend * (day % 7 >= 5) + generator.gauss(0, noise), 1)])
     return Shops(shops=[f"{shop}.csv" for shop in profiles])
 
 
 def evaluate(shop: str) -> None:
-    """Forecast each day of one shop's sales from the days before it, by every method, and keep the best."""
+    """Forecast each day of a shop's sales with every method, and save the mean error of each method."""
     with (DATA / shop).open(newline="") as file:
         sales = [float(sold) for _, sold in csv.reader(file)]
     days = range(7, len(sales))
@@ -54,7 +54,7 @@ def evaluate(shop: str) -> None:
 
 
 def report() -> None:
-    """Lay the shops side by side."""
+    """Print a table of all shops and methods."""
     results = [json.loads(path.read_text()) for path in sorted(DATA.glob("*.json"))]
     print(f"\n{'Mean error a day':<18}" + "".join(f"{name:>16}" for name in METHODS))
     for result in results:

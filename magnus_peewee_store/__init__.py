@@ -1,7 +1,33 @@
 """A run log store for magnus that keeps run logs in a database, on peewee."""
 
+from magnus_peewee_store.configuration import open_store
 from magnus_peewee_store.db import create_tables
+from magnus_peewee_store.exceptions import (
+    CannotConnectError,
+    ConfigurationError,
+    ConnectionStringError,
+    DuplicateRowsError,
+    MissingTableError,
+    RunLogStoreError,
+    RunNotFoundError,
+    UnreadableRowError,
+    ValueTooLargeError,
+)
 from magnus_peewee_store.store import DBStore
 
-__all__ = ["DBStore", "__version__", "create_tables"]
+__all__ = [
+    "CannotConnectError",
+    "ConfigurationError",
+    "ConnectionStringError",
+    "DBStore",
+    "DuplicateRowsError",
+    "MissingTableError",
+    "RunLogStoreError",
+    "RunNotFoundError",
+    "UnreadableRowError",
+    "ValueTooLargeError",
+    "__version__",
+    "create_tables",
+    "open_store",
+]
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""The run log store: magnus' `BaseRunLogStore`, each method a few lines over fragments and rows."""
+"""`DBStore`, the run log store: each method of magnus' interface in a few lines over fragments and rows."""
 
-import functools
 import re
+import threading
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from magnus import defaults, exceptions
@@ -10,36 +10,26 @@ from magnus.secrets import DoNothingSecretManager
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.connection import ConnectionStringError, find_file, make_database, mask, no_secrets
-from magnus_peewee_store.databases import MASK, RETRY_SECONDS
-from magnus_peewee_store.db import Key, LogTable
+from magnus_peewee_store.db.backends.base import MASK, RETRY_TIMEOUT
+from magnus_peewee_store.db.table import LogTable, Requirement
+from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
+from magnus_peewee_store.exceptions import ConfigurationError
+from magnus_peewee_store.scrub import scrub
 
 DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.db"
 
-RUN = (fragments.RUN_LOG, fragments.RUN_LOG_KEY)
-
-
-def _readable(error: Exception) -> Exception:
-    """Give an exception of magnus' its message as its text, which magnus leaves empty."""
-    error.args = (error.message,)  # type: ignore[attr-defined]
-    return error
-
-
-def _key(location: Tuple[Union[int, str], ...]) -> str:
-    """Name a key of the configuration: unless it is a mistyped `key:value`, whose value is not to be told."""
-    name = str(location[0])
-    return name if re.fullmatch(r"\w+", name) else MASK
+_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 class DBStore(BaseRunLogStore):
-    """A run log store in a database, a row a fragment, which any number of processes may write at once.
+    """A run log store in a database: one row per fragment, which any number of processes may write at once.
 
-    It connects at its first use: magnus makes it before there are secrets to fill in.
+    It connects when it is first used, because magnus creates it before secrets are available.
 
     Args:
-        connection_string: The URL of the database, with or without `${placeholders}` for secrets. By default an
+        connection_string: The URL of the database, with or without `${placeholders}` for secrets. The default is an
             SQLite file in the folder `.run_log_store`.
-        retry_timeout: For how many seconds a call tries again while the database is away, or busy, before it raises.
+        retry_timeout: For how many seconds a call retries transient errors before it raises.
 
     Example:
         In magnus' configuration::
@@ -52,56 +42,71 @@ class DBStore(BaseRunLogStore):
 
     service_name: str = "db"
     connection_string: SecretStr = SecretStr(DEFAULT_CONNECTION_STRING)
-    retry_timeout: float = Field(default=RETRY_SECONDS, ge=0)
+    retry_timeout: float = Field(default=RETRY_TIMEOUT, ge=0)
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    _table: Dict[str, LogTable] = PrivateAttr(default_factory=dict)
+    _table: Optional[LogTable] = PrivateAttr(default=None)
+    _table_lock: Any = PrivateAttr(default_factory=threading.Lock)
     _mistakes: List[str] = PrivateAttr(default_factory=list)
     _folder: str = PrivateAttr(default="")
+    _secrets_handler: Any = PrivateAttr(default=None)
 
     def __init__(self, **config: Any) -> None:
         try:
             super().__init__(**config)
         except ValidationError as error:
-            # Raised from here, magnus would put the config, and a password in it, into an error of its own. It is
-            # told at the first use instead.
+            # If it were raised here, magnus would show the whole config in its own error, with any password in it.
+            # So the first use raises it.
             super().__init__()
-            self._mistakes = [f"'{_key(each['loc'])}': {each['msg']}" for each in error.errors()]
+            self._mistakes = [f"'{_masked_key(each['loc'])}': {each['msg']}" for each in error.errors()]
 
     @field_serializer("connection_string")
-    def _masked(self, connection_string: SecretStr) -> str:
-        # magnus prints the dump of its context, and keeps it in the run config.
-        return mask(connection_string.get_secret_value())
+    def _mask_connection_string(self, connection_string: SecretStr) -> str:
+        # magnus prints the dump of its context and stores it in the run config.
+        return ConnectionString(connection_string.get_secret_value()).masked
 
     def find_file(self, with_secrets: bool = True) -> Optional[str]:
-        """Tell which file the database is, without opening it.
+        """Return the SQLite file that holds the run logs, without opening it.
 
         Args:
-            with_secrets: Whether secrets may be asked for.
+            with_secrets: Whether secrets may be looked up.
 
         Returns:
-            The absolute path of an SQLite file, or `:memory:`; None for a server, and where it takes a secret that
-            cannot be had to tell.
+            The absolute path of the file, or `:memory:`; None for a server, or if a missing secret hides the scheme.
 
         Raises:
-            ConnectionStringError: If the configuration has mistakes.
+            ConfigurationError: If the configuration is not valid.
         """
         self._check_configuration()
-        return find_file(self.connection_string.get_secret_value(), self._secret if with_secrets else no_secrets)
+        url = ConnectionString(self.connection_string.get_secret_value())
+        return url.file_path(self._get_secret if with_secrets else get_no_secret)
 
-    def look_in(self, folder: str) -> None:
-        """Look for an SQLite file elsewhere: inside a container, where its folder is mounted.
+    def set_folder(self, folder: str) -> None:
+        """Set the folder that holds the SQLite file, such as the one where a container mounts it.
 
         Args:
-            folder: The folder that the file is in, whatever the connection string says.
+            folder: The folder, used instead of the one that the connection string names.
         """
         self._folder = folder
 
+    @property
+    def secrets_handler(self) -> Any:
+        """The secrets handler of magnus that the store asks: its own, or that of the running pipeline."""
+        return self._secrets_handler or (self._context.secrets_handler if self._context else None)
+
+    def set_secrets_handler(self, secrets_handler: Any) -> None:
+        """Set the secrets handler, for use outside of a pipeline.
+
+        Args:
+            secrets_handler: A secrets handler of magnus.
+        """
+        self._secrets_handler = secrets_handler
+
     def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        if self._table:
-            self.table.close()
+        """Close the connection. The next call opens a new one."""
+        if self._table is not None:
+            self._table.close()
 
     def create_run_log(
         self,
@@ -118,16 +123,16 @@ class DBStore(BaseRunLogStore):
         Args:
             run_id: The id of the run.
             dag_hash: The hash of its pipeline.
-            use_cached: Whether it is the re-run of another.
+            use_cached: Whether it runs an earlier run again.
             tag: Its tag.
-            original_run_id: The run that it is a re-run of.
+            original_run_id: The id of that earlier run.
             status: Its status.
 
         Returns:
             The run log.
 
         Raises:
-            RunLogExistsError: If there is a run of that id.
+            RunLogExistsError: If a run with this id exists.
         """
         run_log = RunLog(
             run_id=run_id,
@@ -137,75 +142,69 @@ class DBStore(BaseRunLogStore):
             original_run_id=original_run_id,
             status=status,
         )
-        if not self.table.insert(run_id, fragments.of_header(run_log)):
-            raise _readable(exceptions.RunLogExistsError(run_id))
+        if not self.table.insert(run_id, fragments.dump_header(run_log)):
+            raise _with_text(exceptions.RunLogExistsError(run_id))
         return run_log
 
     def get_run_log_by_id(self, run_id: str, full: bool = False, **kwargs: Any) -> RunLog:
-        """Get the log of a run.
+        """Return the log of a run.
 
         Args:
             run_id: The id of the run.
-            full: Whether its steps and branches are wanted too. Its parameters are there either way: magnus' re-run
-                and the SDK's users take them from here.
-
-        Returns:
-            The run log.
+            full: Whether to return its steps and branches, too. The parameters are always included: magnus' re-run and
+                users of its SDK read them from here.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        rows = self.table.read(run_id, None if full else (fragments.RUN_LOG + fragments.PARAMETER, None))
-        run_log = fragments.to_run_log(rows)
+        types = None if full else fragments.RUN_LOG + fragments.PARAMETER
+        run_log = fragments.to_run_log(self.table.read(run_id, types))
         if run_log is None:
-            raise _readable(exceptions.RunLogNotFoundError(run_id))
+            raise _with_text(exceptions.RunLogNotFoundError(run_id))
         return run_log
 
     def put_run_log(self, run_log: RunLog, **kwargs: Any) -> None:
-        """Write a run log with all that it holds, at once: parameters, steps and branches too.
+        """Write a run log with its parameters, steps and branches, all at once.
 
-        What the database has and it does not hold stays.
+        What the database has and the run log does not hold stays.
 
         Args:
             run_log: The run log.
         """
-        self.table.upsert(run_log.run_id, fragments.of_run_log(run_log))
+        self.table.upsert(run_log.run_id, fragments.dump_run_log(_scrubbed(run_log)))
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
-        """Set the status of a run, and touch nothing else of it.
+        """Set the status of a run and change nothing else.
 
         Args:
             run_id: The id of the run.
-            status: Its new status.
+            status: The new status.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
 
-        def change(run_log: RunLog) -> None:
+        def set_status(run_log: RunLog) -> None:
             run_log.status = status
 
-        self._change_header(run_id, change)
+        self._change_header(run_id, set_status)
 
     def get_parameters(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
-        """Get the parameters of a run.
+        """Return the parameters of a run by name.
 
         Args:
             run_id: The id of the run.
 
-        Returns:
-            The parameters by name.
-
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        parameters = fragments.to_parameters(self.table.read(run_id, (fragments.PARAMETER, None)))
+        parameters = fragments.to_parameters(self.table.read(run_id, fragments.PARAMETER))
         if not parameters:
             self._check_run(run_id)
         return parameters
 
     def set_parameters(self, run_id: str, parameters: Dict[str, Any], **kwargs: Any) -> None:
-        """Set parameters of a run, all or none; the run's others stay.
+        """Set parameters of a run, all or none. Its other parameters stay.
 
         Args:
             run_id: The id of the run.
@@ -214,16 +213,13 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        self._upsert(run_id, fragments.of_parameters(parameters))
+        self._upsert(run_id, fragments.dump_parameters(parameters))
 
     def get_run_config(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
-        """Get the configuration that a run was started with.
+        """Return the configuration that a run was started with, without secrets.
 
         Args:
             run_id: The id of the run.
-
-        Returns:
-            The configuration, without what its secrets handler held.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -235,7 +231,7 @@ class DBStore(BaseRunLogStore):
 
         Args:
             run_id: The id of the run.
-            run_config: The configuration; of its secrets handler only the name is kept.
+            run_config: The configuration. It is stored without secrets.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -243,26 +239,23 @@ class DBStore(BaseRunLogStore):
         self._change_header(run_id, lambda run_log: run_log.run_config.update(run_config))
 
     def get_step_log(self, internal_name: str, run_id: str, **kwargs: Any) -> StepLog:
-        """Get the log of a step.
+        """Return the log of a step, without its branches, which the full run log has.
 
         Args:
             internal_name: The internal name of the step.
             run_id: The id of the run.
 
-        Returns:
-            The step log, without its branches: a full run log has them.
-
         Raises:
             RunLogNotFoundError: If there is no such run.
             StepLogNotFoundError: If the run has no such step.
         """
-        value = self._read_one(run_id, fragments.STEP, internal_name)
-        if value is None:
-            raise _readable(exceptions.StepLogNotFoundError(run_id, internal_name))
-        return fragments.to_step(value)
+        step_log = self._read_one(run_id, fragments.STEP, internal_name)
+        if step_log is None:
+            raise _with_text(exceptions.StepLogNotFoundError(run_id, internal_name))
+        return step_log
 
     def add_step_log(self, step_log: StepLog, run_id: str, **kwargs: Any) -> None:
-        """Write the log of a step, new or changed, and the branches that it holds.
+        """Write the log of a new or changed step, with the branches that it holds.
 
         Args:
             step_log: The step log.
@@ -270,22 +263,22 @@ class DBStore(BaseRunLogStore):
 
         Raises:
             RunLogNotFoundError: If there is no such run.
-            BranchLogNotFoundError: If the branch that its name places it in is not in the run.
+            BranchLogNotFoundError: If the run lacks the branch that the step's name begins with.
         """
         branch = fragments.parent_branch(step_log.internal_name)
-        required = [(fragments.BRANCH, branch)] if branch else []
-        if not self._upsert(run_id, fragments.of_step(step_log), *required):
-            raise _readable(exceptions.BranchLogNotFoundError(run_id, branch))
+        required = [Requirement(fragments.BRANCH, branch)] if branch else []
+        if not self._upsert(run_id, fragments.dump_step(step_log), *required):
+            raise _with_text(exceptions.BranchLogNotFoundError(run_id, branch))
 
     def get_branch_log(self, internal_branch_name: str, run_id: str, **kwargs: Any) -> Union[BranchLog, RunLog]:
-        """Get the log of a branch, or of the run where no branch is named.
+        """Return the log of a branch, or the run log if no branch is named.
 
         Args:
-            internal_branch_name: The internal name of the branch; empty for the run.
+            internal_branch_name: The internal name of the branch; an empty string for the run.
             run_id: The id of the run.
 
         Returns:
-            The branch log, without its steps: a full run log has them. Or the run log.
+            The branch log without its steps, which the full run log has; or the run log.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -293,86 +286,105 @@ class DBStore(BaseRunLogStore):
         """
         if not internal_branch_name:
             return self.get_run_log_by_id(run_id)
-        value = self._read_one(run_id, fragments.BRANCH, internal_branch_name)
-        if value is None:
-            raise _readable(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
-        return fragments.to_branch(value)
+        branch_log = self._read_one(run_id, fragments.BRANCH, internal_branch_name)
+        if branch_log is None:
+            raise _with_text(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
+        return branch_log
 
     def add_branch_log(self, branch_log: Union[BranchLog, RunLog], run_id: str, **kwargs: Any) -> None:
-        """Write the log of a branch, new or changed, and the steps that it holds.
+        """Write the log of a new or changed branch, with the steps that it holds.
 
-        Of a run log, which magnus hands in for the branch without a name, only what is the run's own is written:
-        others may have set parameters since it was read.
+        magnus passes a run log in place of the branch without a name. Of that only the run's own row is written, since
+        others may have set parameters after it was read.
 
         Args:
             branch_log: The branch log, or the run log.
             run_id: The id of the run.
 
         Raises:
-            RunLogNotFoundError: If there is no such run to add a branch to.
+            RunLogNotFoundError: If there is no run to add a branch to.
         """
         if isinstance(branch_log, RunLog):
-            self.table.upsert(branch_log.run_id, [fragments.of_header(branch_log)])
+            self.table.upsert(branch_log.run_id, [fragments.dump_header(_scrubbed(branch_log))])
         else:
-            self._upsert(run_id, fragments.of_branch(branch_log))
+            self._upsert(run_id, fragments.dump_branch(branch_log))
 
-    @functools.cached_property
+    @property
     def table(self) -> LogTable:
-        """The rows of the database, for what the run log store's interface has no method for."""
-        # Of two threads that come at once, the later takes what the first has made.
-        return self._table.setdefault("", self._open())
+        """The rows of the database, for what the interface of run log stores has no method for."""
+        if self._table is None:
+            with self._table_lock:
+                if self._table is None:
+                    self._table = self._open_table()
+        return self._table
 
-    def _open(self) -> LogTable:
+    def _open_table(self) -> LogTable:
         self._check_configuration()
         url = self.connection_string.get_secret_value()
-        return LogTable(make_database(url, self._secret, self.retry_timeout, self._folder))
+        return LogTable(make_database(url, self._get_secret, self.retry_timeout, self._folder))
 
     def _check_configuration(self) -> None:
         if self._mistakes:
-            raise ConnectionStringError(
-                f"The configuration of the run log store 'db' has mistakes: {'; '.join(self._mistakes)}. "
+            raise ConfigurationError(
+                f"The configuration of the run log store 'db' is not valid: {'; '.join(self._mistakes)}. "
                 "Its keys are 'connection_string' and 'retry_timeout'."
             )
 
-    def _secret(self, name: str) -> str:
-        handler = self._context.secrets_handler if self._context else None
-        if handler is None or isinstance(handler, DoNothingSecretManager):  # which answers any name with ""
+    def _get_secret(self, name: str) -> str:
+        handler = self.secrets_handler
+        if handler is None or isinstance(handler, DoNothingSecretManager):  # It answers every name with "".
             raise KeyError(name)
         try:
             return str(handler.get(name))
         except exceptions.SecretNotFoundError:
             raise KeyError(name) from None
 
-    def _read_one(self, run_id: str, types: Tuple[str, ...], name: str) -> Optional[str]:
-        """Read the value of a row of a run that is there; None if the run has no such row."""
-        # One type at a time: PostgreSQL takes twice as long to look for two, and only old rows are of the second.
-        for kind in types:
-            rows = self.table.read(run_id, ((kind,), name))
+    def _read_one(self, run_id: str, types: Tuple[str, ...], name: str) -> Any:
+        """Return what one row of a run holds; None if the run has no such row."""
+        # One type at a time: PostgreSQL takes twice as long to look for two, and only old rows have the second.
+        for attribute_type in types:
+            rows = self.table.read(run_id, (attribute_type,), name)
             if rows:
-                return rows[-1][2]
+                return fragments.parse(*rows[-1])
         self._check_run(run_id)
         return None
 
-    def _upsert(self, run_id: str, rows: List[fragments.Fragment], *required: Key) -> bool:
-        """Write rows of a run that is there; False if what else they require is not."""
+    def _upsert(self, run_id: str, rows: List[fragments.Fragment], *required: Requirement) -> bool:
+        """Write rows of a run that exists. Return False if it lacks a row that is required besides."""
         if not rows:
             self._check_run(run_id)
-        while rows and not self.table.upsert(run_id, rows, requires=[RUN, *required]):
+        while rows and not self.table.upsert(run_id, rows, requires=[_HEADER, *required]):
             self._check_run(run_id)
-            if not all(self.table.has(run_id, key) for key in required):
+            if not all(self.table.has(run_id, types, name) for types, name in required):
                 return False
-            # It has come to be in between: now they can be written.
+            # Created concurrently; retry.
         return True
 
     def _change_header(self, run_id: str, change: Callable[[RunLog], None]) -> None:
         def changed(value: str) -> str:
-            run_log = fragments.to_header(value)
+            run_log = fragments.parse(fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, value)
             change(run_log)
-            return fragments.of_header(run_log).attribute_value
+            return fragments.dump_header(_scrubbed(run_log)).attribute_value
 
-        if not self.table.update(run_id, RUN, changed):
-            raise _readable(exceptions.RunLogNotFoundError(run_id))
+        if not self.table.update(run_id, *_HEADER, changed):
+            raise _with_text(exceptions.RunLogNotFoundError(run_id))
 
     def _check_run(self, run_id: str) -> None:
-        if not self.table.has(run_id, RUN):
-            raise _readable(exceptions.RunLogNotFoundError(run_id))
+        if not self.table.has(run_id, *_HEADER):
+            raise _with_text(exceptions.RunLogNotFoundError(run_id))
+
+
+def _scrubbed(run_log: RunLog) -> RunLog:
+    return run_log.model_copy(update={"run_config": scrub(run_log.run_config)})
+
+
+def _with_text(error: Exception) -> Exception:
+    """Return an exception of magnus with its message as its text, which magnus leaves empty."""
+    error.args = (error.message,)  # type: ignore[attr-defined]
+    return error
+
+
+def _masked_key(location: Tuple[Union[int, str], ...]) -> str:
+    """Return a key of the configuration, unless it may be a mistyped `key:value`, whose value must not be shown."""
+    key = str(location[0])
+    return key if re.fullmatch(r"\w+", key) else MASK

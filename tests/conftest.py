@@ -1,4 +1,4 @@
-"""What the tests share: databases that really run, magnus' own stores as the oracle, and magnus' own command."""
+"""Shared fixtures: databases, the stores of magnus as oracles, and projects that run the magnus command."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from servers import Database, MariaDB, PostgreSQL, Server, why_missing
 from magnus_peewee_store import DBStore
 
 ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystemRunLogStore}
-# By the scheme of their connection strings, where the driver is named too.
+# Schemes of connection strings, with the driver, and the kind of server for each.
 SERVERS = {"postgresql+psycopg2": "postgresql", "postgresql+psycopg": "postgresql", "mysql+pymysql": "mariadb"}
 DATABASES = ["sqlite", *SERVERS]
 SETTINGS = {
@@ -28,10 +28,10 @@ SETTINGS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Started in the background, a shell has all that is started from here ignore Ctrl-C, which tests press.
+    # A shell makes background processes ignore SIGINT, and child processes inherit that. Some tests send SIGINT.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "oracle(*stores): magnus' own stores that the test holds for as well")
+    config.addinivalue_line("markers", "oracle(*stores): also run the test with these stores of magnus")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def new_server(kind: str, **settings: str) -> Server:
-    """A server, started. Where it is not installed, the test is skipped; in CI that is an error."""
+    """Start a server and return it. Skip the test if the server is not installed; fail in CI."""
     missing = why_missing(kind)
     if missing and os.environ.get("CI"):
         pytest.fail(missing)
@@ -57,7 +57,7 @@ def new_server(kind: str, **settings: str) -> Server:
 
 
 class SqliteFile:
-    """An SQLite database of a test's own."""
+    """An SQLite database file for one test."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "runs.db"
@@ -77,7 +77,7 @@ AnyDatabase = Union[SqliteFile, Database]
 
 @pytest.fixture(scope="session")
 def server_databases() -> Iterator[Callable[[str], Database]]:
-    """One database a scheme, on servers that last as long as the tests."""
+    """Return a function that returns one database per scheme. The servers run until the end of the session."""
     servers: Dict[str, Server] = {}
     databases: Dict[str, Database] = {}
 
@@ -97,7 +97,7 @@ def server_databases() -> Iterator[Callable[[str], Database]]:
 
 
 def database_for(scheme: str, tmp_path: Path, server_databases: Callable[[str], Database]) -> Iterator[AnyDatabase]:
-    """A database without the table; one of a server's is given back so."""
+    """Yield a database without the table. Drop the table of a server database afterwards."""
     if scheme == "sqlite":
         yield SqliteFile(tmp_path)
         return
@@ -112,19 +112,19 @@ def database_for(scheme: str, tmp_path: Path, server_databases: Callable[[str], 
 def database(
     request: pytest.FixtureRequest, tmp_path: Path, server_databases: Callable[[str], Database]
 ) -> Iterator[AnyDatabase]:
-    """Each database in turn."""
+    """Run the test on each database."""
     yield from database_for(request.param, tmp_path, server_databases)
 
 
 @pytest.fixture
 def sqlite_file(tmp_path: Path) -> SqliteFile:
-    """For what holds for SQLite alone."""
+    """Return an SQLite database, for tests of SQLite only."""
     return SqliteFile(tmp_path)
 
 
 @pytest.fixture
 def store(database: AnyDatabase) -> Iterator[DBStore]:
-    """The store, on each database in turn."""
+    """Run the test with a store on each database."""
     store = DBStore(connection_string=database.url)
     yield store
     store.close()
@@ -134,7 +134,7 @@ def store(database: AnyDatabase) -> Iterator[DBStore]:
 def any_store(
     request: pytest.FixtureRequest, tmp_path: Path, server_databases: Callable[[str], Database]
 ) -> Iterator[BaseRunLogStore]:
-    """The store under test on each database, and those of magnus' that the test names as its oracle."""
+    """Run the test with a store on each database, and with the stores of magnus in its `oracle` marker."""
     if request.param in ORACLES:
         yield ORACLES[request.param](log_folder=str(tmp_path))
         return
@@ -145,7 +145,7 @@ def any_store(
 
 
 class Project:
-    """A folder with a pipeline in it, as a user of magnus has one."""
+    """A folder with a pipeline and its configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -155,7 +155,7 @@ class Project:
         self.environment["COLUMNS"] = "200"
 
     def write(self, **files: Any) -> None:
-        """Write files: `pipeline_yaml=...` is pipeline.yaml. What is not text is written as JSON, which YAML reads."""
+        """Write files. `pipeline_yaml=...` writes pipeline.yaml. Values that are not strings are written as JSON."""
         for name, content in files.items():
             stem, _, ending = name.rpartition("_")
             text = content if isinstance(content, str) else json.dumps(content)
@@ -173,7 +173,7 @@ class Project:
         )
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """Run a command to its end, and give what it prints."""
+        """Run a command and return its output. With `fails`, check that its exit code is not 0."""
         process = self.start(*command)
         output, _ = process.communicate(timeout=300)
         assert (process.returncode != 0) == fails, output[-5000:]

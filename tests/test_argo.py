@@ -1,4 +1,4 @@
-"""What magnus renders for Argo, executed: each task a process with its command, its environment and the database."""
+"""Test the Argo workflows that magnus renders. Each task runs as a process and writes to the database."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,8 +47,8 @@ def wait() -> Dict[str, Any]:
     return dag(wait={"type": "stub"})
 
 
-# Each branch sets parameters of its own: magnus 0.5.1 has every step write back all that it has read, so that of one
-# parameter, set in two branches at once, either value may be left.
+# Each branch sets different parameters. In magnus 0.5.1 every step writes back all parameters that it has read, so
+# a parameter that two branches set at the same time can end with either value.
 PIPELINES = {
     "map": dag(load=python("load"), each=mapped("months", dag(measure=python("measure")), "month")),
     "parallel": dag(
@@ -69,7 +69,7 @@ PIPELINES = {
     ),
 }
 SERVER_SCHEMES = {"postgresql": "postgresql+psycopg2", "mariadb": "mysql+pymysql"}
-PODS = {"map": 1 + (2 + 2 * 2) + 1, "parallel": 1 + (2 + 3 * 2) + 1, "nested": 1 + 2 + 2 * (1 + 6 + 6 + 1) + 1}
+POD_COUNTS = {"map": 1 + (2 + 2 * 2) + 1, "parallel": 1 + (2 + 3 * 2) + 1, "nested": 1 + 2 + 2 * (1 + 6 + 6 + 1) + 1}
 CLUSTER_SECRETS = {"run-logs": {"password": PASSWORD}}
 
 
@@ -77,7 +77,7 @@ CLUSTER_SECRETS = {"run-logs": {"password": PASSWORD}}
 def server(
     request: pytest.FixtureRequest, tmp_path: Path, server_databases: Callable[[str], Database]
 ) -> Iterator[Database]:
-    """Each server's database in turn."""
+    """Run the test on each server."""
     for database in database_for(SERVER_SCHEMES[request.param], tmp_path, server_databases):
         assert isinstance(database, Database)
         yield database
@@ -85,20 +85,20 @@ def server(
 
 @pytest.fixture(scope="module", autouse=True)
 def _pods() -> Iterator[None]:
-    with argo.pods_of_their_own():
+    with argo.separate_output_files():
         yield
 
 
 def config_for(database: Database) -> str:
-    """Return the documented configuration, with the address of this database."""
+    """Return the documented configuration with the address of this database."""
     config = documents.block({"postgresql": "argo-postgresql", "mariadb": "argo-mariadb"}[database.server.kind])
-    given = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
+    actual = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
     port = {"postgresql": 5432, "mariadb": 3306}[database.server.kind]
     assert f"magnus:${{password}}@db.example.com:{port}/run_logs" in config
-    return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", given)
+    return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", actual)
 
 
-def render(project: Project, database: Database, pipeline: Dict[str, Any]) -> Any:
+def render_workflow(project: Project, database: Database, pipeline: Dict[str, Any]) -> Any:
     project.write(
         functions_py=FUNCTIONS,
         pipeline_yaml={"dag": pipeline},
@@ -109,7 +109,7 @@ def render(project: Project, database: Database, pipeline: Dict[str, Any]) -> An
     return YAML(typ="safe").load(project.folder / "argo-pipeline.yaml")
 
 
-def read(database: Database, run_id: str) -> RunLog:
+def read_run_log(database: Database, run_id: str) -> RunLog:
     store = DBStore(connection_string=database.url)
     try:
         return store.get_run_log_by_id(run_id, full=True)
@@ -117,63 +117,63 @@ def read(database: Database, run_id: str) -> RunLog:
         store.close()
 
 
-def tree(steps: Dict[str, StepLog]) -> Any:
-    """What a run log says of its steps, without times and places."""
+def comparable_steps(steps: Dict[str, StepLog]) -> Any:
+    """Return the comparable values of steps: no times, code identities or catalogs."""
     return {
         name: (
             *(step.status, step.step_type, step.user_defined_metrics, [each.status for each in step.attempts]),
-            {branch: (log.status, tree(log.steps)) for branch, log in step.branches.items()},
+            {branch: (log.status, comparable_steps(log.steps)) for branch, log in step.branches.items()},
         )
         for name, step in steps.items()
     }
 
 
-def expected(project: Project) -> RunLog:
-    """The run log of the same pipeline, one step after the other, in magnus' own store."""
+def run_with_file_system_store(project: Project) -> RunLog:
+    """Run the same pipeline with the local executor and the file-system store of magnus. Return its run log."""
     project.write(local_yaml={"run_log_store": {"type": "file-system"}})
     project.magnus("execute", "-f", "pipeline.yaml", "-c", "local.yaml", "-p", "parameters.yaml", "--run-id", "local")
     return FileSystemRunLogstore(log_folder=str(project.folder / ".run_log_store")).get_run_log_by_id("local")
 
 
-def check(log: RunLog, oracle: RunLog) -> None:
+def assert_matches(log: RunLog, oracle: RunLog) -> None:
     assert log.status == "SUCCESS"
     assert log.parameters == oracle.parameters
     assert list(log.steps) == list(oracle.steps)
-    assert tree(log.steps) == tree(oracle.steps)
+    assert comparable_steps(log.steps) == comparable_steps(oracle.steps)
 
 
 def failures(workflow: argo.Workflow) -> str:
     return "\n".join(f"{pod.command}: {pod.output[-3000:]}" for pod in workflow.pods if pod.exit_code)
 
 
-def test_a_workflow_runs_in_parallel_pods_and_leaves_a_whole_run_log(project: Project, server: Database) -> None:
-    manifest = render(project, server, PIPELINES["nested"])
+def test_workflow_writes_the_complete_run_log(project: Project, server: Database) -> None:
+    manifest = render_workflow(project, server, PIPELINES["nested"])
     workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, "the-uid")
     assert workflow.run() == argo.SUCCEEDED, failures(workflow)
-    assert len(workflow.pods) == PODS["nested"]
+    assert len(workflow.pods) == POD_COUNTS["nested"]
     assert PASSWORD not in "".join(pod.output for pod in workflow.pods)
-    check(read(server, "the-uid"), expected(project))
+    assert_matches(read_run_log(server, "the-uid"), run_with_file_system_store(project))
 
 
-@pytest.mark.parametrize("kind", PIPELINES)
-def test_workflows_that_run_at_once_all_succeed_and_lose_nothing(project: Project, server: Database, kind: str) -> None:
-    manifest = render(project, server, PIPELINES[kind])
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_concurrent_workflows_lose_nothing(project: Project, server: Database, pipeline: str) -> None:
+    manifest = render_workflow(project, server, PIPELINES[pipeline])
     workflows = {
-        uid: argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid, argo.in_a_quick_process) for uid in "abcd"
+        uid: argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid, argo.run_in_forked_process) for uid in "abcd"
     }
     with ThreadPoolExecutor(max_workers=len(workflows)) as pool:
         phases = list(pool.map(argo.Workflow.run, workflows.values()))
     assert set(phases) == {argo.SUCCEEDED}, "".join(failures(workflow) for workflow in workflows.values())
-    oracle = expected(project)
+    oracle = run_with_file_system_store(project)
     for uid, workflow in workflows.items():
-        assert len(workflow.pods) == PODS[kind]
-        check(read(server, uid), oracle)
+        assert len(workflow.pods) == POD_COUNTS[pipeline]
+        assert_matches(read_run_log(server, uid), oracle)
 
 
-def test_a_branch_that_fails_fails_its_step_and_the_workflow(project: Project, server: Database) -> None:
+def test_failed_branch_fails_its_step_and_the_workflow(project: Project, server: Database) -> None:
     pipeline = dag(each=mapped("months", dag(refuse=python("refuse")), "month"))
-    workflow = argo.Workflow(render(project, server, pipeline), project.folder, CLUSTER_SECRETS, "the-uid")
+    workflow = argo.Workflow(render_workflow(project, server, pipeline), project.folder, CLUSTER_SECRETS, "the-uid")
     assert workflow.run() == argo.FAILED
-    each = read(server, "the-uid").steps["each"]
-    refused = {name: branch.steps[f"{name}.refuse"].status for name, branch in each.branches.items()}
-    assert (each.status, refused) == ("FAIL", {"each.jan": "SUCCESS", "each.feb": "FAIL"})
+    each = read_run_log(server, "the-uid").steps["each"]
+    branch_statuses = {name: branch.steps[f"{name}.refuse"].status for name, branch in each.branches.items()}
+    assert (each.status, branch_statuses) == ("FAIL", {"each.jan": "SUCCESS", "each.feb": "FAIL"})

@@ -1,4 +1,4 @@
-"""`magnus db`: by magnus' own command on each database, on real terminals, and with everything that can go wrong."""
+"""Test `magnus db`: each command on each database, on terminals and in pipes, and with wrong input."""
 
 import contextlib
 import fcntl
@@ -21,28 +21,29 @@ import click
 import pytest
 from click.testing import CliRunner
 from conftest import AnyDatabase, Project, database_for
-from logs import a_run, step
+from logs import sample_run, step
 from magnus import context
 from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 
 from magnus_peewee_store import DBStore, cli
+from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
 DEADLINE = 60.0
 
-Run = Callable[..., Any]
+RunCommand = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A command, in this process and in a folder of the test's own."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCommand:
+    """Return a function that runs a command in this process, in a temporary folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(cli.CONNECTION_STRING, raising=False)
+    monkeypatch.delenv(CONNECTION_STRING_VARIABLE, raising=False)
 
-    def invoke(*arguments: str, fails: int = 0) -> Any:
+    def invoke(*arguments: str, exit_code: int = 0) -> Any:
         result = CliRunner().invoke(cli.db, list(arguments))
-        assert result.exit_code == fails, result.output
+        assert result.exit_code == exit_code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result
 
@@ -50,15 +51,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture
-def default(tmp_path: Path) -> Iterator[DBStore]:
-    """The store on the default database of that folder."""
+def default_store(tmp_path: Path) -> Iterator[DBStore]:
+    """Return a store on the default database of the same folder."""
     store = DBStore(connection_string=f"sqlite:///{tmp_path}/.run_log_store/run_log.db")
     yield store
     store.close()
 
 
 class Terminal:
-    """A command of magnus' on a terminal."""
+    """Run a `magnus db` command on a pseudo terminal."""
 
     def __init__(self, folder: Path, *arguments: str, columns: int = 80, lines: int = 24) -> None:
         self._terminal, inner = pty.openpty()
@@ -72,30 +73,30 @@ class Terminal:
             stdout=inner,
             stderr=inner,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # for Ctrl-C to reach it
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches the process
         )
         os.close(inner)
-        self.shown = ""
+        self.output = ""
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
     def wait_for(self, text: str) -> None:
-        """Read until the terminal has shown it."""
+        """Read until the output contains the text."""
         deadline = time.monotonic() + DEADLINE
-        while text not in self.shown:
+        while text not in self.output:
             select.select([self._terminal], [], [], DEADLINE)
             if time.monotonic() > deadline:
                 self.process.kill()
             try:
                 read = os.read(self._terminal, 65536)
-            except OSError:  # so Linux tells that the other side is closed
+            except OSError:  # Linux raises EIO when the other side is closed.
                 read = b""
-            assert read, f"never showed {text!r}:\n{self.shown}"
-            self.shown += read.decode()
+            assert read, f"{text!r} was not printed:\n{self.output}"
+            self.output += read.decode()
 
-    def end(self) -> int:
-        """Read to the end."""
+    def wait(self) -> int:
+        """Read the remaining output and return the exit code."""
         with contextlib.suppress(AssertionError):
             self.wait_for("\0")
         os.close(self._terminal)
@@ -103,26 +104,26 @@ class Terminal:
 
     @property
     def lines(self) -> List[str]:
-        """What it showed, without colours."""
-        return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", self.shown).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        """The lines of the output, without escape sequences."""
+        return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", self.output).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def on_terminal(folder: Path, *arguments: str, columns: int = 80, status: int = 0) -> List[str]:
+def run_on_terminal(folder: Path, *arguments: str, columns: int = 80, exit_code: int = 0) -> List[str]:
     terminal = Terminal(folder, *arguments, columns=columns)
-    assert terminal.end() == status, terminal.shown
+    assert terminal.wait() == exit_code, terminal.output
     return terminal.lines
 
 
-# Each command, by magnus' own command line, on each database
+# All commands on each database, by the installed `magnus` command
 
 
 @pytest.fixture(params=["sqlite", "postgresql+psycopg", "mysql+pymysql"])
-def one_database(request: pytest.FixtureRequest, tmp_path: Path, server_databases: Any) -> Iterator[AnyDatabase]:
+def database_per_server(request: pytest.FixtureRequest, tmp_path: Path, server_databases: Any) -> Iterator[AnyDatabase]:
     yield from database_for(request.param, tmp_path, server_databases)
 
 
-def test_every_command_works_on_each_database(one_database: AnyDatabase, project: Project) -> None:
-    url = one_database.url
+def test_every_command_works_on_each_database(database_per_server: AnyDatabase, project: Project) -> None:
+    url = database_per_server.url
     config = {
         "run_log_store": {"type": "db", "config": {"connection_string": "${runs}"}},
         "secrets": {"type": "dotenv"},
@@ -135,11 +136,11 @@ def test_every_command_works_on_each_database(one_database: AnyDatabase, project
         assert "password" not in output and "Traceback" not in output
         return output
 
-    assert "Made the table db_log." in magnus("create-tables")
-    assert "Nothing was missing." in magnus("create-tables")
+    assert "Created the table db_log." in magnus("create-tables")
+    assert "Nothing is missing." in magnus("create-tables")
     store = DBStore(connection_string=url)
     for run_id, status in (("calm-hoover", "SUCCESS"), ("keen-curie", "FAIL")):
-        store.put_run_log(a_run(run_id, status, tag="nightly"))
+        store.put_run_log(sample_run(run_id, status, tag="nightly"))
 
     assert "All is well." in magnus("check")
     output = magnus("runs", "--status", "FAIL", "--tag", "nightly", "--since", "1h", "--json")
@@ -151,22 +152,20 @@ def test_every_command_works_on_each_database(one_database: AnyDatabase, project
     assert "keen-curie" in (project.folder / "run.html").read_text()
     assert "SUCCESS 1.0s \u2192 FAIL 1.0s" in magnus("diff", "calm", "keen")
     assert "2 copied." in magnus("copy", "--to", "${laptop}")
-    assert "0 copied, 2 there already." in magnus("copy", "--to", "${laptop}")
+    assert "0 copied, 2 existed already." in magnus("copy", "--to", "${laptop}")
     assert "2 exported." in magnus("export", "--all", "-o", "out")
     assert "1 of 1 run deleted." in magnus("delete", "keen-curie", "--yes")
-    assert "1 imported, 1 there already." in magnus("import", "out")
+    assert "1 imported, 1 existed already." in magnus("import", "out")
     assert "1 of 1 run deleted." in magnus("prune", "--keep", "1", "--yes")
     [left] = store.table.runs(["RunLog"])
     assert left[0] in ("calm-hoover", "keen-curie")
     store.close()
 
 
-# Where the database is found
+# Which database a command uses
 
 
-def test_the_database_is_found_as_a_pipeline_finds_it(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configuration_precedence(run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     urls = {}
     for name in ("option", "file", "project", "environment", "default"):
         path = ".run_log_store/run_log.db" if name == "default" else f"{name}.db"
@@ -175,54 +174,57 @@ def test_the_database_is_found_as_a_pipeline_finds_it(
         store.create_run_log(f"of-{name}")
         store.close()
 
-    def found(*options: str) -> str:
+    def first_run_id(*options: str) -> str:
         return json.loads(run("runs", "--json", *options).stdout)[0]["run_id"]
 
-    assert found() == "of-default"
-    monkeypatch.setenv(cli.CONNECTION_STRING, urls["environment"])
-    assert found() == "of-environment"
+    assert first_run_id() == "of-default"
+    monkeypatch.setenv(CONNECTION_STRING_VARIABLE, urls["environment"])
+    assert first_run_id() == "of-environment"
     (tmp_path / "magnus-config.yaml").write_text("defaults:\n  run_log_store:\n    type: file-system\n")
-    assert found() == "of-environment"
+    assert first_run_id() == "of-environment"
     in_project = {"run_log_store": {"type": "db", "config": {"connection_string": urls["project"]}}}
     (tmp_path / "magnus-config.yaml").write_text(json.dumps({"defaults": in_project}))
-    assert found() == "of-project"
+    assert first_run_id() == "of-project"
     in_file = {"run_log_store": {"type": "db", "config": {"connection_string": urls["file"]}}}
     (tmp_path / "config.yaml").write_text(json.dumps(in_file))
     (tmp_path / "empty.yaml").write_text("")
     (tmp_path / "plain.yaml").write_text("run_log_store:\n  type: db\n  config:\n")
-    assert found("-c", "config.yaml") == "of-file"
-    assert found("-c", "empty.yaml") == "of-project"  # as magnus' own commands take it
-    assert found("-c", "plain.yaml") == "of-default"
-    assert found("--connection-string", urls["option"]) == "of-option"
-    assert "give one" in run("runs", "-c", "config.yaml", "--connection-string", "x", fails=2).output
+    assert first_run_id("-c", "config.yaml") == "of-file"
+    assert first_run_id("-c", "empty.yaml") == "of-project"  # an empty file changes nothing, as in magnus itself
+    assert first_run_id("-c", "plain.yaml") == "of-default"
+    assert first_run_id("--connection-string", urls["option"]) == "of-option"
+    assert "Give one" in run("runs", "-c", "config.yaml", "--connection-string", "x", exit_code=2).output
 
 
-def test_placeholders_are_answered_by_the_secrets_handler(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_secrets_handler_resolves_placeholders(
+    run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "magnus-config.yaml").write_text("defaults:\n  secrets:\n    type: env-secrets-manager\n")
     monkeypatch.setenv("NAME", "secret")
     before = SimpleNamespace(secrets_handler=None)
     monkeypatch.setattr(context, "run_context", before)
-    assert "Made" in run("create-tables", "--connection-string", "sqlite:///${NAME}.db").output
+    assert "Created" in run("create-tables", "--connection-string", "sqlite:///${NAME}.db").output
     assert (tmp_path / "secret.db").exists()
     assert context.run_context is before
-    monkeypatch.setenv(cli.CONNECTION_STRING, "sqlite:///${NAME}.db")
+    monkeypatch.setenv(CONNECTION_STRING_VARIABLE, "sqlite:///${NAME}.db")
     assert "Nothing" in run("create-tables").output
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
-        ("run_log_store: {type: chunked-fs}", "does not keep run logs in a database. It needs: run_log_store"),
+        ("run_log_store: {type: chunked-fs}", "does not keep run logs in a database. Add to it: run_log_store"),
         ("run_log_store: db", "does not keep run logs in a database"),
         ("executor: {type: local}", "does not keep run logs in a database"),
         ("- a list", "is not a configuration of magnus"),
-        ("a: b: krakenbait", "is not YAML: see line 1"),
-        ("\x00", "is not YAML"),
-        ("run_log_store: {type: db, config: krakenbait}", "what stands under 'config:' is not of the form key: value"),
-        ("run_log_store: {type: db, config: {krakenbait: 1}}", "has mistakes: 'krakenbait'"),
-        ("run_log_store: {type: db, config: {connection_string: [krakenbait]}}", "has mistakes: 'connection_string'"),
+        ("a: b: krakenbait", "is not valid YAML: see line 1"),
+        ("\x00", "is not valid YAML"),
+        (
+            "run_log_store: {type: db, config: krakenbait}",
+            "the section 'config:' must contain lines of the form key: value",
+        ),
+        ("run_log_store: {type: db, config: {krakenbait: 1}}", "is not valid: 'krakenbait'"),
+        ("run_log_store: {type: db, config: {connection_string: [krakenbait]}}", "is not valid: 'connection_string'"),
         (
             "run_log_store: {type: db}\nsecrets: {type: none, config: {token: krakenbait}}",
             "secrets handler 'none' cannot",
@@ -230,16 +232,14 @@ def test_placeholders_are_answered_by_the_secrets_handler(
         ("run_log_store: {type: db}\nsecrets: krakenbait", "secrets handler None cannot"),
         (
             "run_log_store: {type: db, config: {connection_string: '${x}'}}\nsecrets: {type: dotenv}",
-            "secrets handler cannot answer: Did not find the secrets file in .env",
+            "secrets handler failed: Did not find the secrets file in .env",
         ),
     ],
 )
-def test_a_configuration_that_is_of_no_use_is_told_in_a_sentence(
-    run: Run, tmp_path: Path, config: str, told: str
-) -> None:
+def test_invalid_configuration_is_explained(run: RunCommand, tmp_path: Path, config: str, message: str) -> None:
     (tmp_path / "config.yaml").write_text(config)
-    output = run("runs", "-c", "config.yaml", fails=1).output
-    assert told in output and "Traceback" not in output
+    output = run("runs", "-c", "config.yaml", exit_code=1).output
+    assert message in output and "Traceback" not in output
     assert "krakenbait" not in output.replace("'krakenbait': Extra inputs", "")
 
 
@@ -248,10 +248,10 @@ PASSWORDS = ["krakenbait", "p@krakenbait:x", "a/krakenbait#?", "krakenbait%41", 
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize(
-    "form", ["postgresql://u:{}@127.0.0.1:1/runs", "mysql://u:{}@127.0.0.1:1", "nothing://u:{}@h/d", "{}"]
+    "url_template", ["postgresql://u:{}@127.0.0.1:1/runs", "mysql://u:{}@127.0.0.1:1", "nothing://u:{}@h/d", "{}"]
 )
-def test_no_error_tells_a_password(run: Run, tmp_path: Path, form: str, password: str) -> None:
-    url = form.format(password)
+def test_errors_contain_no_password(run: RunCommand, tmp_path: Path, url_template: str, password: str) -> None:
+    url = url_template.format(password)
     config = {"run_log_store": {"type": "db", "config": {"connection_string": url, "retry_timeout": 0}}}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     DBStore(connection_string=f"sqlite:///{tmp_path}/here.db").create_run_log("run")
@@ -260,83 +260,83 @@ def test_no_error_tells_a_password(run: Run, tmp_path: Path, form: str, password
         ["check", "-c", "config.yaml"],
         ["import", ".", "-c", "config.yaml"],
     ):
-        output = run(*command, fails=1).output
+        output = run(*command, exit_code=1).output
         assert output.startswith("Error: ") and "krakenbait" not in output, output
 
 
-# What a command must not do
+# Protection against mistakes
 
 
-LOOKING = ["runs", "check", "show x", "diff a b", "timeline x -o x.svg", "export --all -o out"]
-CHANGING = ["copy --to sqlite:///other.db", "delete x --yes", "prune --keep 1 --yes"]
+READING_COMMANDS = ["runs", "check", "show x", "diff a b", "timeline x -o x.svg", "export --all -o out"]
+WRITING_COMMANDS = ["copy --to sqlite:///other.db", "delete x --yes", "prune --keep 1 --yes"]
 
 
-@pytest.mark.parametrize("command", [*LOOKING, *CHANGING])
-def test_looking_makes_no_database(run: Run, tmp_path: Path, command: str) -> None:
-    output = run(*command.split(), fails=1).output
+@pytest.mark.parametrize("command", [*READING_COMMANDS, *WRITING_COMMANDS])
+def test_commands_create_no_database(run: RunCommand, tmp_path: Path, command: str) -> None:
+    output = run(*command.split(), exit_code=1).output
     assert f"There is no SQLite file {tmp_path}/.run_log_store/run_log.db" in output
-    assert "the default, for want of -c" in output
+    assert "the default, since no configuration" in output
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty.db").touch()
-    output = run(*command.split(), "--connection-string", "sqlite:///empty.db", fails=1).output
-    assert "There is no table db_log" in output and "sqlite:///empty.db (--connection-string)" in output
+    output = run(*command.split(), "--connection-string", "sqlite:///empty.db", exit_code=1).output
+    assert "There is no table db_log" in output and "sqlite:///empty.db" in output and "(--connection-string)" in output
     assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
 
 
-def test_a_file_that_is_no_database_is_told_in_a_sentence(run: Run, tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_explained(run: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("not a database, but long enough to be looked at" * 10)
-    output = run("runs", "--connection-string", "sqlite:///notes.db", fails=1).output
+    output = run("runs", "--connection-string", "sqlite:///notes.db", exit_code=1).output
     assert output.startswith("Error: ") and "not a database" in output and "sqlite:///notes.db" in output
 
 
-def test_a_run_is_not_copied_onto_itself(run: Run, default: DBStore, tmp_path: Path) -> None:
-    default.create_run_log("run")
-    output = run("copy", "--to", f"sqlite:///{tmp_path}/./.run_log_store/run_log.db", fails=1).output
-    assert "--to names the database that the runs are in" in output
+def test_copy_to_the_same_database_fails(run: RunCommand, default_store: DBStore, tmp_path: Path) -> None:
+    default_store.create_run_log("run")
+    output = run("copy", "--to", f"sqlite:///{tmp_path}/./.run_log_store/run_log.db", exit_code=1).output
+    assert "--to names the database that contains the runs" in output
 
 
-def test_nothing_is_deleted_without_a_yes(run: Run, default: DBStore, tmp_path: Path) -> None:
-    default.create_run_log("calm-hoover", status="PROCESSING")
+def test_delete_requires_confirmation(run: RunCommand, default_store: DBStore, tmp_path: Path) -> None:
+    default_store.create_run_log("calm-hoover", status="PROCESSING")
     for command in (["delete", "calm-hoover"], ["prune", "--keep", "0"]):
         if command[0] == "delete":
-            assert "there is no terminal to ask on. Add --yes" in run(*command, fails=1).output
+            assert "there is no terminal to ask on. Add --yes" in run(*command, exit_code=1).output
         assert "deleted" not in run(*command, "--dry-run").output.replace("would be deleted", "").replace(
             "to delete", ""
         )
     terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("Delete 1 run? [y/N]: ")
-    assert "Not ended, and perhaps running: calm-hoover" in terminal.shown
+    assert "Not ended, may still be running: calm-hoover" in terminal.output
     terminal.type("n\n")
-    assert terminal.end() == 1
-    assert default.table.runs(["RunLog"])
+    assert terminal.wait() == 1
+    assert default_store.table.runs(["RunLog"])
     terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("[y/N]: ")
     terminal.type("y\n")
-    assert terminal.end() == 0 and "1 of 1 run deleted." in terminal.shown
-    assert not default.table.runs(["RunLog"])
+    assert terminal.wait() == 0 and "1 of 1 run deleted." in terminal.output
+    assert not default_store.table.runs(["RunLog"])
 
 
-def test_prune_says_what_it_leaves_alone_and_shows_the_first_of_many(run: Run, default: DBStore) -> None:
+def test_prune_lists_deleted_and_skipped_runs(run: RunCommand, default_store: DBStore) -> None:
     for number in range(15):
-        default.create_run_log(f"run-{number:02}", status="SUCCESS" if number else "PROCESSING")
+        default_store.create_run_log(f"run-{number:02}", status="SUCCESS" if number else "PROCESSING")
     output = run("prune", "--keep", "2", "--dry-run").output
-    assert "1 run left alone, not having ended: run-00" in output
+    assert "1 run kept, not ended: run-00" in output
     assert "run-10" in output and "run-11" not in output
-    assert re.search(r"\.\.\. and 2 more: in all 12 runs, from .* to .*\.", output)
+    assert re.search(r"\.\.\. and 2 more: 12 runs in total, started from .* to .*\.", output)
     assert "12 runs would be deleted." in output
-    assert "Say which runs" in run("prune", fails=2).output
+    assert "Give --older-than AGE" in run("prune", exit_code=2).output
     run("prune", "--older-than", "1d", "--yes")
-    assert len(default.table.runs(["RunLog"])) == 15
+    assert len(default_store.table.runs(["RunLog"])) == 15
     assert "12 of 12 runs deleted." in run("prune", "--keep", "2", "--yes").output
-    assert [run_id for run_id, _ in default.table.runs(["RunLog"])] == ["run-14", "run-13", "run-00"]
+    assert [run_id for run_id, _ in default_store.table.runs(["RunLog"])] == ["run-14", "run-13", "run-00"]
 
 
-# What is shown
+# Output
 
 
-def test_json_is_magnus_own_dump_of_a_run(run: Run, default: DBStore) -> None:
-    default.put_run_log(a_run("run"))
-    run_log = default.get_run_log_by_id("run", full=True)
+def test_show_json_is_the_model_dump(run: RunCommand, default_store: DBStore) -> None:
+    default_store.put_run_log(sample_run("run"))
+    run_log = default_store.get_run_log_by_id("run", full=True)
     assert run("show", "run", "--json").stdout == json.dumps(run_log.model_dump(), indent=4) + "\n"
     chosen = run_log.steps["each"].branches["each.jan.csv"].steps["each.jan.csv.work"]
     assert (
@@ -345,25 +345,25 @@ def test_json_is_magnus_own_dump_of_a_run(run: Run, default: DBStore) -> None:
     )
 
 
-def test_times_in_json_say_their_zone(run: Run, default: DBStore) -> None:
-    default.create_run_log("run")
-    [told] = json.loads(run("runs", "--json").stdout)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", told["started"])
+def test_json_times_have_a_time_zone(run: RunCommand, default_store: DBStore) -> None:
+    default_store.create_run_log("run")
+    [listed] = json.loads(run("runs", "--json").stdout)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", listed["started"])
 
 
-def test_a_step_is_found_by_its_name_while_it_is_unique(run: Run, default: DBStore) -> None:
-    default.put_run_log(a_run("run", "FAIL"))
+def test_show_step_by_unique_name(run: RunCommand, default_store: DBStore) -> None:
+    default_store.put_run_log(sample_run("run", "FAIL"))
     output = run("show", "run", "--step", "load").output
     assert "sha256 0123456789abcdef" in output and "2024-02-03 10:00:04.500000" in output and "git 5f0f5e2" in output
     assert "it broke\n" in run("show", "run", "--step", "each.feb.csv.work").output
-    output = run("show", "run", "--step", "work", fails=1).output
-    assert "More than one step of run is named 'work': each.jan.csv.work, each.feb.csv.work" in output
-    assert "has no step 'laod'. Did you mean load?" in run("show", "run", "--step", "laod", fails=1).output
+    output = run("show", "run", "--step", "work", exit_code=1).output
+    assert "More than one step of run 'run' is named 'work': each.jan.csv.work, each.feb.csv.work" in output
+    assert "has no step 'laod'. Did you mean load?" in run("show", "run", "--step", "laod", exit_code=1).output
 
 
-def test_what_cannot_be_read_is_named_beside_the_rest(run: Run, default: DBStore, tmp_path: Path) -> None:
-    default.put_run_log(a_run("run"))
-    default.table.upsert("run", [("Step", "load", "{")])
+def test_unreadable_rows_are_reported(run: RunCommand, default_store: DBStore, tmp_path: Path) -> None:
+    default_store.put_run_log(sample_run("run"))
+    default_store.table.upsert("run", [("Step", "load", "{")])
     for command in (
         ["show", "run"],
         ["show", "run", "--json"],
@@ -374,44 +374,44 @@ def test_what_cannot_be_read_is_named_beside_the_rest(run: Run, default: DBStore
     assert "each" in run("show", "run").output
     output = run("runs").output
     assert "3/4" in output and "Cannot read Step load of run" in output
-    assert "run: Step load: it is not JSON" in run("check", fails=1).output
-    assert run("export", "run", "-o", "out", fails=1).output.count("\n") == 2
+    assert "run: Step load: it is not JSON" in run("check", exit_code=1).output
+    assert run("export", "run", "-o", "out", exit_code=1).output.count("\n") == 2
 
 
-def test_ids_that_are_wrong_are_answered_with_the_nearest(run: Run, default: DBStore) -> None:
+def test_unknown_run_id_suggests_similar_ids(run: RunCommand, default_store: DBStore) -> None:
     for run_id in ("calm-hoover", "calm-curie"):
-        default.create_run_log(run_id)
+        default_store.create_run_log(run_id)
     assert (
-        run("show", "calm-hover", fails=1).output
+        run("show", "calm-hover", exit_code=1).output
         == "Error: There is no run 'calm-hover'. Did you mean calm-hoover or calm-curie?\n"
     )
-    assert "More than one run begins with 'calm': calm-curie, calm-hoover" in run("show", "calm", fails=1).output
-    assert "It takes a whole id" in run("delete", "calm", "--yes", fails=1).output
-    assert len(default.table.runs(["RunLog"])) == 2
+    assert "More than one run begins with 'calm': calm-curie, calm-hoover" in run("show", "calm", exit_code=1).output
+    assert "Give the whole id" in run("delete", "calm", "--yes", exit_code=1).output
+    assert len(default_store.table.runs(["RunLog"])) == 2
 
 
-def test_markup_and_control_characters_are_shown_as_text(run: Run, default: DBStore) -> None:
+def test_markup_and_control_characters_are_escaped(run: RunCommand, default_store: DBStore) -> None:
     name = "[red]x[/red] :smile: \x1b[31m\x07\u202e\n\x9b1m"
-    default.create_run_log(name, tag=name, status="PROCESSING")
-    default.set_parameters(name, {name: name})
-    default.add_step_log(step("a", status="FAIL", attempts=[{"message": f"{name}\r\n{name}"}]), name)
-    shown = r"[red]x[/red] :smile: \x1b[31m\x07\u202e\n\x9b1m"
+    default_store.create_run_log(name, tag=name, status="PROCESSING")
+    default_store.set_parameters(name, {name: name})
+    default_store.add_step_log(step("a", status="FAIL", attempts=[{"message": f"{name}\r\n{name}"}]), name)
+    escaped = r"[red]x[/red] :smile: \x1b[31m\x07\u202e\n\x9b1m"
     for command in (["runs"], ["show", name], ["delete", name, "--dry-run"], ["show", "[red]", "--step", "b"]):
         result = CliRunner().invoke(cli.db, command)
         assert not set("\x1b\x07\x9b\u202e\r") & set(result.output), result.output
-        assert shown in result.output or "has no step" in result.output
+        assert escaped in result.output or "has no step" in result.output
     for command in (["show", name + "b"], ["show", name, "--step", "a"], ["check"]):
         assert not set("\x1b\x07\x9b\u202e\r") & set(CliRunner().invoke(cli.db, command).output)
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_tables_fit_the_terminal(default: DBStore, tmp_path: Path, columns: int) -> None:
+def test_tables_fit_the_terminal(default_store: DBStore, tmp_path: Path, columns: int) -> None:
     long = "nightly-2024-02-03-of-the-team-that-likes-long-names-" + "0123456789" * 3
     for run_id, tag in (("calm-hoover-0900", ""), ("independent-visvesvaraya-1117", "nightly"), (long, "t" * 30)):
-        default.put_run_log(a_run(run_id, "FAIL", tag=tag, parameters={"many": list(range(200))}))
+        default_store.put_run_log(sample_run(run_id, "FAIL", tag=tag, parameters={"many": list(range(200))}))
     others = [["show", "calm"], ["show", "calm", "--step", "load"], ["diff", "calm", "ind"], ["check"]]
     for command in [["runs"], *(others if columns == 80 else [])]:
-        lines = on_terminal(tmp_path, *command, columns=columns)
+        lines = run_on_terminal(tmp_path, *command, columns=columns)
         assert max(map(len, lines)) <= columns
         if command == ["runs"]:
             assert any(line.startswith("independent-visvesvaraya-1117 ") for line in lines)
@@ -422,14 +422,14 @@ def test_tables_fit_the_terminal(default: DBStore, tmp_path: Path, columns: int)
             assert any("characters)" in line for line in lines)
 
 
-def test_nothing_is_cut_in_a_pipe(default: DBStore, run: Run) -> None:
+def test_piped_output_is_not_truncated(default_store: DBStore, run: RunCommand) -> None:
     long, value = "run-" + "x" * 500, list(range(2000))
-    default.put_run_log(a_run(long, "FAIL", tag="t" * 300, parameters={"many": value}))
+    default_store.put_run_log(sample_run(long, "FAIL", tag="t" * 300, parameters={"many": value}))
     assert long in run("runs").output and "t" * 300 in run("runs").output
     assert json.dumps(value) in run("show", "run-").output
 
 
-def test_json_is_alone_on_the_output_whatever_is_logged(project: Project) -> None:
+def test_stdout_with_json_has_no_log_messages(project: Project) -> None:
     store = DBStore(connection_string=f"sqlite:///{project.folder}/${{x}}.db")
     store.create_run_log("run")
     store.close()
@@ -444,14 +444,14 @@ def test_json_is_alone_on_the_output_whatever_is_logged(project: Project) -> Non
     assert [run["run_id"] for run in json.loads(process.stdout)] == ["run"]
 
 
-def test_whoever_has_read_enough_may_close_the_pipe(default: DBStore, project: Project) -> None:
+def test_closed_pipe_is_not_an_error(default_store: DBStore, project: Project) -> None:
     for number in range(300):
-        default.create_run_log(f"run-{number}", tag="x" * 500)
+        default_store.create_run_log(f"run-{number}", tag="x" * 500)
     for command in ("runs --limit 300", "runs --limit 300 --json"):
         process = subprocess.run(
             ["bash", "-c", f"set -o pipefail; '{MAGNUS}' db {command} | head -1"],
             cwd=str(project.folder),
-            # Unbuffered, Python would not notice.
+            # Unbuffered output would not fail at the closed pipe.
             env={**project.environment, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": ""},
             capture_output=True,
             text=True,
@@ -459,75 +459,75 @@ def test_whoever_has_read_enough_may_close_the_pipe(default: DBStore, project: P
         assert process.returncode == 0 and not process.stderr and process.stdout.count("\n") == 1
 
 
-def test_every_command_has_help_with_an_example(run: Run) -> None:
+def test_every_command_has_help_with_an_example(run: RunCommand) -> None:
     for name, command in cli.db.commands.items():
         assert f"Example:\n    magnus db {name}" in run(name, "--help").output
         assert isinstance(command, click.Command) and command.get_short_help_str(200).endswith((".", ":"))
 
 
-# Following a run
+# show --follow
 
 
-def test_a_run_is_followed_to_its_end(default: DBStore, project: Project, tmp_path: Path) -> None:
-    default.create_run_log("calm-hoover", status="PROCESSING")
-    default.add_step_log(step("first", status="PROCESSING"), "calm-hoover")
+def test_follow_shows_the_run_until_it_ends(default_store: DBStore, project: Project, tmp_path: Path) -> None:
+    default_store.create_run_log("calm-hoover", status="PROCESSING")
+    default_store.add_step_log(step("first", status="PROCESSING"), "calm-hoover")
     piped = project.start("magnus", "db", "show", "calm", "--follow")
     terminal = Terminal(tmp_path, "show", "calm", "--follow", lines=8)
-    told = ""
+    printed = ""
     try:
         for line in iter(piped.stdout.readline, ""):  # type: ignore[union-attr]
-            told += line
+            printed += line
             if "first PROCESSING" in line:
                 terminal.wait_for("first")
-                default.add_step_log(step("first", status="SUCCESS"), "calm-hoover")
-                for number in range(20):  # more than fit the terminal
-                    default.add_step_log(step(f"more-{number}", status="SUCCESS"), "calm-hoover")
-                default.add_step_log(step("second", status="PROCESSING"), "calm-hoover")
+                default_store.add_step_log(step("first", status="SUCCESS"), "calm-hoover")
+                for number in range(20):  # more than the terminal has lines
+                    default_store.add_step_log(step(f"more-{number}", status="SUCCESS"), "calm-hoover")
+                default_store.add_step_log(step("second", status="PROCESSING"), "calm-hoover")
             if "second PROCESSING" in line:
                 terminal.wait_for("second")
-                default.update_run_log_status("calm-hoover", "FAIL")
-        assert re.search(r"first PROCESSING[^$]*first SUCCESS[^$]*second PROCESSING[^$]*calm-hoover FAIL\n$", told), (
-            told
-        )
-        assert told.count("first SUCCESS") == 1
+                default_store.update_run_log_status("calm-hoover", "FAIL")
+        assert re.search(
+            r"first PROCESSING[^$]*first SUCCESS[^$]*second PROCESSING[^$]*calm-hoover FAIL\n$", printed
+        ), printed
+        assert printed.count("first SUCCESS") == 1
     finally:
-        default.update_run_log_status("calm-hoover", "FAIL")  # whereupon they end, too, of a test that fails
+        default_store.update_run_log_status("calm-hoover", "FAIL")  # ends both commands if the test failed
     piped.communicate()
-    assert (piped.returncode, terminal.end()) == (1, 1)
-    assert any("more-0" in line for line in terminal.lines[-30:]), terminal.shown
+    assert (piped.returncode, terminal.wait()) == (1, 1)
+    assert any("more-0" in line for line in terminal.lines[-30:]), terminal.output
 
 
-def test_ctrl_c_ends_following_a_run_that_never_ends(default: DBStore, tmp_path: Path) -> None:
-    default.create_run_log("run", status="PROCESSING")
+def test_ctrl_c_stops_follow(default_store: DBStore, tmp_path: Path) -> None:
+    default_store.create_run_log("run", status="PROCESSING")
     terminal = Terminal(tmp_path, "show", "run", "--follow")
     terminal.wait_for("PROCESSING")
     terminal.type("\x03")
-    assert terminal.end() == 130
-    assert "Interrupted." in terminal.shown and "Traceback" not in terminal.shown
+    assert terminal.wait() == 130
+    assert "Interrupted." in terminal.output and "Traceback" not in terminal.output
 
 
-def test_following_says_how_the_run_ended(default: DBStore, run: Run) -> None:
+def test_follow_exit_code_depends_on_run_status(default_store: DBStore, run: RunCommand) -> None:
     for status, code in (("SUCCESS", 0), ("FAIL", 1)):
-        default.create_run_log(status, status=status)
-        run("show", status, "--follow", fails=code)
-    assert "leave out --json" in run("show", "SUCCESS", "--follow", "--json", fails=2).output
+        default_store.create_run_log(status, status=status)
+        run("show", status, "--follow", exit_code=code)
+    assert "Leave out --json" in run("show", "SUCCESS", "--follow", "--json", exit_code=2).output
 
 
-# Interrupted in the middle
+# Interrupted and concurrent commands
 
 
-def many_files(folder: Path, count: int = 300) -> None:
+def write_run_files(folder: Path, count: int = 300) -> None:
     folder.mkdir()
-    text = json.dumps(a_run("RUN").model_dump())
+    text = json.dumps(sample_run("RUN").model_dump())
     for number in range(count):
         (folder / f"run-{number:03}.json").write_text(text.replace('"RUN"', f'"run-{number:03}"'))
 
 
 @pytest.mark.parametrize("command", ["import", "copy", "export", "prune"])
-def test_ctrl_c_leaves_whole_runs_only_and_doing_it_again_finishes(
-    command: str, default: DBStore, run: Run, tmp_path: Path
+def test_interrupted_command_can_be_repeated(
+    command: str, default_store: DBStore, run: RunCommand, tmp_path: Path
 ) -> None:
-    many_files(tmp_path / "in")
+    write_run_files(tmp_path / "in")
     if command != "import":
         run("import", "in")
     other = f"sqlite:///{tmp_path}/other.db"
@@ -539,37 +539,39 @@ def test_ctrl_c_leaves_whole_runs_only_and_doing_it_again_finishes(
     }
     terminal = Terminal(tmp_path, *commands[command])
 
-    def there() -> Dict[str, int]:
-        """The runs that were dealt with, or that are left, with the number of their rows."""
+    def count_rows() -> Dict[str, int]:
+        """Return the number of rows per run: of the runs copied so far or, for `prune`, not yet deleted."""
         if command == "export":
             read = FileSystemRunLogstore(log_folder=str(tmp_path / "out")).get_run_log_by_id
             return {path.stem: 11 for path in (tmp_path / "out").glob("*.json") if read(path.stem)}
-        store = DBStore(connection_string=other) if command == "copy" else default
+        store = DBStore(connection_string=other) if command == "copy" else default_store
         counts: Dict[str, int] = {}
         for rows in store.table.scan(1000):
             for row in rows:
                 counts[row.run_id] = counts.get(row.run_id, 0) + 1
         return counts
 
-    at_first, deadline = len(there()), time.monotonic() + DEADLINE
-    while len(there()) == at_first and time.monotonic() < deadline:
+    count_before, deadline = len(count_rows()), time.monotonic() + DEADLINE
+    while len(count_rows()) == count_before and time.monotonic() < deadline:
         pass
     terminal.process.send_signal(signal.SIGINT)
-    assert terminal.end() == 130, terminal.shown
-    left = there()
-    assert 0 < len(left) < 300 and set(left.values()) == {11}
+    assert terminal.wait() == 130, terminal.output
+    partial = count_rows()
+    assert 0 < len(partial) < 300 and set(partial.values()) == {11}
     assert not list(tmp_path.rglob("*.tmp"))
     output = run(*commands[command]).output
-    whole = there()
+    final = count_rows()
     if command == "prune":
-        assert f"{len(left)} of {len(left)} runs deleted." in output and not whole
+        assert f"{len(partial)} of {len(partial)} runs deleted." in output and not final
     else:
-        assert len(whole) == 300 and set(whole.values()) == {11}
-        assert command == "export" or f"{300 - len(left)} {'imported' if command == 'import' else 'copied'}" in output
+        assert len(final) == 300 and set(final.values()) == {11}
+        assert (
+            command == "export" or f"{300 - len(partial)} {'imported' if command == 'import' else 'copied'}" in output
+        )
 
 
-def test_pipelines_are_not_held_up_by_a_prune(default: DBStore, project: Project, run: Run) -> None:
-    many_files(project.folder / "in")
+def test_prune_does_not_block_pipelines(default_store: DBStore, project: Project, run: RunCommand) -> None:
+    write_run_files(project.folder / "in")
     run("import", "in")
     end = {"success": {"type": "success"}, "fail": {"type": "fail"}}
     steps: Dict[str, Any] = {"a": {"type": "stub", "next": "b"}, "b": {"type": "stub", "next": "success"}, **end}
@@ -582,26 +584,26 @@ def test_pipelines_are_not_held_up_by_a_prune(default: DBStore, project: Project
         output, _ = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, output
     assert "300 of 300 runs deleted." in output
-    assert [run_id for run_id, _ in default.table.runs(["RunLog"])] == ["now"]
-    assert default.get_run_log_by_id("now", full=True).steps.keys() == {"a", "b", "success"}
+    assert [run_id for run_id, _ in default_store.table.runs(["RunLog"])] == ["now"]
+    assert default_store.get_run_log_by_id("now", full=True).steps.keys() == {"a", "b", "success"}
 
 
-def test_a_run_is_deleted_by_its_whole_id_and_again_deletes_no_other(run: Run, default: DBStore) -> None:
+def test_delete_requires_the_full_run_id(run: RunCommand, default_store: DBStore) -> None:
     for run_id in ("run-1", "run-10", "last"):
-        default.create_run_log(run_id)
+        default_store.create_run_log(run_id)
     assert "1 of 1 run deleted" in run("delete", "run-1", "--yes").output
-    again = run("delete", "run-1", "last", "--yes", fails=1).output
+    again = run("delete", "run-1", "last", "--yes", exit_code=1).output
     assert "There is no run 'run-1'" in again and "1 of 1 run deleted" in again
-    assert [run_id for run_id, _ in default.table.runs(["RunLog"])] == ["run-10"]
+    assert [run_id for run_id, _ in default_store.table.runs(["RunLog"])] == ["run-10"]
 
 
-def test_an_interrupted_question_deletes_nothing(default: DBStore, tmp_path: Path) -> None:
-    default.put_run_log(RunLog(run_id="run", status="SUCCESS"))
+def test_interrupted_confirmation_deletes_nothing(default_store: DBStore, tmp_path: Path) -> None:
+    default_store.put_run_log(RunLog(run_id="run", status="SUCCESS"))
     terminal = Terminal(tmp_path, "prune", "--keep", "0")
     terminal.wait_for("[y/N]: ")
     while terminal.process.poll() is None:
-        terminal.type("\x03")  # Python misses one that comes just before it waits for a key.
+        terminal.type("\x03")  # Repeated: Python ignores Ctrl-C just before it starts to read.
         with contextlib.suppress(subprocess.TimeoutExpired):
             terminal.process.wait(0.5)
-    assert terminal.end() == 1 and "Traceback" not in terminal.shown
-    assert default.table.runs(["RunLog"])
+    assert terminal.wait() == 1 and "Traceback" not in terminal.output
+    assert default_store.table.runs(["RunLog"])

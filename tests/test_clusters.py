@@ -1,4 +1,4 @@
-"""Servers that stand in for one another: PostgreSQL with a standby, and the three nodes of a Galera cluster."""
+"""Test replicated servers: PostgreSQL with a standby, and a Galera cluster with three nodes."""
 
 import itertools
 import os
@@ -11,14 +11,15 @@ from multiprocessing.connection import wait
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL, why_missing
 from test_pipelines import dag, mapped, python
-from test_processes import CROWD, assert_every_share_is_there, create_the_run, set_the_same_parameters, write_a_share
+from test_processes import PROCESS_COUNT, assert_branches_complete, create_run, set_same_parameters, write_branch
 
 from magnus_peewee_store import DBStore, db
+from magnus_peewee_store.db.schema import INDEXES
 
 
 @contextmanager
@@ -30,10 +31,10 @@ def store_on(url: str) -> Iterator[DBStore]:
         store.close()
 
 
-# Writers that do not stop for a server that does
+# Processes that write all the time
 
 
-def write_until_told(number: int, url: str, stop: Any, acknowledged: Any) -> None:
+def write_until_stopped(number: int, url: str, stop: Any, acknowledged: Any) -> None:
     store = DBStore(connection_string=url)
     try:
         for attempt in itertools.count():
@@ -49,30 +50,30 @@ def write_until_told(number: int, url: str, stop: Any, acknowledged: Any) -> Non
 
 
 class Writers:
-    """Processes, a connection string each, that write in a loop, and tell what was acknowledged to them."""
+    """Run one process per connection string. Each writes in a loop and reports its acknowledged writes."""
 
     def __init__(self, urls: List[str]) -> None:
         self.acknowledged = [0 for _ in urls]
-        self._stop = PROCESSES.Event()
+        self._stop = FORKSERVER.Event()
         self._pipes, self._processes = [], []
         for number, url in enumerate(urls):
-            receiving, sending = PROCESSES.Pipe(duplex=False)
-            process = PROCESSES.Process(target=write_until_told, args=(number, url, self._stop, sending))
+            receiving, sending = FORKSERVER.Pipe(duplex=False)
+            process = FORKSERVER.Process(target=write_until_stopped, args=(number, url, self._stop, sending))
             process.start()
             sending.close()
             self._pipes.append(receiving)
             self._processes.append(process)
 
-    def go_on(self, database: Database) -> None:
-        """Wait until each has written some more than a database holds by now."""
+    def wait_for_more_writes(self, database: Database) -> None:
+        """Wait until each process has written more than the database contains now."""
         steps = database.sql("SELECT attribute_key FROM db_log WHERE run_id = 'run' AND attribute_type = 'Step'")
-        held = Counter(int(name.partition("-")[0]) for (name,) in steps)
-        while any(count < held[number] + 10 for number, count in enumerate(self.acknowledged)):
+        written = Counter(int(name.partition("-")[0]) for (name,) in steps)
+        while any(count < written[number] + 10 for number, count in enumerate(self.acknowledged)):
             for pipe in wait(self._pipes):
                 self._receive(self._pipes.index(pipe))
 
     def stop(self) -> None:
-        """Let each come to an end, with its last write acknowledged."""
+        """Stop all processes after their last write is acknowledged."""
         self._stop.set()
         for number, process in enumerate(self._processes):
             try:
@@ -87,11 +88,13 @@ class Writers:
             process.join()
             pipe.close()
 
-    def written(self) -> List[Tuple[str, str, str]]:
-        """The rows that were acknowledged, each once, in order."""
-        attempts = [f"{number}-{each}" for number, count in enumerate(self.acknowledged) for each in range(count)]
-        rows = [[(name, "RunLog", "run_log"), (name, "Step", "only"), ("run", "Step", name)] for name in attempts]
-        return sorted([("run", "RunLog", "run_log"), *itertools.chain(*rows)])
+    def acknowledged_rows(self) -> List[Tuple[str, str, str]]:
+        """Return the acknowledged rows, sorted and without duplicates."""
+        run_ids = [f"{number}-{each}" for number, count in enumerate(self.acknowledged) for each in range(count)]
+        acknowledged = [
+            [(name, "RunLog", "run_log"), (name, "Step", "only"), ("run", "Step", name)] for name in run_ids
+        ]
+        return sorted([("run", "RunLog", "run_log"), *itertools.chain(*acknowledged)])
 
     def _receive(self, number: int) -> None:
         answer = self._pipes[number].recv()
@@ -100,15 +103,15 @@ class Writers:
 
 
 @contextmanager
-def writers(urls: List[str]) -> Iterator[Writers]:
-    crowd = Writers(urls)
+def start_writers(urls: List[str]) -> Iterator[Writers]:
+    running_writers = Writers(urls)
     try:
-        yield crowd
+        yield running_writers
     finally:
-        crowd.kill()
+        running_writers.kill()
 
 
-def rows(database: Database) -> List[Tuple[str, str, str]]:
+def stored_rows(database: Database) -> List[Tuple[str, str, str]]:
     return sorted(database.sql("SELECT run_id, attribute_type, attribute_key FROM db_log"))
 
 
@@ -116,7 +119,7 @@ def rows(database: Database) -> List[Tuple[str, str, str]]:
 
 
 class Pair:
-    """A primary and its standby, of which the one that takes writes is connected to."""
+    """A primary and its standby. The URL connects to the one that accepts writes."""
 
     def __init__(self, primary: PostgreSQL, standby: PostgreSQL, scheme: str) -> None:
         self.primary = primary
@@ -128,7 +131,7 @@ class Pair:
 
 @pytest.fixture(params=["postgresql+psycopg2", "postgresql+psycopg"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """A pair whose primary acknowledges no commit before the standby has it: what was acknowledged outlives it."""
+    """Return a primary that acknowledges a commit only when the standby has received it."""
     primary: Any = new_server("postgresql")
     standbys: List[PostgreSQL] = []
     try:
@@ -163,11 +166,10 @@ def work(file: str, rows: int):
 """
 
 
-def test_a_pipeline_goes_on_with_the_standby_that_is_promoted_while_it_runs(project: Project, pair: Pair) -> None:
-    """The primary replicates synchronously: with a standby that lags, a failover loses what it had not received yet.
+def test_pipeline_continues_on_a_promoted_standby(project: Project, pair: Pair) -> None:
+    """Kill the primary during a step. Promote the standby when the pipeline reports that it waits for a server.
 
-    The primary is killed in the middle of a step, the pipeline then finds no server that takes writes, and only after
-    it said that it waits is the standby promoted.
+    Replication is synchronous: with asynchronous replication, a failover loses what the standby has not received yet.
     """
     project.write(
         functions_py=FUNCTIONS,
@@ -193,7 +195,7 @@ def test_a_pipeline_goes_on_with_the_standby_that_is_promoted_while_it_runs(proj
             output = []
             for line in process.stdout:
                 output.append(line)
-                if "Waiting up to" in line:
+                if "Retrying for up to" in line:
                     break
             else:
                 pytest.fail("".join(output))
@@ -218,24 +220,24 @@ def test_a_pipeline_goes_on_with_the_standby_that_is_promoted_while_it_runs(proj
     assert [len(log.steps[name].attempts) for name in ("load", "wait")] == [1, 1]
 
 
-def test_what_was_acknowledged_outlives_the_primary(pair: Pair) -> None:
-    """The primary replicates synchronously: with a standby that lags, a failover loses what it had not received yet."""
+def test_failover_keeps_acknowledged_writes(pair: Pair) -> None:
+    """Replication is synchronous: with asynchronous replication, a failover may lose acknowledged writes."""
     with store_on(pair.url) as store:
         store.create_run_log("run")
     promoted = pair.database.on(pair.standby)
-    with writers([pair.url] * 4) as crowd:
-        crowd.go_on(pair.database)
+    with start_writers([pair.url] * 4) as running_writers:
+        running_writers.wait_for_more_writes(pair.database)
         pair.primary.stop(immediate=True)
         pair.standby.promote()
-        crowd.go_on(promoted)
-        crowd.stop()
-    assert rows(promoted) == crowd.written()
+        running_writers.wait_for_more_writes(promoted)
+        running_writers.stop()
+    assert stored_rows(promoted) == running_writers.acknowledged_rows()
 
 
-def test_a_run_that_the_standby_has_unacknowledged_is_not_taken_for_anothers(pair: Pair) -> None:
-    """The primary is killed after the standby received the commit, and before its client was told of it."""
+def test_failover_recognizes_an_unacknowledged_create(pair: Pair) -> None:
+    """Kill the primary after the standby has received the commit, but before the client gets the acknowledgement."""
     db.create_tables(pair.url)
-    # A commit is now acknowledged when the standby shows it, which has it by then, and is kept from showing it.
+    # A commit now waits until the standby has replayed it. The standby receives it, but replay is paused.
     pair.database.sql(f"ALTER DATABASE {pair.database.name} SET synchronous_commit = remote_apply")
     pair.primary.wait_for(pair.standby)
     pair.standby.sql("SELECT pg_wal_replay_pause()")
@@ -248,7 +250,7 @@ def test_a_run_that_the_standby_has_unacknowledged_is_not_taken_for_anothers(pai
             pair.standby.promote()
         assert created.result().run_id == "run"
         store.add_step_log(step("s"), "run")
-    assert rows(pair.database.on(pair.standby)) == [("run", "RunLog", "run_log"), ("run", "Step", "s")]
+    assert stored_rows(pair.database.on(pair.standby)) == [("run", "RunLog", "run_log"), ("run", "Step", "s")]
 
 
 # Galera
@@ -256,7 +258,7 @@ def test_a_run_that_the_standby_has_unacknowledged_is_not_taken_for_anothers(pai
 
 @pytest.fixture(scope="module")
 def galera() -> Iterator[Galera]:
-    """A cluster for all tests. Where it is not installed, they are skipped; in CI that is an error."""
+    """Return one cluster for all tests. Skip the tests if Galera is not installed; fail in CI."""
     missing = why_missing("galera")
     if missing and os.environ.get("CI"):
         pytest.fail(missing)
@@ -270,8 +272,8 @@ def galera() -> Iterator[Galera]:
         cluster.remove()
 
 
-class Nodes:
-    """A fresh database, as each node shows it."""
+class GaleraDatabase:
+    """A new database of a Galera cluster, with one URL per node."""
 
     def __init__(self, cluster: Galera) -> None:
         database = cluster.database("mysql+pymysql")
@@ -279,18 +281,18 @@ class Nodes:
         self.urls = [database.url for database in self.databases]
 
     def sql(self, statement: str) -> Any:
-        """What a statement returns, on every node the same."""
-        answers = []
+        """Run a statement on each node, and return the result. It must be the same on all nodes."""
+        results = []
         for database in self.databases:
             node: Any = database.server
             node.wait_for_cluster()
-            answers.append(database.sql(statement))
-        assert answers == [answers[0]] * len(answers)
-        return answers[0]
+            results.append(database.sql(statement))
+        assert results == [results[0]] * len(results)
+        return results[0]
 
     @contextmanager
     def stores(self) -> Iterator[List[DBStore]]:
-        """A store a node."""
+        """Open one store per node."""
         stores = [DBStore(connection_string=url) for url in self.urls]
         try:
             yield stores
@@ -298,36 +300,36 @@ class Nodes:
             for store in stores:
                 store.close()
 
-    def at_once(self, work: Callable[..., Any], count: int = CROWD) -> List[Any]:
-        """Call `work(number, url)` in so many processes at once, spread over the nodes."""
-        return at_once(count, call_with_a_node, work, self.urls)
+    def run_in_processes(self, work: Callable[..., Any], count: int = PROCESS_COUNT) -> List[Any]:
+        """Call `work(number, url)` in `count` processes at once, distributed over the nodes."""
+        return run_in_processes(count, call_with_node_url, work, self.urls)
 
 
 @pytest.fixture
-def nodes(galera: Galera) -> Iterator[Nodes]:
-    nodes = Nodes(galera)
+def nodes(galera: Galera) -> Iterator[GaleraDatabase]:
+    nodes = GaleraDatabase(galera)
     yield nodes
     nodes.databases[0].drop()
 
 
-def call_with_a_node(number: int, work: Callable[..., Any], urls: List[str]) -> Any:
+def call_with_node_url(number: int, work: Callable[..., Any], urls: List[str]) -> Any:
     return work(number, urls[number % len(urls)])
 
 
-def write_the_same_keys(number: int, url: str) -> None:
+def write_same_keys(number: int, url: str) -> None:
     with store_on(url) as store:
         for attempt in range(10):
             store.set_parameters("run", {f"p{attempt}": number})
             store.add_step_log(step(f"s{attempt}", message=str(number)), "run")
 
 
-def test_a_key_that_all_nodes_write_at_once_is_one_row_on_each(nodes: Nodes) -> None:
+def test_same_keys_on_all_nodes_are_not_duplicated(nodes: GaleraDatabase) -> None:
     with nodes.stores() as [store, *_]:
         store.create_run_log("run")
-    nodes.at_once(write_the_same_keys)
+    nodes.run_in_processes(write_same_keys)
     written = nodes.sql("SELECT attribute_type, attribute_key, attribute_value FROM db_log ORDER BY pk")
-    keys = [f"{kind}{attempt}" for kind in "ps" for attempt in range(10)]
-    assert sorted(key for kind, key, _ in written if kind != "RunLog") == sorted(keys)
+    keys = [f"{letter}{attempt}" for letter in "ps" for attempt in range(10)]
+    assert sorted(key for attribute_type, key, _ in written if attribute_type != "RunLog") == sorted(keys)
     assert len(written) == 1 + len(keys)
 
 
@@ -338,11 +340,11 @@ def write_own_keys(number: int, url: str) -> None:
             store.set_parameters("run", {f"p{number}-{attempt}": attempt, f"q{number}-{attempt}": attempt})
 
 
-def test_writers_of_different_keys_on_all_nodes_lose_nothing(nodes: Nodes) -> None:
+def test_different_keys_on_all_nodes_are_not_lost(nodes: GaleraDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
-        nodes.at_once(write_own_keys)
-        own = [(number, attempt) for number in range(CROWD) for attempt in range(10)]
+        nodes.run_in_processes(write_own_keys)
+        own = [(number, attempt) for number in range(PROCESS_COUNT) for attempt in range(10)]
         for store in stores:
             run_log = store.get_run_log_by_id("run", full=True)
             assert set(run_log.steps) == {f"s{number}-{attempt}" for number, attempt in own}
@@ -352,81 +354,81 @@ def test_writers_of_different_keys_on_all_nodes_lose_nothing(nodes: Nodes) -> No
     assert nodes.sql("SELECT COUNT(*) FROM db_log") == [(1 + len(own) * 3,)]
 
 
-def test_a_crowd_on_all_nodes_that_writes_one_run_loses_and_doubles_nothing(nodes: Nodes) -> None:
+def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: GaleraDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         stores[1].add_step_log(step("map", step_type="map"), "run")
-        nodes.at_once(write_a_share)
+        nodes.run_in_processes(write_branch)
         run_logs = [store.get_run_log_by_id("run", full=True) for store in stores]
     run_log = run_logs[0]
     assert run_logs == [run_log] * 3
-    assert_every_share_is_there(run_log)
+    assert_branches_complete(run_log)
     rows = nodes.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run' ORDER BY pk")
-    assert len(rows) == len(set(rows)) == 2 + CROWD + CROWD * 5 * 2 + 1
+    assert len(rows) == len(set(rows)) == 2 + PROCESS_COUNT + PROCESS_COUNT * 5 * 2 + 1
 
 
 @pytest.mark.parametrize("count", [2, 12])
-@pytest.mark.parametrize("table", ["new", "present"])
-def test_of_those_who_create_one_run_on_different_nodes_one_succeeds(nodes: Nodes, table: str, count: int) -> None:
-    if table == "present":
+@pytest.mark.parametrize("table", ["missing", "existing"])
+def test_only_one_node_creates_a_run(nodes: GaleraDatabase, table: str, count: int) -> None:
+    if table == "existing":
         db.create_tables(nodes.urls[0])
-    created = nodes.at_once(create_the_run, count)
+    created = nodes.run_in_processes(create_run, count)
     assert created.count(True) == 1
     with nodes.stores() as stores:
         assert [store.get_run_log_by_id("run").tag for store in stores] == [str(created.index(True))] * 3
 
 
-def test_parameters_that_are_set_together_on_different_nodes_are_seen_together(nodes: Nodes) -> None:
+def test_parameters_set_together_on_all_nodes_stay_together(nodes: GaleraDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
-        nodes.at_once(set_the_same_parameters)
+        nodes.run_in_processes(set_same_parameters)
         first, *others = [store.get_parameters("run") for store in stores]
     assert others == [first, first]
     assert len(first) == 30 and len(set(first.values())) == 1
 
 
-def test_what_was_written_through_one_node_is_read_at_once_through_another(nodes: Nodes) -> None:
+def test_write_on_one_node_is_visible_on_another(nodes: GaleraDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         for attempt in range(30):
-            written_through, read_through = stores[attempt % 3], stores[(attempt + 1) % 3]
-            # So much that to apply it takes a while.
-            metrics = {"filling": "x" * 1_000_000}
-            written_through.add_step_log(step("s", message=str(attempt), user_defined_metrics=metrics), "run")
-            assert read_through.get_step_log("s", "run").message == str(attempt)
+            writing_store, reading_store = stores[attempt % 3], stores[(attempt + 1) % 3]
+            # A large value, which the other nodes need some time to apply.
+            metrics = {"large": "x" * 1_000_000}
+            writing_store.add_step_log(step("s", message=str(attempt), user_defined_metrics=metrics), "run")
+            assert reading_store.get_step_log("s", "run").message == str(attempt)
 
 
-def create_the_table(number: int, url: str) -> None:
+def create_table(number: int, url: str) -> None:
     db.create_tables(url)
 
 
 @pytest.mark.parametrize("count", [2, 12])
-def test_the_table_is_made_on_different_nodes_at_once(nodes: Nodes, count: int) -> None:
-    nodes.at_once(create_the_table, count)
+def test_create_tables_on_all_nodes_at_once(nodes: GaleraDatabase, count: int) -> None:
+    nodes.run_in_processes(create_table, count)
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         assert stores[1].get_run_log_by_id("run").run_id == "run"
     assert nodes.sql("SELECT COUNT(*) FROM db_log") == [(1,)]
     indexes = "SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()"
-    assert len(nodes.sql(f"{indexes} AND table_name = 'db_log'")) == 1 + len(db.INDEXES)  # and the primary key
+    assert len(nodes.sql(f"{indexes} AND table_name = 'db_log'")) == 1 + len(INDEXES)  # plus the primary key
 
 
-def test_writers_go_on_and_lose_nothing_when_another_node_is_killed(nodes: Nodes) -> None:
+def test_killed_node_does_not_stop_other_writers(nodes: GaleraDatabase) -> None:
     with nodes.stores() as [store, *_]:
         store.create_run_log("run")
     first, second, third = nodes.databases
     killed: Any = third.server
-    with writers(nodes.urls[:2] * 2) as crowd:
-        crowd.go_on(first)
+    with start_writers(nodes.urls[:2] * 2) as running_writers:
+        running_writers.wait_for_more_writes(first)
         killed.stop(immediate=True)
         try:
             for survivor in (first, second):
                 node: Any = survivor.server
                 node.wait_for_cluster_of(2)
-                crowd.go_on(survivor)
-            crowd.stop()
-            assert rows(first) == rows(second) == crowd.written()
+                running_writers.wait_for_more_writes(survivor)
+            running_writers.stop()
+            assert stored_rows(first) == stored_rows(second) == running_writers.acknowledged_rows()
         finally:
             killed.start()
     killed.wait_for_cluster()
-    assert rows(third) == crowd.written()
+    assert stored_rows(third) == running_writers.acknowledged_rows()

@@ -1,6 +1,6 @@
-"""What magnus documents of a run log store, and what this one promises beyond it, on every database.
+"""The behaviour that magnus documents for a run log store, and the guarantees of this store, on every database.
 
-Magnus' own stores pass the same tests wherever they are right: so the tests, too, are tested.
+Magnus' own stores pass the same tests wherever they are correct. This verifies the tests themselves.
 """
 
 import datetime
@@ -15,8 +15,8 @@ from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
 
 from magnus_peewee_store import DBStore
 
-BOTH = pytest.mark.oracle("file-system", "chunked-fs")
-WHOLE = pytest.mark.oracle("file-system")
+BOTH_ORACLES = pytest.mark.oracle("file-system", "chunked-fs")
+FILE_SYSTEM_ORACLE = pytest.mark.oracle("file-system")
 
 ODD_NAMES = [
     "x",
@@ -56,27 +56,27 @@ def branch(name: str, *steps: StepLog) -> BranchLog:
 
 
 def nested_run_log() -> RunLog:
-    """A map of two branches, one of which nests a parallel."""
+    """Return a run log with a map of two branches. One branch contains a parallel step."""
     left = branch("map.jan.csv.split.left", step("map.jan.csv.split.left.a"))
     split = step("map.jan.csv.split", step_type="parallel", branches={left.internal_name: left})
     january = branch("map.jan.csv", step("map.jan.csv.work"), split)
     other = branch("map.1.5", step("map.1.5.work"))
-    mapped = step("map", step_type="map", branches={each.internal_name: each for each in (january, other)})
+    map_step = step("map", step_type="map", branches={each.internal_name: each for each in (january, other)})
     return RunLog(
         run_id="run",
         status="SUCCESS",
         tag="nightly",
         parameters={"b": 1, "a": {"nested": [1, None]}},
         run_config={"executor": {"service_name": "local"}},
-        steps=branch("", step("load", status="SUCCESS"), mapped, step("success")).steps,
+        steps=branch("", step("load", status="SUCCESS"), map_step, step("success")).steps,
     )
 
 
-# The run
+# Run logs
 
 
-@BOTH
-def test_a_new_run_log_has_what_it_was_created_with(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_create_run_log_stores_its_arguments(any_store: BaseRunLogStore) -> None:
     created = any_store.create_run_log(
         "run", dag_hash="4a2", use_cached=True, tag="t", original_run_id="old", status="S"
     )
@@ -84,23 +84,23 @@ def test_a_new_run_log_has_what_it_was_created_with(any_store: BaseRunLogStore) 
     assert created == RunLog(run_id="run", dag_hash="4a2", use_cached=True, tag="t", original_run_id="old", status="S")
 
 
-@BOTH
-def test_a_run_log_is_created_once(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_create_run_log_twice_raises(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run", tag="first")
     with pytest.raises(exceptions.RunLogExistsError):
         any_store.create_run_log("run", tag="second")
     assert any_store.get_run_log_by_id("run").tag == "first"
 
 
-@BOTH
+@BOTH_ORACLES
 @pytest.mark.parametrize("full", [False, True])
-def test_a_run_that_is_not_there_is_not_found(any_store: BaseRunLogStore, full: bool) -> None:
+def test_get_missing_run_log_raises(any_store: BaseRunLogStore, full: bool) -> None:
     any_store.create_run_log("another")
     with pytest.raises(exceptions.RunLogNotFoundError):
         any_store.get_run_log_by_id("run", full=full)
 
 
-def test_what_is_not_there_is_named_in_the_error(store: DBStore) -> None:
+def test_errors_name_the_run_step_or_branch(store: DBStore) -> None:
     with pytest.raises(exceptions.RunLogNotFoundError, match="Run id for run is not found"):
         store.get_run_log_by_id("run")
     store.create_run_log("run")
@@ -112,20 +112,20 @@ def test_what_is_not_there_is_named_in_the_error(store: DBStore) -> None:
         store.add_step_log(step("a.b.c"), "run")
 
 
-@WHOLE
-def test_a_run_log_comes_back_as_it_was_put(any_store: BaseRunLogStore) -> None:
+@FILE_SYSTEM_ORACLE
+def test_run_log_round_trip(any_store: BaseRunLogStore) -> None:
     any_store.put_run_log(nested_run_log())
     assert any_store.get_run_log_by_id("run", full=True).model_dump() == nested_run_log().model_dump()
 
 
-def test_a_run_log_without_its_steps_has_its_parameters(store: DBStore) -> None:
+def test_run_log_without_steps_has_parameters(store: DBStore) -> None:
     store.put_run_log(nested_run_log())
     bare = store.get_run_log_by_id("run")
     assert bare.parameters == nested_run_log().parameters
     assert not bare.steps
 
 
-def test_putting_a_run_log_takes_away_nothing(store: DBStore) -> None:
+def test_put_run_log_deletes_nothing(store: DBStore) -> None:
     store.put_run_log(nested_run_log())
     store.put_run_log(RunLog(run_id="run", status="FAIL", parameters={"c": 3}))
     run_log = store.get_run_log_by_id("run", full=True)
@@ -134,16 +134,16 @@ def test_putting_a_run_log_takes_away_nothing(store: DBStore) -> None:
     assert list(run_log.steps) == ["load", "map", "success"]
 
 
-@BOTH
-def test_the_status_of_a_run_changes(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_update_run_log_status(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run", tag="t")
     any_store.update_run_log_status("run", "SUCCESS")
     run_log = any_store.get_run_log_by_id("run")
     assert (run_log.status, run_log.tag) == ("SUCCESS", "t")
 
 
-@BOTH
-def test_runs_do_not_mix(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_runs_are_independent(any_store: BaseRunLogStore) -> None:
     for run_id in ("run", "RUN", "run-2"):
         any_store.create_run_log(run_id)
         any_store.set_parameters(run_id, {"x": run_id})
@@ -170,25 +170,25 @@ def test_runs_do_not_mix(any_store: BaseRunLogStore) -> None:
         lambda store: store.add_branch_log(BranchLog(internal_name="a.b"), "run"),
     ],
 )
-@WHOLE
-def test_nothing_is_read_of_or_written_to_a_run_that_is_not_there(any_store: BaseRunLogStore, call: Any) -> None:
+@FILE_SYSTEM_ORACLE
+def test_calls_on_missing_run_raise(any_store: BaseRunLogStore, call: Any) -> None:
     with pytest.raises(exceptions.RunLogNotFoundError):
         call(any_store)
     with pytest.raises(exceptions.RunLogNotFoundError):
         any_store.get_run_log_by_id("run", full=True)
 
 
-# Its parameters and configuration
+# Parameters and run configs
 
 
-@BOTH
-def test_a_run_has_no_parameters_at_first(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_new_run_has_no_parameters(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     assert any_store.get_parameters("run") == {}
 
 
-@WHOLE
-def test_parameters_are_added_and_replaced(any_store: BaseRunLogStore) -> None:
+@FILE_SYSTEM_ORACLE
+def test_set_parameters_adds_and_replaces(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     any_store.set_parameters("run", {"b": 1, "a": [1, {"deep": None}]})
     any_store.set_parameters("run", {"a": "new", "c": True})
@@ -197,7 +197,7 @@ def test_parameters_are_added_and_replaced(any_store: BaseRunLogStore) -> None:
     assert any_store.get_run_log_by_id("run", full=True).parameters == {"b": 1, "a": "new", "c": True}
 
 
-def test_parameters_come_in_the_order_they_were_first_set(store: DBStore) -> None:
+def test_parameters_keep_insertion_order(store: DBStore) -> None:
     store.create_run_log("run")
     store.set_parameters("run", {"b": 1, "a": 2})
     store.set_parameters("run", {"c": 3, "b": 4})
@@ -205,7 +205,7 @@ def test_parameters_come_in_the_order_they_were_first_set(store: DBStore) -> Non
 
 
 @pytest.mark.parametrize(("count", "size"), [(250, 10), (20, 100_000)])
-def test_more_parameters_than_one_statement_takes_come_back_in_order(store: DBStore, count: int, size: int) -> None:
+def test_parameters_in_several_batches_keep_insertion_order(store: DBStore, count: int, size: int) -> None:
     store.create_run_log("run")
     for value in ("a" * size, "b" * size):
         store.set_parameters("run", {f"{number}": value for number in range(count)})
@@ -213,7 +213,7 @@ def test_more_parameters_than_one_statement_takes_come_back_in_order(store: DBSt
         assert list(parameters) == [f"{number}" for number in range(count)] and set(parameters.values()) == {value}
 
 
-def test_a_stale_run_log_does_not_turn_back_parameters(store: DBStore) -> None:
+def test_stale_run_log_does_not_overwrite_parameters(store: DBStore) -> None:
     store.create_run_log("run")
     store.set_parameters("run", {"x": "old"})
     stale = store.get_run_log_by_id("run")
@@ -226,8 +226,8 @@ def test_a_stale_run_log_does_not_turn_back_parameters(store: DBStore) -> None:
     assert store.get_parameters("run") == {"x": "new"}
 
 
-@BOTH
-def test_the_run_config_is_added_to(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_set_run_config_merges(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run", status="PROCESSING")
     any_store.set_run_config("run", {"executor": {"service_name": "local"}, "tag": ""})
     any_store.set_run_config("run", {"tag": "t"})
@@ -236,8 +236,8 @@ def test_the_run_config_is_added_to(any_store: BaseRunLogStore) -> None:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-@BOTH
-def test_a_value_comes_back_as_it_went_in(any_store: BaseRunLogStore, value: Any) -> None:
+@BOTH_ORACLES
+def test_value_round_trip(any_store: BaseRunLogStore, value: Any) -> None:
     any_store.create_run_log("run")
     any_store.set_parameters("run", {"x": value})
     any_store.add_step_log(step("a", user_defined_metrics={"x": value}), "run")
@@ -247,15 +247,15 @@ def test_a_value_comes_back_as_it_went_in(any_store: BaseRunLogStore, value: Any
     assert repr((full.parameters["x"], full.steps["a"].user_defined_metrics["x"])) == repr((value, value))
 
 
-def test_values_that_are_set_together_come_back_as_they_went_in(store: DBStore) -> None:
+def test_batch_of_values_round_trip(store: DBStore) -> None:
     store.create_run_log("run")
     parameters = {f"parameter {number}": value for number, value in enumerate(VALUES)}
     store.set_parameters("run", parameters)
     assert repr(store.get_parameters("run")) == repr(parameters)
 
 
-@BOTH
-def test_not_a_number_stays_so(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_nan_round_trip(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     any_store.set_parameters("run", {"loss": math.nan})
     any_store.add_step_log(step("a", user_defined_metrics={"loss": math.nan}), "run")
@@ -263,15 +263,15 @@ def test_not_a_number_stays_so(any_store: BaseRunLogStore) -> None:
     assert math.isnan(any_store.get_step_log("a", "run").user_defined_metrics["loss"])
 
 
-@BOTH
-def test_a_parameter_may_be_large(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_large_parameter_round_trip(any_store: BaseRunLogStore) -> None:
     large = "0123456789" * 2_000_000
     any_store.create_run_log("run")
     any_store.set_parameters("run", {"x": large})
     assert any_store.get_parameters("run") == {"x": large}
 
 
-def test_what_json_cannot_hold_is_refused_by_name_and_nothing_is_written(store: DBStore) -> None:
+def test_unserializable_parameter_raises_and_writes_nothing(store: DBStore) -> None:
     store.create_run_log("run")
     with pytest.raises(TypeError, match="Parameter 'model'.*object"):
         store.set_parameters("run", {"fine": 1, "model": object()})
@@ -280,24 +280,22 @@ def test_what_json_cannot_hold_is_refused_by_name_and_nothing_is_written(store: 
     assert store.get_parameters("run") == {}
 
 
-@pytest.mark.parametrize("others", [{}, {"loss": math.nan, "unit": "\u20ac"}], ids=["alone", "beside others"])
-def test_what_json_has_no_form_for_stands_in_a_step_as_pydantic_writes_it(
-    store: DBStore, others: Dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("others", [{}, {"loss": math.nan, "unit": "\u20ac"}], ids=["alone", "with others"])
+def test_step_metrics_are_serialized_as_pydantic_does(store: DBStore, others: Dict[str, Any]) -> None:
     store.create_run_log("run")
     at = datetime.datetime(2026, 1, 1, 12)
     store.add_step_log(step("a", user_defined_metrics={"at": at, "seen": {1}, **others}), "run")
     metrics = store.get_step_log("a", "run").user_defined_metrics
     assert (metrics["at"], metrics["seen"]) == ("2026-01-01T12:00:00", [1])
-    with pytest.raises(TypeError, match="Step 'a' holds.*object"):
+    with pytest.raises(TypeError, match="Step 'a' contains.*object"):
         store.add_step_log(step("a", user_defined_metrics={"model": object(), **others}), "run")
 
 
-# Its steps and branches
+# Steps and branches
 
 
-@BOTH
-def test_a_step_comes_back_as_it_was_added(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_step_log_round_trip(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     full_step = nested_run_log().steps["load"]
     full_step.attempts.append(any_store.create_attempt_log())
@@ -308,8 +306,8 @@ def test_a_step_comes_back_as_it_was_added(any_store: BaseRunLogStore) -> None:
     assert any_store.get_step_log("load", "run").model_dump() == full_step.model_dump()
 
 
-@BOTH
-def test_a_step_that_changes_is_one_step(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_add_step_log_twice_updates_the_step(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     for status in ("PROCESSING", "SUCCESS"):
         any_store.add_step_log(step("a", status=status), "run")
@@ -317,19 +315,19 @@ def test_a_step_that_changes_is_one_step(any_store: BaseRunLogStore) -> None:
     assert list(any_store.get_run_log_by_id("run", full=True).steps) == ["a"]
 
 
-def test_a_step_that_is_not_there_is_not_found(store: DBStore) -> None:
+def test_get_missing_step_log_raises(store: DBStore) -> None:
     store.create_run_log("run")
     with pytest.raises(exceptions.StepLogNotFoundError):
         store.get_step_log("a", "run")
 
 
-def test_a_branch_that_is_not_there_is_not_found(store: DBStore) -> None:
+def test_get_missing_branch_log_raises(store: DBStore) -> None:
     store.create_run_log("run")
     with pytest.raises(exceptions.BranchLogNotFoundError):
         store.get_branch_log("map.a", "run")
 
 
-def test_a_step_of_a_branch_that_is_not_there_is_refused(store: DBStore) -> None:
+def test_add_step_log_in_missing_branch_raises(store: DBStore) -> None:
     store.create_run_log("run")
     store.add_step_log(step("map"), "run")
     with pytest.raises(exceptions.BranchLogNotFoundError):
@@ -337,16 +335,16 @@ def test_a_step_of_a_branch_that_is_not_there_is_refused(store: DBStore) -> None
     assert list(store.get_run_log_by_id("run", full=True).steps) == ["map"]
 
 
-@BOTH
-def test_steps_come_in_the_order_they_were_first_added(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_steps_keep_insertion_order(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     for name in ("c", "a", "b", "a", "c"):
         any_store.add_step_log(step(name), "run")
     assert list(any_store.get_run_log_by_id("run", full=True).steps) == ["c", "a", "b"]
 
 
-@BOTH
-def test_branches_and_their_steps_find_their_places(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_full_run_log_nests_branches_and_steps(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     any_store.add_step_log(step("map", step_type="map"), "run")
     for value in ("x", "y"):
@@ -360,8 +358,8 @@ def test_branches_and_their_steps_find_their_places(any_store: BaseRunLogStore) 
     }
 
 
-@BOTH
-def test_a_branch_changes_its_status(any_store: BaseRunLogStore) -> None:
+@BOTH_ORACLES
+def test_add_branch_log_twice_updates_the_branch(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     any_store.add_step_log(step("map"), "run")
     any_store.add_branch_log(any_store.create_branch_log("map.x"), "run")
@@ -371,9 +369,9 @@ def test_a_branch_changes_its_status(any_store: BaseRunLogStore) -> None:
     assert any_store.get_branch_log("map.x", "run").status == "SUCCESS"
 
 
-@BOTH
+@BOTH_ORACLES
 @pytest.mark.parametrize("no_name", ["", None])
-def test_the_branch_without_a_name_is_the_run(any_store: BaseRunLogStore, no_name: Any) -> None:
+def test_branch_without_name_is_the_run_log(any_store: BaseRunLogStore, no_name: Any) -> None:
     any_store.create_run_log("run")
     run_log = any_store.get_branch_log(no_name, "run")
     assert isinstance(run_log, RunLog)
@@ -382,8 +380,8 @@ def test_the_branch_without_a_name_is_the_run(any_store: BaseRunLogStore, no_nam
     assert any_store.get_run_log_by_id("run").status == "FAIL"
 
 
-@WHOLE
-def test_a_step_is_added_with_the_branches_that_it_holds(any_store: BaseRunLogStore) -> None:
+@FILE_SYSTEM_ORACLE
+def test_add_step_log_writes_its_branches(any_store: BaseRunLogStore) -> None:
     any_store.create_run_log("run")
     any_store.add_step_log(nested_run_log().steps["map"], "run")
     full = any_store.get_run_log_by_id("run", full=True)
@@ -391,7 +389,7 @@ def test_a_step_is_added_with_the_branches_that_it_holds(any_store: BaseRunLogSt
 
 
 @pytest.mark.parametrize("value", ["jan.csv", "1.5", "a.b.c", ".", "..", "a.", ".a", "", "in/out", "100%", "\N{SNAKE}"])
-def test_a_branch_is_named_by_any_value(store: DBStore, value: str) -> None:
+def test_branch_name_contains_any_value(store: DBStore, value: str) -> None:
     store.create_run_log("run")
     store.add_step_log(step("map", step_type="map"), "run")
     store.add_branch_log(store.create_branch_log(f"map.{value}"), "run")
@@ -403,8 +401,8 @@ def test_a_branch_is_named_by_any_value(store: DBStore, value: str) -> None:
     assert list(inner.steps) == [f"map.{value}.inner.{value}.work"]
 
 
-def test_a_branch_is_not_taken_for_one_of_a_step_that_came_later(store: DBStore) -> None:
-    """`map` over "a" and "a.b.c", with a node named b in each branch: map.a.b.c is not b's."""
+def test_branch_is_not_attached_to_a_later_step(store: DBStore) -> None:
+    """A map over "a" and "a.b.c" has a node b in each branch. Branch map.a.b.c is not part of step map.a.b."""
     store.create_run_log("run")
     store.add_step_log(step("map", step_type="map"), "run")
     for value in ("a", "a.b.c"):
@@ -418,40 +416,42 @@ def test_a_branch_is_not_taken_for_one_of_a_step_that_came_later(store: DBStore)
     }
 
 
-def test_no_step_is_lost_from_view_with_its_branch_or_parent_missing(store: DBStore, database: Any) -> None:
+def test_steps_without_parent_row_are_returned(store: DBStore, database: Any) -> None:
     store.put_run_log(nested_run_log())
     database.sql("DELETE FROM db_log WHERE attribute_key = 'map'")
     full = store.get_run_log_by_id("run", full=True)
     assert list(full.steps) == ["load", "map.jan.csv.work", "map.jan.csv.split", "map.1.5.work", "success"]
 
 
-def test_names_are_exact(store: DBStore, database: Any) -> None:
+def test_similar_names_stay_distinct(store: DBStore, database: Any) -> None:
     store.create_run_log("run")
     store.set_parameters("run", {name: f"parameter {name}" for name in ODD_NAMES})
-    dotless = [name for name in ODD_NAMES if "." not in name]
-    for name in dotless:
+    dotless_names = [name for name in ODD_NAMES if "." not in name]
+    for name in dotless_names:
         store.add_step_log(step(name, message=f"step {name}"), "run")
-    run_ids = [name[:240] for name in ODD_NAMES]  # which is the most that MariaDB takes
+    run_ids = [name[:240] for name in ODD_NAMES]  # In MySQL and MariaDB, run_id is VARCHAR(240)
     for run_id in run_ids:
         store.create_run_log(run_id, tag=f"run {run_id}")
     assert store.get_parameters("run") == {name: f"parameter {name}" for name in ODD_NAMES}
-    assert [store.get_step_log(name, "run").message for name in dotless] == [f"step {name}" for name in dotless]
+    assert [store.get_step_log(name, "run").message for name in dotless_names] == [
+        f"step {name}" for name in dotless_names
+    ]
     assert [store.get_run_log_by_id(run_id).tag for run_id in run_ids] == [f"run {run_id}" for run_id in run_ids]
     rows = database.sql("SELECT attribute_type, COUNT(*) FROM db_log WHERE run_id = 'run' GROUP BY attribute_type")
-    assert dict(rows) == {"RunLog": 1, "Parameter": len(ODD_NAMES), "Step": len(dotless)}
+    assert dict(rows) == {"RunLog": 1, "Parameter": len(ODD_NAMES), "Step": len(dotless_names)}
 
 
-def test_a_name_that_not_every_database_can_hold_is_refused_and_nothing_is_written(store: DBStore) -> None:
+def test_name_with_nul_raises_and_writes_nothing(store: DBStore) -> None:
     store.create_run_log("run")
-    with pytest.raises(TypeError, match=r"The name of a Parameter is a string without NUL, not 'x\\x00y'"):
+    with pytest.raises(TypeError, match=r"The name of a Parameter must be a string without NUL, not 'x\\x00y'"):
         store.set_parameters("run", {"x": 1, "x\0y": 2})
     assert store.get_parameters("run") == {}
 
 
-# How it is written
+# Rows
 
 
-def test_the_table_holds_what_the_documentation_says(store: DBStore, database: Any) -> None:
+def test_rows_match_the_documentation(store: DBStore, database: Any) -> None:
     store.put_run_log(nested_run_log())
     rows = database.sql("SELECT attribute_type, attribute_key FROM db_log WHERE run_id = 'run' ORDER BY created_at")
     assert rows == [
@@ -470,10 +470,10 @@ def test_the_table_holds_what_the_documentation_says(store: DBStore, database: A
         ("Step", "success"),
     ]
     [(header,)] = database.sql("SELECT attribute_value FROM db_log WHERE attribute_type = 'RunLog'")
-    [(mapped,)] = database.sql("SELECT attribute_value FROM db_log WHERE attribute_key = 'map'")
+    [(map_step,)] = database.sql("SELECT attribute_value FROM db_log WHERE attribute_key = 'map'")
     [(parameter,)] = database.sql("SELECT attribute_value FROM db_log WHERE attribute_key = 'a'")
     assert '"steps"' not in header and '"parameters"' not in header
-    assert '"branches"' not in mapped
+    assert '"branches"' not in map_step
     assert parameter == '{"nested": [1, null]}'
 
 
@@ -486,22 +486,20 @@ def test_the_table_holds_what_the_documentation_says(store: DBStore, database: A
         lambda store: store.add_branch_log(branch("map.y"), "run"),
     ],
 )
-def test_what_was_refused_for_a_run_that_comes_to_be_at_that_moment_is_written_or_told(
-    store: DBStore, database: Any, call: Any
-) -> None:
-    """Another process makes the run just after this one was told that there is none."""
+def test_write_to_concurrently_created_run_succeeds_or_raises(store: DBStore, database: Any, call: Any) -> None:
+    """Another process creates the run just after this process finds no run."""
     store.create_run_log("another")
     other = DBStore(connection_string=database.url)
-    made = []
+    created = []
 
-    def make(event: Any) -> None:
-        if not made and "db_log" in event.sql and not store.table.database.in_transaction():
-            made.append(True)
+    def create_run(event: Any) -> None:
+        if not created and "db_log" in event.sql and not store.table.database.in_transaction():
+            created.append(True)
             other.put_run_log(
                 RunLog(run_id="run", steps=branch("", step("map", branches={"map.x": branch("map.x")})).steps)
             )
 
-    store.table.database.query_hooks.append(make)
+    store.table.database.query_hooks.append(create_run)
     try:
         call(store)
     except exceptions.RunLogNotFoundError:

@@ -1,4 +1,4 @@
-"""What a connection string may be, which database it names, and what of it is ever shown."""
+"""Connection strings: which are valid, which database they name, and how they are masked."""
 
 import contextlib
 import logging
@@ -26,19 +26,18 @@ from playhouse.pool import PooledMySQLDatabase, PooledPostgresqlDatabase, Pooled
 from playhouse.postgres_ext import Psycopg3Database
 from servers import OWNER, PASSWORD
 
-from magnus_peewee_store import DBStore, create_tables
-from magnus_peewee_store.connection import ConnectionStringError, make_database, mask
-from magnus_peewee_store.db import MissingTableError
+from magnus_peewee_store import ConfigurationError, ConnectionStringError, DBStore, MissingTableError, create_tables
+from magnus_peewee_store.db.url import ConnectionString, make_database
 
 
-def secrets(**values: str) -> Any:
+def secret_getter(**values: str) -> Any:
     return values.__getitem__
 
 
 # SQLite files
 
 
-def test_the_default_is_a_file_among_magnus_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_file_is_in_run_log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = DBStore()
     store.create_run_log("run")
@@ -46,7 +45,7 @@ def test_the_default_is_a_file_among_magnus_run_logs(tmp_path: Path, monkeypatch
     assert [path.name for path in (tmp_path / ".run_log_store").iterdir()] == ["run_log.db"]
 
 
-def test_a_relative_path_is_relative_to_where_the_run_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_ignores_later_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     store = DBStore(connection_string="sqlite:///logs/deep/runs.db")
@@ -59,14 +58,14 @@ def test_a_relative_path_is_relative_to_where_the_run_started(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["runs.db", "my runs.db", "a@b:c.db", "100%.db", "%41.db", "\N{SNAKE}.db"])
-def test_a_file_is_named_as_it_is_written(tmp_path: Path, name: str) -> None:
+def test_file_name_is_not_decoded(tmp_path: Path, name: str) -> None:
     store = DBStore(connection_string=f"sqlite:///{tmp_path}/{name}")
     store.create_run_log("run")
     store.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_database_in_memory_lasts_as_long_as_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_memory_database_lasts_until_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = DBStore(connection_string="sqlite:///:memory:")
     store.create_run_log("run")
@@ -76,7 +75,7 @@ def test_a_database_in_memory_lasts_as_long_as_its_store(tmp_path: Path, monkeyp
     store.create_run_log("run")
 
 
-def test_two_stores_on_two_databases_live_in_one_process(tmp_path: Path) -> None:
+def test_two_stores_in_one_process(tmp_path: Path) -> None:
     stores = [DBStore(connection_string=f"sqlite:///{tmp_path}/{name}.db") for name in "ab"]
     for number, store in enumerate(stores):
         store.create_run_log("run", tag=str(number))
@@ -92,29 +91,29 @@ def test_two_stores_on_two_databases_live_in_one_process(tmp_path: Path) -> None
         ("sqlite:///", "sqlite:///runs.db"),
     ],
 )
-def test_a_file_that_would_be_a_database_in_memory_is_refused(wrong: str, right: str) -> None:
-    with pytest.raises(ConnectionStringError) as refusal:
+def test_sqlite_url_without_file_raises(wrong: str, right: str) -> None:
+    with pytest.raises(ConnectionStringError) as exc_info:
         DBStore(connection_string=wrong).create_run_log("run")
-    assert f" {right}," in str(refusal.value)
+    assert f" {right} " in str(exc_info.value)
 
 
 @pytest.mark.parametrize(
     "wrong",
     ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db", "sqlite:///a?b.db"],
 )
-def test_what_names_no_database_is_refused_with_what_would(wrong: str) -> None:
-    with pytest.raises(ConnectionStringError, match="sqlite://|#") as refusal:
+def test_invalid_connection_string_raises(wrong: str) -> None:
+    with pytest.raises(ConnectionStringError, match="sqlite://|#") as exc_info:
         make_database(wrong)
-    assert "pw" not in str(refusal.value)
+    assert "pw" not in str(exc_info.value)
 
 
-def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+def test_error_names_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(peewee.OperationalError, match=f"Cannot connect to sqlite:///{tmp_path}/file/runs.db: "):
         DBStore(connection_string=f"sqlite:///{tmp_path}/file/runs.db").create_run_log("run")
 
 
-def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_raises_and_stays_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     path.write_text("not a database " * 100)
     store = DBStore(connection_string=f"sqlite:///{path}")
@@ -124,7 +123,7 @@ def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(tmp_path: Pat
     assert path.read_text() == "not a database " * 100
 
 
-def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(sqlite_file: SqliteFile) -> None:
+def test_sqlite_settings(sqlite_file: SqliteFile) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
     database = store.table.database
@@ -141,7 +140,7 @@ def test_sqlite_is_set_for_a_crowd_and_for_power_cuts(sqlite_file: SqliteFile) -
 # The table
 
 
-def test_create_tables_can_be_repeated_and_keeps_what_is_there(store: DBStore, database: Any) -> None:
+def test_create_tables_twice_keeps_rows(store: DBStore, database: Any) -> None:
     create_tables(database.url)
     store.create_run_log("run")
     create_tables(database.url)
@@ -150,20 +149,20 @@ def test_create_tables_can_be_repeated_and_keeps_what_is_there(store: DBStore, d
     assert (["run_id", "attribute_type", "attribute_key"], True) in [(each.columns, each.unique) for each in indexes]
 
 
-def test_create_tables_adds_a_missing_index(database: AnyDatabase) -> None:
+def test_create_tables_adds_missing_indexes(database: AnyDatabase) -> None:
     create_tables(database.url)
-    made = make_database(database.url)
-    indexes = {(tuple(each.columns), each.unique) for each in made.get_indexes("db_log")}
-    for index in made.get_indexes("db_log"):
+    peewee_database = make_database(database.url)
+    indexes = {(tuple(each.columns), each.unique) for each in peewee_database.get_indexes("db_log")}
+    for index in peewee_database.get_indexes("db_log"):
         if "pk" not in index.columns:
-            on = " ON db_log" if isinstance(made, peewee.MySQLDatabase) else ""
+            on = " ON db_log" if isinstance(peewee_database, peewee.MySQLDatabase) else ""
             database.sql(f"DROP INDEX {index.name}{on}")
     create_tables(database.url)
-    assert {(tuple(each.columns), each.unique) for each in made.get_indexes("db_log")} == indexes
-    made.close()
+    assert {(tuple(each.columns), each.unique) for each in peewee_database.get_indexes("db_log")} == indexes
+    peewee_database.close()
 
 
-def test_the_columns_are_the_documented_ones(store: DBStore) -> None:
+def test_columns_match_the_documentation(store: DBStore) -> None:
     store.create_run_log("run")
     columns = store.table.database.get_columns("db_log")
     assert [column.name for column in columns] == [
@@ -173,10 +172,10 @@ def test_the_columns_are_the_documented_ones(store: DBStore) -> None:
 
 
 @contextlib.contextmanager
-def as_nobody(folder: Path) -> Iterator[None]:
-    """Go on as a user who may read what is in the folder, and not write it."""
+def as_read_only_user(folder: Path) -> Iterator[None]:
+    """Become a user who can read the folder but not write to it."""
     if os.geteuid() != 0:
-        pytest.skip("needs root, to become another user")
+        pytest.skip("needs root to become another user")
     for each in (folder, *folder.parents):
         os.chmod(each, os.stat(each).st_mode | 0o555)
     os.seteuid(65534)
@@ -186,40 +185,40 @@ def as_nobody(folder: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_where_the_table_may_not_be_made_the_error_says_what_to_run(tmp_path: Path, sqlite_file: SqliteFile) -> None:
+def test_missing_table_error_names_create_tables(tmp_path: Path, sqlite_file: SqliteFile) -> None:
     sqlite_file.path.touch()
-    with as_nobody(tmp_path), pytest.raises(MissingTableError) as refusal:
+    with as_read_only_user(tmp_path), pytest.raises(MissingTableError) as exc_info:
         DBStore(connection_string=sqlite_file.url).get_run_log_by_id("run")
-    assert "db.create_tables(" in str(refusal.value)
+    assert "db.create_tables(" in str(exc_info.value)
 
 
-def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, sqlite_file: SqliteFile) -> None:
+def test_read_only_file_can_be_read(tmp_path: Path, sqlite_file: SqliteFile) -> None:
     create_tables(sqlite_file.url)
     sqlite_file.sql("INSERT INTO db_log VALUES (1, 'run', 'run_log', 'RunLog', '{\"run_id\": \"run\"}', '2024-01-01')")
     sqlite_file.sql("PRAGMA journal_mode = delete")
-    with as_nobody(tmp_path):
+    with as_read_only_user(tmp_path):
         store = DBStore(connection_string=sqlite_file.url)
         assert store.get_run_log_by_id("run").run_id == "run"
         with pytest.raises(peewee.OperationalError, match="readonly"):
             store.update_run_log_status("run", "SUCCESS")
 
 
-# The configuration
+# Configuration
 
 
-def test_a_mistyped_key_is_named_and_its_value_is_not_told() -> None:
+def test_misspelled_key_is_named_without_its_value() -> None:
     store = DBStore(conection_string="sqlite:///swordfish.db")
-    with pytest.raises(ConnectionStringError, match="conection_string.*connection_string") as refusal:
+    with pytest.raises(ConfigurationError, match="conection_string.*connection_string") as exc_info:
         store.get_run_log_by_id("run")
-    assert "swordfish" not in str(refusal.value) + repr(store) + str(store.model_dump())
+    assert "swordfish" not in str(exc_info.value) + repr(store) + str(store.model_dump())
 
 
-def test_a_connection_string_that_is_no_string_is_named() -> None:
-    with pytest.raises(ConnectionStringError, match="'connection_string'.*string"):
+def test_connection_string_that_is_not_a_string_raises() -> None:
+    with pytest.raises(ConfigurationError, match="'connection_string'.*string"):
         DBStore(connection_string=None).get_run_log_by_id("run")
 
 
-def test_the_store_is_made_without_connecting(tmp_path: Path) -> None:
+def test_creating_a_store_does_not_connect(tmp_path: Path) -> None:
     DBStore(connection_string=f"sqlite:///{tmp_path}/runs.db")
     assert not list(tmp_path.iterdir())
 
@@ -228,7 +227,7 @@ def test_the_store_is_made_without_connecting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "values", "database"),
+    ("template", "values", "path"),
     [
         ("sqlite:////data/${name}.db", {"name": "runs"}, "/data/runs.db"),
         ("sqlite:////data/$name", {"name": "runs.db"}, "/data/runs.db"),
@@ -237,69 +236,69 @@ def test_the_store_is_made_without_connecting(tmp_path: Path) -> None:
         ("sqlite:////data/${a}.db", {"a": "${b}", "b": "never"}, "/data/${b}.db"),
     ],
 )
-def test_placeholders_follow_string_template(template: str, values: Any, database: str) -> None:
-    assert make_database(template, secrets(**values)).database == database
+def test_placeholders_follow_string_template(template: str, values: Any, path: str) -> None:
+    assert make_database(template, secret_getter(**values)).database == path
 
 
 @pytest.mark.parametrize("password", ["tiger", "p@ss/w#rd?:%41[x]", "$5", "${x}", "a b", "\N{SNAKE}", "%"])
-def test_a_secret_is_taken_literally_in_a_password(password: str) -> None:
+def test_password_secret_is_taken_literally(password: str) -> None:
     template = "postgresql://${user}:${password}@localhost:5432/mydatabase"
-    made = make_database(template, secrets(user="sc@tt", password=password))
-    assert [made.connect_params[name] for name in ("user", "password", "host", "port")] == [
+    database = make_database(template, secret_getter(user="sc@tt", password=password))
+    assert [database.connect_params[name] for name in ("user", "password", "host", "port")] == [
         "sc@tt",
         password,
         "localhost",
         5432,
     ]
-    assert made.database == "mydatabase"
+    assert database.database == "mydatabase"
 
 
-def test_a_password_that_stands_in_the_string_is_part_of_the_url() -> None:
-    made = make_database("postgresql://scott:p%40ss$word@localhost/mydatabase")
-    assert made.connect_params["password"] == "p@ss$word"
+def test_literal_password_is_percent_decoded() -> None:
+    database = make_database("postgresql://scott:p%40ss$word@localhost/mydatabase")
+    assert database.connect_params["password"] == "p@ss$word"
 
 
-def handler_with(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def set_secrets_handler(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "run_context", SimpleNamespace(secrets_handler=handler))
 
 
-def test_secrets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_FOLDER", str(tmp_path))
-    handler_with(EnvSecretsManager(prefix="TEAM_"), monkeypatch)
+    set_secrets_handler(EnvSecretsManager(prefix="TEAM_"), monkeypatch)
     DBStore(connection_string="sqlite:///${FOLDER}/runs.db").create_run_log("run")
     assert (tmp_path / "runs.db").exists()
 
 
-def test_secrets_come_from_a_dotenv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_from_dotenv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "team.env").write_text(f"FOLDER={tmp_path}\n")
-    handler_with(DotEnvSecrets(location=str(tmp_path / "team.env")), monkeypatch)
+    set_secrets_handler(DotEnvSecrets(location=str(tmp_path / "team.env")), monkeypatch)
     DBStore(connection_string="sqlite:///${FOLDER}/runs.db").create_run_log("run")
     assert (tmp_path / "runs.db").exists()
 
 
 @pytest.mark.parametrize("handler", [DoNothingSecretManager(), EnvSecretsManager()], ids=lambda each: each.service_name)
-def test_a_placeholder_without_a_secret_stays_and_is_told_of(
+def test_placeholder_without_secret_is_kept_and_logged(
     handler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handler_with(handler, monkeypatch)
+    set_secrets_handler(handler, monkeypatch)
     monkeypatch.setattr(logging.getLogger("magnus"), "propagate", True)
     DBStore(connection_string=f"sqlite:///{tmp_path}/${{NO_SUCH_SECRET}}.db").create_run_log("run")
     assert (tmp_path / "${NO_SUCH_SECRET}.db").exists()
     assert any("no secret is named NO_SUCH_SECRET" in record.getMessage() for record in caplog.records)
 
 
-def test_a_connection_that_fails_names_the_placeholder_without_a_secret(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
     store = DBStore(connection_string=f"sqlite:///{tmp_path}/file/${{FOLDER}}/runs.db")
     with pytest.raises(peewee.OperationalError, match="no secret is named FOLDER"):
         store.create_run_log("run")
 
 
-# What is shown
+# Masking
 
 
 @pytest.mark.parametrize(
-    ("connection_string", "shown"),
+    ("connection_string", "masked"),
     [
         ("sqlite:///runs.db", "sqlite:///runs.db"),
         ("sqlite:////a@b/${name}.db?x=1", "sqlite:////a@b/${name}.db"),
@@ -315,27 +314,29 @@ def test_a_connection_that_fails_names_the_placeholder_without_a_secret(tmp_path
         ("host=h password=tiger", "***"),
     ],
 )
-def test_no_part_of_a_password_is_shown(connection_string: str, shown: str) -> None:
-    assert mask(connection_string) == shown
-    assert DBStore(connection_string=connection_string).model_dump()["connection_string"] == shown
+def test_mask_hides_password(connection_string: str, masked: str) -> None:
+    assert ConnectionString(connection_string).masked == masked
+    assert DBStore(connection_string=connection_string).model_dump()["connection_string"] == masked
 
 
-def test_a_store_is_represented_without_its_connection_string() -> None:
+def test_repr_and_dump_hide_password() -> None:
     store = DBStore(connection_string="postgresql://scott:tiger@localhost/db")
     assert "tiger" not in repr(store) + str(store) + store.model_dump_json() + str(store.model_dump())
 
 
 @pytest.mark.parametrize("password", ["tiger", "${password}"])
-def test_a_failing_connection_tells_no_password(password: str, capfd: pytest.CaptureFixture) -> None:
+def test_connection_error_hides_password(password: str, capfd: pytest.CaptureFixture) -> None:
     pytest.importorskip("psycopg", reason="needs the extra 'postgres'")
-    made = make_database(f"postgresql://scott:{password}@127.0.0.1:1/db", secrets(password="tiger"), retry_seconds=0)
-    with pytest.raises(peewee.OperationalError, match="Cannot connect to postgresql://scott:") as failure:
-        made.connect()
-    assert "tiger" not in str(failure.value) + repr(failure.value)
-    assert failure.value.__suppress_context__
+    database = make_database(
+        f"postgresql://scott:{password}@127.0.0.1:1/db", secret_getter(password="tiger"), retry_timeout=0
+    )
+    with pytest.raises(peewee.OperationalError, match="Cannot connect to postgresql://scott:") as exc_info:
+        database.connect()
+    assert "tiger" not in str(exc_info.value) + repr(exc_info.value)
+    assert exc_info.value.__suppress_context__
 
 
-def test_the_module_is_importable_without_a_server_driver() -> None:
+def test_import_needs_no_server_driver() -> None:
     subprocess.run([sys.executable, "-c", "import magnus_peewee_store"], check=True)
 
 
@@ -343,7 +344,7 @@ def test_the_module_is_importable_without_a_server_driver() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "kind"),
+    ("scheme", "database_class"),
     [
         ("sqlite+pysqlite", peewee.SqliteDatabase),
         ("sqlite+pool", PooledSqliteDatabase),
@@ -361,13 +362,13 @@ def test_the_module_is_importable_without_a_server_driver() -> None:
         ("mariadb+pymysql", peewee.MySQLDatabase),
     ],
 )
-def test_playhouses_schemes_are_known_and_sqlalchemys(scheme: str, kind: type) -> None:
-    made = make_database(f"{scheme}:///db" if scheme.startswith("sqlite") else f"{scheme}://scott:tiger@h/db")
-    assert isinstance(made, kind)
-    assert made.connect_params.get("password", "tiger") == "tiger"
+def test_playhouse_and_sqlalchemy_schemes(scheme: str, database_class: type) -> None:
+    database = make_database(f"{scheme}:///db" if scheme.startswith("sqlite") else f"{scheme}://scott:tiger@h/db")
+    assert isinstance(database, database_class)
+    assert database.connect_params.get("password", "tiger") == "tiger"
 
 
-def test_an_unknown_scheme_is_answered_with_those_there_are() -> None:
+def test_unknown_scheme_error_lists_known_schemes() -> None:
     with pytest.raises(ConnectionStringError, match=r"mysql\+pymysql://.*postgresql://.*sqlite://"):
         make_database("oracle://scott:tiger@h/db")
 
@@ -380,12 +381,10 @@ def test_an_unknown_scheme_is_answered_with_those_there_are() -> None:
         ("mysql", ["pymysql", "MySQLdb"], "mysql"),
     ],
 )
-def test_a_missing_driver_is_answered_with_the_extra_that_brings_it(
-    scheme: str, drivers: List[str], extra: str
-) -> None:
+def test_missing_driver_error_names_the_extra(scheme: str, drivers: List[str], extra: str) -> None:
     script = f"""
 import sys
-sys.modules.update(dict.fromkeys({drivers}))  # which makes an import fail
+sys.modules.update(dict.fromkeys({drivers}))  # makes each import fail
 from magnus_peewee_store import DBStore
 DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_by_id("run")
 """
@@ -394,14 +393,16 @@ DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_b
     assert "tiger" not in process.stderr
 
 
-def test_options_and_several_hosts_reach_libpq() -> None:
-    made = make_database(
+def test_options_and_multiple_hosts_reach_libpq() -> None:
+    database = make_database(
         "postgresql://scott:${password}@h1:5432,[::1],h3/db"
         "?target_session_attrs=read-write&sslmode=require&options=-csearch_path%3Dteam_a",
-        secrets(password="tiger"),
+        secret_getter(password="tiger"),
     )
-    told = {name: made.connect_params[name] for name in ("host", "port", "target_session_attrs", "sslmode", "options")}
-    assert told == {
+    parameters = {
+        name: database.connect_params[name] for name in ("host", "port", "target_session_attrs", "sslmode", "options")
+    }
+    assert parameters == {
         "host": "h1,::1,h3",
         "port": "5432,,",
         "target_session_attrs": "read-write",
@@ -412,22 +413,22 @@ def test_options_and_several_hosts_reach_libpq() -> None:
 
 @pytest.mark.parametrize("password", ["012345", "true", "1.50", "None"])
 @pytest.mark.parametrize("name", ["password", "passwd"])
-def test_a_password_among_the_options_is_text_whatever_it_looks_like(name: str, password: str) -> None:
-    made = make_database(f"mysql://scott@127.0.0.1:1/db?{name}={password}", retry_seconds=0)
-    assert made.connect_params["password"] == password
+def test_password_option_is_always_text(name: str, password: str) -> None:
+    database = make_database(f"mysql://scott@127.0.0.1:1/db?{name}={password}", retry_timeout=0)
+    assert database.connect_params["password"] == password
     with pytest.raises(peewee.OperationalError, match="Cannot connect"):
-        made.connect()
+        database.connect()
 
 
-def test_of_a_connection_string_that_is_one_secret_no_part_is_told() -> None:
-    made = make_database("${dsn}", secrets(dsn="postgresql://scott:tiger@127.0.0.1:1/db?sslmode=swordfish"))
-    with pytest.raises(peewee.OperationalError, match=r"Cannot connect to \$\{dsn\}") as failure:
-        made.connect()
-    assert not [part for part in ("scott", "tiger", "127.0.0.1", "swordfish") if part in str(failure.value)]
+def test_connection_string_from_one_secret_is_hidden() -> None:
+    database = make_database("${dsn}", secret_getter(dsn="postgresql://scott:tiger@127.0.0.1:1/db?sslmode=swordfish"))
+    with pytest.raises(peewee.OperationalError, match=r"Cannot connect to \$\{dsn\}") as exc_info:
+        database.connect()
+    assert not [part for part in ("scott", "tiger", "127.0.0.1", "swordfish") if part in str(exc_info.value)]
 
 
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
-def test_a_table_is_in_the_schema_that_the_options_say(scheme: str, server_databases: Any) -> None:
+def test_search_path_option_selects_the_schema(scheme: str, server_databases: Any) -> None:
     database = server_databases(scheme)
     database.sql(f"CREATE SCHEMA team_a AUTHORIZATION {OWNER}")
     store = DBStore(connection_string=database.url + "?options=-csearch_path%3Dteam_a")
@@ -442,7 +443,7 @@ def test_a_table_is_in_the_schema_that_the_options_say(scheme: str, server_datab
 
 
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg", "mysql+pymysql"])
-def test_a_server_is_reached_through_its_unix_socket(scheme: str, server_databases: Any) -> None:
+def test_connect_through_unix_socket(scheme: str, server_databases: Any) -> None:
     database = server_databases(scheme)
     server = database.server
     option = (
@@ -461,7 +462,7 @@ def test_a_server_is_reached_through_its_unix_socket(scheme: str, server_databas
 
 @pytest.mark.parametrize("password", ["p@ss/w#rd?:%41[x]", "$ecret ${x} \\ ' \" ;"])
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg", "mysql+pymysql"])
-def test_a_server_takes_a_secret_of_any_characters(scheme: str, password: str, server_databases: Any) -> None:
+def test_server_accepts_any_character_in_secrets(scheme: str, password: str, server_databases: Any) -> None:
     database = server_databases(scheme)
     quoted = password.replace("'", "''")
     if database.server.kind == "mariadb":
@@ -471,21 +472,21 @@ def test_a_server_takes_a_secret_of_any_characters(scheme: str, password: str, s
         database.sql(f"CREATE ROLE \"odd user\" LOGIN PASSWORD '{quoted}'")
     try:
         template = database.url.replace(f"{OWNER}:{PASSWORD}@", "${user}:${password}@")
-        made = make_database(template, secrets(user="odd user", password=password), retry_seconds=0)
+        peewee_database = make_database(template, secret_getter(user="odd user", password=password), retry_timeout=0)
         if database.server.kind == "mariadb":
             database.sql(f"GRANT ALL ON {database.name}.* TO 'odd user'@'%'")
-        made.connect()
-        made.close()
+        peewee_database.connect()
+        peewee_database.close()
     finally:
         database.sql("DROP USER 'odd user'@'%'" if database.server.kind == "mariadb" else 'DROP ROLE "odd user"')
 
 
-# Any string at all
+# Random connection strings
 
 PASSWORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0$"), min_size=6, max_size=20).map(
     lambda text: f"Qz{text}zQ"
 )
-PIECES = st.sampled_from(
+FRAGMENTS = st.sampled_from(
     [
         "postgresql",
         "postgresql+psycopg2",
@@ -520,20 +521,20 @@ PIECES = st.sampled_from(
 )
 
 
-def told_of(connection_string: str) -> str:
-    """All that is shown of a connection string by trying to use it, on the way to a database that is not there."""
+def output_for(connection_string: str) -> str:
+    """Return all output about a connection string: repr, dump and traceback. Its database does not exist."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.callback(os.chdir, os.getcwd())
         os.chdir(folder)
         store = DBStore(connection_string=connection_string, retry_timeout=0)
-        told = repr(store) + str(store.model_dump())
+        output = repr(store) + str(store.model_dump())
         try:
             store.create_run_log("run")
-        except (ConnectionStringError, peewee.PeeweeException) as error:
-            told += "".join(traceback.format_exception(None, error, error.__traceback__))
+        except (ConfigurationError, peewee.PeeweeException) as error:
+            output += "".join(traceback.format_exception(None, error, error.__traceback__))
         finally:
             store.close()
-        return told
+        return output
 
 
 @settings(deadline=None, max_examples=300)
@@ -543,13 +544,13 @@ def told_of(connection_string: str) -> str:
     rest=st.sampled_from(["@127.0.0.1:1/db", "@127.0.0.1:1/db?connect_timeout=1", "@127.0.0.1:x/db", "@/", "@", ""]),
     quoted=st.booleans(),
 )
-def test_no_password_is_told_whatever_it_is_made_of(scheme: str, password: str, rest: str, quoted: bool) -> None:
-    told = told_of(f"{scheme}://scott:{quote(password, safe='') if quoted else password}{rest}")
+def test_random_password_is_never_shown(scheme: str, password: str, rest: str, quoted: bool) -> None:
+    output = output_for(f"{scheme}://scott:{quote(password, safe='') if quoted else password}{rest}")
     for piece in re.findall(r"[^/?#@:\[\]%,&=\s]{4,}", password):
-        assert piece not in told
+        assert piece not in output
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join))
-def test_any_string_is_a_database_or_one_clear_error(connection_string: str) -> None:
-    told_of(connection_string)
+@given(st.lists(FRAGMENTS | st.text(max_size=3), max_size=12).map("".join))
+def test_random_string_is_a_database_or_a_clear_error(connection_string: str) -> None:
+    output_for(connection_string)

@@ -1,4 +1,4 @@
-"""Steps in containers: the store inside finds the database that the store outside has."""
+"""Test steps in containers: they use the same database as the process that starts them."""
 
 import shutil
 from pathlib import Path
@@ -35,13 +35,13 @@ def work(month: str):
     track_this(month=month)
 """
 PIPELINE = dag(load=python("load"), each=mapped("months", dag(work=python("work")), "month"))
-# podman refuses the place where magnus mounts its file-system catalog.
+# podman rejects the mount point that magnus uses for its file-system catalog.
 NO_CATALOG = "catalog: {type: do-nothing}\n"
 
 
 @pytest.fixture(scope="module", params=["real_engine", "namespaces"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Real containers, and processes in mount namespaces."""
+    """Run the test with real containers and with processes in mount namespaces."""
     try:
         with getattr(engines, request.param)() as engine:
             yield engine
@@ -53,7 +53,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
 def execute(
     project: Project, engine: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, Path, str], RunLog]:
-    """Run a pipeline by a configuration, in containers that have the project's files; give what a database then has."""
+    """Return a function that runs a pipeline in containers with the project's files, and returns its run log."""
 
     def execute(config: str, folder: Path, url: str) -> RunLog:
         image = tmp_path_factory.mktemp("image")
@@ -82,25 +82,31 @@ def execute(
     return execute
 
 
-@pytest.mark.parametrize("place", ["default", "relative", "absolute"])
-def test_containers_write_the_sqlite_file_whose_folder_is_mounted(
-    project: Project, execute: Callable[[str, Path, str], RunLog], place: str, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("location", ["default", "relative", "absolute"])
+def test_containers_write_the_mounted_sqlite_file(
+    project: Project,
+    execute: Callable[[str, Path, str], RunLog],
+    location: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     config = documents.block("local-container-sqlite")
-    named = "connection_string: sqlite:///run-logs/runs.db"
-    assert named in config
-    if place == "default":
-        config, path = config.replace(f"  config:\n    {named}\n", ""), project.folder / ".run_log_store" / "run_log.db"
-    elif place == "relative":
+    setting = "connection_string: sqlite:///run-logs/runs.db"
+    assert setting in config
+    if location == "default":
+        config, path = (
+            config.replace(f"  config:\n    {setting}\n", ""),
+            project.folder / ".run_log_store" / "run_log.db",
+        )
+    elif location == "relative":
         path = project.folder / "run-logs" / "runs.db"
     else:
         path = tmp_path_factory.mktemp("some where") / "my runs.db"
-        config = config.replace(named, f"connection_string: 'sqlite:///{path}'")
+        config = config.replace(setting, f"connection_string: 'sqlite:///{path}'")
 
     log = execute(config, path.parent, f"sqlite:///{path}")
-    # The write-ahead log as the store outside keeps it; and nothing where the host has it.
-    seen = log.steps["load"].user_defined_metrics
-    assert seen == {"mounted": [path.name, f"{path.name}-shm", f"{path.name}-wal"], "elsewhere": []}
+    # The container sees the write-ahead log of the host at the mount point, and nothing at the host's path.
+    metrics = log.steps["load"].user_defined_metrics
+    assert metrics == {"mounted": [path.name, f"{path.name}-shm", f"{path.name}-wal"], "elsewhere": []}
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -119,7 +125,7 @@ def test_containers_write_to_a_server_on_localhost(
         assert isinstance(database, Database)
         names = {"postgresql": "local-container-postgresql", "mariadb": "local-container-mariadb"}
         config = documents.block(names[kind])
-        named = f"magnus:${{password}}@localhost:{port}/run_logs"
-        assert named in config
-        given = f"scott:${{password}}@localhost:{database.server.port}/{database.name}"
-        execute(config.replace(named, given), tmp_path, database.url)
+        documented = f"magnus:${{password}}@localhost:{port}/run_logs"
+        assert documented in config
+        actual = f"scott:${{password}}@localhost:{database.server.port}/{database.name}"
+        execute(config.replace(documented, actual), tmp_path, database.url)

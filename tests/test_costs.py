@@ -1,4 +1,4 @@
-"""What calls cost, counted: statements, rows read, SQL written. No clock."""
+"""Costs of calls, counted in statements, rows read and SQL compiled. Nothing is timed."""
 
 from typing import Any, Callable, Dict, List
 
@@ -12,7 +12,7 @@ from magnus_peewee_store import DBStore
 
 
 def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
-    """The first word of each statement that a call sends."""
+    """Return the first word of each statement that a call sends."""
     statements: List[str] = []
     hooks = store.table.database.query_hooks
     hooks.append(lambda event: statements.append(event.sql.split()[0]))
@@ -23,8 +23,8 @@ def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
     return statements
 
 
-def six_calls(store: DBStore, name: str) -> Dict[str, Callable[[], Any]]:
-    """The calls by which magnus logs a step."""
+def step_calls(store: DBStore, name: str) -> Dict[str, Callable[[], Any]]:
+    """Return the six calls that magnus makes to log a step."""
     return {
         "create": lambda: store.add_step_log(step(name), "run"),
         "get": lambda: store.get_step_log(name, "run"),
@@ -36,14 +36,14 @@ def six_calls(store: DBStore, name: str) -> Dict[str, Callable[[], Any]]:
 
 
 def log_step(store: DBStore, name: str) -> None:
-    for call in six_calls(store, name).values():
+    for call in step_calls(store, name).values():
         call()
 
 
-def test_each_call_for_a_step_is_one_statement(store: DBStore) -> None:
+def test_each_step_call_sends_one_statement(store: DBStore) -> None:
     store.create_run_log("run")
     store.set_parameters("run", {"x": "before"})
-    sent = {what: statements_of(store, call) for what, call in six_calls(store, "step").items()}
+    sent = {name: statements_of(store, call) for name, call in step_calls(store, "step").items()}
     assert sent == {
         "create": ["INSERT"],
         "get": ["SELECT"],
@@ -55,12 +55,12 @@ def test_each_call_for_a_step_is_one_statement(store: DBStore) -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_run_log_is_one_query(store: DBStore, full: bool) -> None:
-    store.put_run_log(run_of("run", steps=3))
+def test_get_run_log_sends_one_query(store: DBStore, full: bool) -> None:
+    store.put_run_log(make_run_log("run", steps=3))
     assert statements_of(store, lambda: store.get_run_log_by_id("run", full=full)) == ["SELECT"]
 
 
-def test_a_step_of_a_branch_is_written_in_one_statement(store: DBStore) -> None:
+def test_step_in_branch_is_written_in_one_statement(store: DBStore) -> None:
     store.create_run_log("run")
     store.add_step_log(step("map"), "run")
     store.add_branch_log(BranchLog(internal_name="map.1.5"), "run")
@@ -74,11 +74,11 @@ def test_many_parameters_are_written_in_one_statement(store: DBStore) -> None:
     assert store.get_parameters("run") == parameters
 
 
-def test_what_is_too_much_for_one_statement_is_one_transaction(store: DBStore) -> None:
+def test_several_batches_are_one_transaction(store: DBStore) -> None:
     store.create_run_log("run")
     parameters = {f"parameter {number}": str(number) * 60_000 for number in range(3)}
 
-    def end_at_the_third(event: Any) -> None:
+    def interrupt_third_insert(event: Any) -> None:
         if event.sql.startswith("INSERT"):
             inserts.append(event.sql)
         if len(inserts) == 3:
@@ -86,7 +86,7 @@ def test_what_is_too_much_for_one_statement_is_one_transaction(store: DBStore) -
 
     inserts: List[str] = []
     hooks = store.table.database.query_hooks
-    hooks.append(end_at_the_third)
+    hooks.append(interrupt_third_insert)
     with pytest.raises(KeyboardInterrupt):
         store.set_parameters("run", parameters)
     hooks.clear()
@@ -95,49 +95,49 @@ def test_what_is_too_much_for_one_statement_is_one_transaction(store: DBStore) -
     assert store.get_parameters("run") == parameters
 
 
-def test_a_database_that_reads_no_json_is_sent_a_row_at_a_time(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_json_support_each_row_is_one_statement(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create_run_log("run")
-    monkeypatch.setattr(type(store.table.database), "reads_json", False)
+    monkeypatch.setattr(type(store.table.database), "has_json_rows", False)
     parameters = {f"parameter {number}": number for number in range(10)}
     assert statements_of(store, lambda: store.set_parameters("run", parameters)).count("INSERT") == 10
     assert store.get_parameters("run") == parameters
 
 
-def test_peewee_writes_no_sql_for_a_call_it_has_written_before(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_call_compiles_no_sql(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create_run_log("run")
     log_step(store, "first")
-    written = []
-    write = peewee.Context.sql
-    monkeypatch.setattr(peewee.Context, "sql", lambda self, node: (written.append(node), write(self, node))[1])
+    compiled = []
+    compile_sql = peewee.Context.sql
+    monkeypatch.setattr(peewee.Context, "sql", lambda self, node: (compiled.append(node), compile_sql(self, node))[1])
     log_step(store, "second")
-    assert written == []
+    assert compiled == []
     store.get_run_log_by_id("run")
-    assert written  # which shows that writing would have been seen
+    assert compiled  # shows that a compilation would have been recorded
 
 
-def run_of(run_id: str, steps: int) -> RunLog:
+def make_run_log(run_id: str, steps: int) -> RunLog:
     names = [f"step {number}" for number in range(steps)]
     return RunLog(run_id=run_id, parameters={"x": "before"}, steps={name: step(name) for name in names})
 
 
 def rows_read(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
-    """How many rows a call has a database read, or of SQLite: how many steps its virtual machine takes."""
+    """Return how many rows a call reads. For SQLite, return how many virtual machine instructions it executes."""
     log = store.table.database
     if isinstance(database, SqliteFile):
-        steps: List[None] = []
+        instructions: List[None] = []
         connection: Any = log.connection()
-        connection.set_progress_handler(lambda: steps.append(None), 1)
+        connection.set_progress_handler(lambda: instructions.append(None), 1)
         try:
             call()
         finally:
             connection.set_progress_handler(None, 1)
-        return len(steps)
+        return len(instructions)
     if "mysql" in database.url:
         counters = "SELECT SUM(variable_value) FROM information_schema.session_status WHERE variable_name LIKE %s"
         before, after = [int(log.execute_sql(counters, (name,)).fetchone()[0]) for name in ("Handler_read%",) * 2]
-        empty = after - before  # what the counting itself reads
+        counting_cost = after - before  # rows that the counting query reads
         call()
-        return int(log.execute_sql(counters, ("Handler_read%",)).fetchone()[0]) - after - empty
+        return int(log.execute_sql(counters, ("Handler_read%",)).fetchone()[0]) - after - counting_cost
     counters = (
         "SELECT seq_tup_read + (SELECT SUM(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'db_log') "
         "FROM pg_stat_user_tables WHERE relname = 'db_log'"
@@ -152,13 +152,13 @@ def rows_read(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
     return read() - before
 
 
-def test_what_a_step_costs_grows_neither_with_its_run_nor_with_others(store: DBStore, database: Any) -> None:
+def test_cost_of_a_step_does_not_depend_on_table_size(store: DBStore, database: Any) -> None:
     for number in range(20):
-        store.put_run_log(run_of(f"other {number}", steps=50))
-    store.put_run_log(run_of("run", steps=10))
+        store.put_run_log(make_run_log(f"other {number}", steps=50))
+    store.put_run_log(make_run_log("run", steps=10))
     log_step(store, "warm")
     few = rows_read(store, database, lambda: log_step(store, "early"))
-    store.put_run_log(run_of("run", steps=3000))
+    store.put_run_log(make_run_log("run", steps=3000))
     many = rows_read(store, database, lambda: log_step(store, "late"))
     assert few > 0
     assert many <= 1.1 * few + 2

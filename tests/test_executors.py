@@ -1,7 +1,8 @@
-"""The store with each of magnus' executors: what is found, what is refused and how, and what the others make of it."""
+"""Test the store with each executor of magnus: supported, rejected and unknown configurations."""
 
 import logging
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -17,8 +18,7 @@ from magnus.extensions.executor.mocked.implementation import MockedExecutor
 from magnus.secrets import BaseSecrets
 from test_pipelines import dag, mapped, run_log
 
-from magnus_peewee_store import DBStore, integrations
-from magnus_peewee_store.connection import ConnectionStringError
+from magnus_peewee_store import ConnectionStringError, DBStore, integrations
 
 EXECUTORS = {
     "local": LocalExecutor(),
@@ -39,24 +39,24 @@ def write(project: Project, executor: Any, connection_string: str = "", **more: 
     )
 
 
-def refused(project: Project, reason: str) -> None:
-    """Check that a run is refused with a reason, and leaves nothing behind."""
+def assert_rejected(project: Project, reason: str) -> None:
+    """Check that a run fails with a reason and leaves no files behind."""
     before = sorted(os.listdir(project.folder))
     output = project.execute("run", fails=True)
-    assert "ConnectionStringError" in output and reason in output
+    assert re.search("(Configuration|ConnectionString)Error", output) and reason in output
     assert sorted(os.listdir(project.folder)) == before
 
 
-class Unasked(BaseSecrets):
-    """Fails whoever asks it."""
+class FailingSecrets(BaseSecrets):
+    """Raise an error for every secret."""
 
     def get(self, name: str, **kwargs: Any) -> str:
-        raise AssertionError(f"asked for {name}")
+        raise AssertionError(f"The secret {name} was read.")
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> List[str]:
-    """What magnus and the store say in the log, whose logger hands nothing on."""
+def log_messages(monkeypatch: pytest.MonkeyPatch) -> List[str]:
+    """Return the log messages of magnus and the store. The magnus logger does not propagate, so caplog is empty."""
     messages: List[str] = []
     listener = logging.Handler()
     monkeypatch.setattr(listener, "emit", lambda record: messages.append(record.getMessage()))
@@ -65,18 +65,18 @@ def said(monkeypatch: pytest.MonkeyPatch) -> List[str]:
 
 
 @pytest.fixture
-def _no_secrets_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "run_context", SimpleNamespace(secrets_handler=Unasked()))
+def _failing_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "run_context", SimpleNamespace(secrets_handler=FailingSecrets()))
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_magnus_finds_one_integration_for_each_executor_of_its_own(name: str, said: List[str]) -> None:
+def test_every_magnus_executor_has_an_integration(name: str, log_messages: List[str]) -> None:
     handler = integration.get_integration_handler(EXECUTORS[name], DBStore())
     assert type(handler).__module__ == integrations.__name__ and handler.executor_type == name
-    assert said == []
+    assert log_messages == []
 
 
-def test_magnus_finds_it_in_a_process_that_has_imported_nothing_of_it(project: Project) -> None:
+def test_integration_is_found_by_entry_point(project: Project) -> None:
     write(project, {"type": "local"})
     assert "integration pattern for local and db" not in project.execute("run")
 
@@ -90,31 +90,31 @@ def test_magnus_finds_it_in_a_process_that_has_imported_nothing_of_it(project: P
         ("argo", SERVER),
     ],
 )
-def test_what_an_executor_takes_it_takes_without_a_word(name: str, connection_string: str, said: List[str]) -> None:
+def test_supported_databases_log_nothing(name: str, connection_string: str, log_messages: List[str]) -> None:
     store = DBStore(connection_string=connection_string)
     integration.validate(EXECUTORS[name], store)
     integration.configure_for_traversal(EXECUTORS[name], store)
-    assert said == []
+    assert log_messages == []
 
 
 @pytest.mark.parametrize("name", ["local", "mocked"])
-def test_enable_parallel_is_warned_of_once_before_anything_runs(project: Project, name: str) -> None:
+def test_enable_parallel_logs_one_warning_before_the_run(project: Project, name: str) -> None:
     write(project, {"type": name, "config": {"enable_parallel": True}})
-    said = "enable_parallel: magnus 0.5.1 fails"
+    warning = "enable_parallel: magnus 0.5.1 fails"
     output = project.execute("run")
-    assert output.count(said) == 1
-    assert output.index(said) < output.index('"run_id": "run"')
+    assert output.count(warning) == 1
+    assert output.index(warning) < output.index('"run_id": "run"')
     write(project, {"type": name})
-    assert said not in project.execute("again")
+    assert warning not in project.execute("again")
 
 
-def test_enable_parallel_is_warned_of_with_containers_too(said: List[str]) -> None:
+def test_enable_parallel_logs_a_warning_for_containers(log_messages: List[str]) -> None:
     executor = LocalContainerExecutor(docker_image="nobody's", enable_parallel=True)
     integration.configure_for_traversal(executor, DBStore())
-    assert [message[:15] for message in said] == ["enable_parallel"]
+    assert [message[:15] for message in log_messages] == ["enable_parallel"]
 
 
-def test_a_mocked_run_is_kept(project: Project) -> None:
+def test_mocked_run_is_stored(project: Project) -> None:
     write(project, {"type": "mocked"})
     project.write(
         pipeline_yaml={"dag": dag(each=mapped("files", dag(work={"type": "task", "command": "no.where"})))},
@@ -126,7 +126,7 @@ def test_a_mocked_run_is_kept(project: Project) -> None:
     assert (log.status, work.status, work.mock) == ("SUCCESS", "SUCCESS", True)
 
 
-def test_an_executor_that_nobody_knows_is_let_through(project: Project) -> None:
+def test_unknown_executor_is_accepted(project: Project) -> None:
     plugin = project.folder / "site" / "cluster-1.dist-info"
     plugin.mkdir(parents=True)
     (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: cluster\nVersion: 1\n")
@@ -143,43 +143,43 @@ def test_an_executor_that_nobody_knows_is_let_through(project: Project) -> None:
 
 
 @pytest.mark.parametrize("connection_string", ["", FILE, MEMORY])
-def test_argo_refuses_sqlite_before_it_writes_anything(project: Project, connection_string: str) -> None:
+def test_argo_rejects_sqlite_before_writing_files(project: Project, connection_string: str) -> None:
     write(project, ARGO, connection_string)
-    refused(project, "SQLite, which the pods of an Argo workflow do not share")
+    assert_rejected(project, "SQLite, which the pods of an Argo workflow cannot share")
 
 
 @pytest.mark.parametrize("handler", ["dotenv", "env-secrets-manager"])
-def test_argo_refuses_sqlite_that_is_a_secret(project: Project, handler: str) -> None:
+def test_argo_rejects_sqlite_from_a_secret(project: Project, handler: str) -> None:
     project.environment["dsn"] = "sqlite:///runs.db"
     project.write(_env="dsn=sqlite:///runs.db\n")
     write(project, ARGO, "${dsn}", secrets={"type": handler})
-    refused(project, "SQLite, which the pods of an Argo workflow do not share")
+    assert_rejected(project, "SQLite, which the pods of an Argo workflow cannot share")
 
 
-def test_argo_refuses_sqlite_in_the_first_pod_if_the_secret_is_only_there(project: Project) -> None:
+def test_argo_rejects_sqlite_in_the_first_pod(project: Project) -> None:
     write(project, ARGO, "${dsn}", secrets={"type": "env-secrets-manager"})
     project.execute("run")
     assert (project.folder / "argo-pipeline.yaml").exists()
     project.environment["dsn"] = "sqlite:///runs.db"
     output = project.magnus("execute_single_node", "run", "one", "-f", "pipeline.yaml", "-c", "config.yaml", fails=True)
-    assert "SQLite, which the pods of an Argo workflow do not share" in output
+    assert "SQLite, which the pods of an Argo workflow cannot share" in output
     assert not (project.folder / "runs.db").exists()
 
 
-@pytest.mark.usefixtures("_no_secrets_yet")
+@pytest.mark.usefixtures("_failing_secrets")
 @pytest.mark.parametrize(
     "connection_string", ["postgresql://scott:${password}@h/db", "mysql://${user}:tiger@${host}:${port}/db"]
 )
-def test_argo_takes_a_server_without_a_word_and_without_its_secrets(connection_string: str, said: List[str]) -> None:
+def test_argo_accepts_a_server_without_reading_secrets(connection_string: str, log_messages: List[str]) -> None:
     store = DBStore(connection_string=connection_string)
     integration.validate(EXECUTORS["argo"], store)
     integration.configure_for_traversal(EXECUTORS["argo"], store)
-    assert said == []
+    assert log_messages == []
 
 
 @pytest.mark.parametrize("handler", ["dotenv", "env-secrets-manager"])
 @pytest.mark.parametrize("connection_string", ["postgresql://scott:${password}@h/db", "${dsn}"])
-def test_the_workflow_holds_no_secret(project: Project, handler: str, connection_string: str) -> None:
+def test_argo_workflow_contains_no_secret(project: Project, handler: str, connection_string: str) -> None:
     secrets = {"password": "krakenbait", "dsn": "postgresql://scott:krakenbait@h/db"}
     project.environment.update(secrets)
     project.write(_env="".join(f"{name}={value}\n" for name, value in secrets.items()))
@@ -189,17 +189,17 @@ def test_the_workflow_holds_no_secret(project: Project, handler: str, connection
     assert "krakenbait" not in (project.folder / "argo-pipeline.yaml").read_text()
 
 
-def test_the_workflow_holds_no_password_that_stands_in_the_configuration(project: Project) -> None:
+def test_argo_workflow_contains_no_password_of_the_configuration(project: Project) -> None:
     write(project, ARGO, "postgresql://scott:krakenbait@h/db")
     assert "krakenbait" not in project.execute("run")
     assert "krakenbait" not in (project.folder / "argo-pipeline.yaml").read_text()
 
 
 @pytest.mark.parametrize("secrets", [{}, {"secrets": {"type": "dotenv"}}])
-def test_containers_refuse_a_database_in_memory(project: Project, secrets: Any) -> None:
+def test_containers_reject_in_memory_databases(project: Project, secrets: Any) -> None:
     project.write(_env="file=:memory:\n")
     write(project, CONTAINER, "sqlite:///${file}" if secrets else MEMORY, **secrets)
-    refused(project, "in memory, where a container does not see it")
+    assert_rejected(project, "in memory, where containers cannot see it")
 
 
 @pytest.mark.parametrize("executor", [CONTAINER, ARGO])
@@ -207,15 +207,15 @@ def test_containers_refuse_a_database_in_memory(project: Project, secrets: Any) 
     ("config", "reason"),
     [
         ({"conection_string": "postgresql://scott:krakenbait@h/db"}, "'conection_string': Extra inputs"),
-        ({"connection_string": "postgres//scott:krakenbait@h/db"}, "begins with none of"),
-        ({"connection_string": "postgresql://scott:kraken/bait@h/db"}, "is not of the form"),
+        ({"connection_string": "postgres//scott:krakenbait@h/db"}, "does not begin with one of"),
+        ({"connection_string": "postgresql://scott:kraken/bait@h/db"}, "does not have the form"),
     ],
 )
-def test_a_mistake_in_the_configuration_is_told_before_anything_runs(
+def test_invalid_configuration_fails_before_the_run(
     project: Project, executor: Any, config: Dict[str, str], reason: str
 ) -> None:
     write(project, executor, run_log_store={"type": "db", "config": config})
-    refused(project, reason)
+    assert_rejected(project, reason)
 
 
 def mounts(path: Path) -> Dict[str, Any]:
@@ -224,7 +224,7 @@ def mounts(path: Path) -> Dict[str, Any]:
     return {str(Path(source)): volume["bind"] for source, volume in executor._volumes.items()}
 
 
-def test_a_linked_folder_is_mounted_and_a_link_to_a_file_followed(tmp_path: Path) -> None:
+def test_symlinks_are_resolved_for_mounts(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "linked").symlink_to("disk")
     (tmp_path / "runs.db").symlink_to("disk/runs.db")
@@ -232,23 +232,23 @@ def test_a_linked_folder_is_mounted_and_a_link_to_a_file_followed(tmp_path: Path
     assert mounts(tmp_path / "linked" / "runs.db") == mounts(tmp_path / "runs.db") == expected
 
 
-def test_a_file_that_containers_would_not_find_is_refused(tmp_path: Path) -> None:
+def test_file_that_containers_cannot_find_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "runs.db").symlink_to("other.db")
-    with pytest.raises(ConnectionStringError, match="a symbolic link to one of another name"):
+    with pytest.raises(ConnectionStringError, match="a symbolic link to a file with another name"):
         mounts(tmp_path / "runs.db")
     with pytest.raises(ConnectionStringError, match="a folder with a colon in its path"):
         mounts(tmp_path / "12:00" / "runs.db")
 
 
-def test_the_catalog_may_be_in_the_same_folder(tmp_path: Path) -> None:
+def test_catalog_in_the_same_folder_is_mounted_too(tmp_path: Path) -> None:
     executor = LocalContainerExecutor(docker_image="nobody's")
     integration.configure_for_traversal(executor, DBStore(connection_string=f"sqlite:///{tmp_path}/runs.db"))
     integration.configure_for_traversal(executor, FileSystemCatalog(catalog_location=str(tmp_path)))
     assert [volume["bind"] for volume in executor._volumes.values()] == ["/tmp/run_logs", "/tmp/catalog/"]
 
 
-@pytest.mark.usefixtures("_no_secrets_yet")
-def test_inside_a_container_no_secret_is_asked_for_before_its_handler_is_ready(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_failing_secrets")
+def test_no_secret_is_read_before_the_handler_is_ready(tmp_path: Path) -> None:
     store = DBStore(connection_string="${dsn}")
     integration.validate(EXECUTORS["local-container"], store)
     integration.configure_for_execution(EXECUTORS["local-container"], store)

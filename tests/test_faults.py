@@ -1,4 +1,4 @@
-"""What servers, networks and disks do to their clients: nothing is lost, doubled, or taken for 'not found'."""
+"""Test transient and permanent errors: nothing is lost, duplicated, or reported as 'not found'."""
 
 import contextlib
 import itertools
@@ -10,8 +10,8 @@ from typing import Any, Callable, Iterator, List
 
 import peewee
 import pytest
+from concurrency import FORKSERVER, run_in_processes
 from conftest import SERVERS, Project, new_server
-from crowds import PROCESSES, at_once
 from logs import step
 from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
@@ -23,8 +23,8 @@ DEADLINE = 60
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def fragile(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A database on a server that nobody else uses, for tests to stop, restart and crowd."""
+def private_database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Return a database on its own server, which tests can stop, restart and overload."""
     kind = SERVERS[request.param]
     server = new_server(kind, max_connections="20")
     try:
@@ -34,45 +34,45 @@ def fragile(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 
 @pytest.fixture
-def away(fragile: Database) -> Iterator[Database]:
-    """The same, without the table."""
-    yield fragile
-    if fragile.server._process is None:
-        fragile.server.start()
-    fragile.sql("DROP TABLE IF EXISTS db_log")
+def fragile_database(private_database: Database) -> Iterator[Database]:
+    """Return the same database without the table. Restart the server after the test if necessary."""
+    yield private_database
+    if private_database.server._process is None:
+        private_database.server.start()
+    private_database.sql("DROP TABLE IF EXISTS db_log")
 
 
 @pytest.fixture
-def faulty(away: Database) -> Iterator[DBStore]:
-    store = DBStore(connection_string=away.url)
+def fragile_store(fragile_database: Database) -> Iterator[DBStore]:
+    store = DBStore(connection_string=fragile_database.url)
     yield store
     store.close()
 
 
-class Waits(logging.Handler):
-    """Notes when the store says that it waits."""
+class WaitMessages(logging.Handler):
+    """Collect the log messages that start with "Waiting"."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.texts: List[str] = []
-        self.one = threading.Event()
+        self.messages: List[str] = []
+        self.has_message = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage().startswith("Waiting"):
-            self.texts.append(record.getMessage())
-            self.one.set()
+            self.messages.append(record.getMessage())
+            self.has_message.set()
 
 
 @pytest.fixture
-def waits() -> Iterator[Waits]:
-    handler = Waits()
+def wait_messages() -> Iterator[WaitMessages]:
+    handler = WaitMessages()
     logging.getLogger("magnus.db").addHandler(handler)
     yield handler
     logging.getLogger("magnus.db").removeHandler(handler)
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """Ask again and again, as there is no event of another process to wait for."""
+    """Poll until the condition is true, and return its value. Other processes have no event to wait for."""
     give_up = threading.Event()
     timer = threading.Timer(DEADLINE, give_up.set)
     timer.start()
@@ -81,33 +81,33 @@ def until(condition: Callable[[], Any]) -> Any:
             answer = condition()
             if answer:
                 return answer
-        raise AssertionError("it did not come to pass")
+        raise AssertionError("The condition did not become true in time.")
     finally:
         timer.cancel()
 
 
 @contextlib.contextmanager
-def meanwhile(work: Callable[[], Any]) -> Iterator[List[Any]]:
-    """Do work in a thread; at the end wait for it, and raise what it raised."""
-    answers: List[Any] = []
+def in_background(work: Callable[[], Any]) -> Iterator[List[Any]]:
+    """Call `work` in a thread. At the end wait for it, and raise its exception."""
+    results: List[Any] = []
     errors: List[BaseException] = []
 
     def run() -> None:
         try:
-            answers.append(work())
+            results.append(work())
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield answers
+    yield results
     thread.join(2 * DEADLINE)
     assert not thread.is_alive()
     if errors:
         raise errors[0]
 
 
-def sessions(database: Database) -> List[int]:
+def session_ids(database: Database) -> List[int]:
     if database.server.kind == "mariadb":
         rows = database.sql("SELECT id FROM information_schema.processlist WHERE user = 'scott'")
     else:
@@ -115,18 +115,18 @@ def sessions(database: Database) -> List[int]:
     return [number for (number,) in rows]
 
 
-def end_session(database: Database, number: int) -> None:
+def kill_session(database: Database, number: int) -> None:
     if database.server.kind == "mariadb":
         database.sql(f"KILL {number}")
     else:
         database.sql("SELECT pg_terminate_backend(?)", number)
 
 
-# A server that goes and comes
+# Restarts, stopped servers and killed sessions
 
 
-def write_on(url: str, acknowledged: Any, stop: Any) -> None:
-    """Write one step after the other, and a run log as a whole, until told to stop."""
+def write_steps(url: str, acknowledged: Any, stop: Any) -> None:
+    """Write steps and parameters until `stop` is set. Send the number of each acknowledged step."""
     store = DBStore(connection_string=url)
     for number in itertools.count():
         if stop.is_set():
@@ -138,30 +138,30 @@ def write_on(url: str, acknowledged: Any, stop: Any) -> None:
 
 
 @pytest.mark.parametrize("immediate", [False, True], ids=["fast", "immediate"])
-def test_a_restart_of_the_server_loses_and_doubles_nothing(faulty: DBStore, away: Database, immediate: bool) -> None:
-    faulty.create_run_log("run")
-    stop = PROCESSES.Event()
-    receiving, sending = PROCESSES.Pipe(duplex=False)
-    writer = PROCESSES.Process(target=write_on, args=(away.url, sending, stop))
+def test_restart_loses_nothing(fragile_store: DBStore, fragile_database: Database, immediate: bool) -> None:
+    fragile_store.create_run_log("run")
+    stop = FORKSERVER.Event()
+    receiving, sending = FORKSERVER.Pipe(duplex=False)
+    writer = FORKSERVER.Process(target=write_steps, args=(fragile_database.url, sending, stop))
     writer.start()
     sending.close()
-    last = -1
+    last_step = -1
     for restart in range(3):
-        while last < restart * 20 + 10:
-            last = receiving.recv()
-        away.server.restart(immediate)
-    while last < 100:
-        last = receiving.recv()
+        while last_step < restart * 20 + 10:
+            last_step = receiving.recv()
+        fragile_database.server.restart(immediate)
+    while last_step < 100:
+        last_step = receiving.recv()
     stop.set()
     with contextlib.suppress(EOFError):
         while True:
-            last = receiving.recv()
+            last_step = receiving.recv()
     writer.join()
     assert writer.exitcode == 0
-    log = faulty.get_run_log_by_id("run", full=True)
-    assert list(log.steps) == [f"s{number}" for number in range(last + 1)]
-    assert log.parameters == {"a": last, "b": last}
-    assert away.sql("SELECT COUNT(*) FROM db_log") == [(last + 1 + 3,)]
+    log = fragile_store.get_run_log_by_id("run", full=True)
+    assert list(log.steps) == [f"s{number}" for number in range(last_step + 1)]
+    assert log.parameters == {"a": last_step, "b": last_step}
+    assert fragile_database.sql("SELECT COUNT(*) FROM db_log") == [(last_step + 1 + 3,)]
 
 
 PIPELINE = {
@@ -176,7 +176,7 @@ PIPELINE = {
         },
     }
 }
-# A step that lasts until the test lets it go on.
+# The step waits until the test creates the file "go on".
 PAUSE = """
 import time
 from pathlib import Path
@@ -206,36 +206,42 @@ def check_pipeline(process: "subprocess.Popen[str]", store: DBStore) -> str:
 
 
 @pytest.mark.parametrize("immediate", [False, True], ids=["fast", "immediate"])
-def test_a_pipeline_goes_on_after_a_restart(project: Project, faulty: DBStore, away: Database, immediate: bool) -> None:
-    process = start_pipeline(project, away)
+def test_pipeline_continues_after_a_restart(
+    project: Project, fragile_store: DBStore, fragile_database: Database, immediate: bool
+) -> None:
+    process = start_pipeline(project, fragile_database)
     until(lambda: (project.folder / "paused").exists())
-    away.server.restart(immediate)
+    fragile_database.server.restart(immediate)
     (project.folder / "go on").touch()
-    check_pipeline(process, faulty)
+    check_pipeline(process, fragile_store)
 
 
-def test_a_pipeline_waits_for_a_server_that_is_not_there_yet(project: Project, faulty: DBStore, away: Database) -> None:
-    away.server.stop()
+def test_pipeline_waits_for_a_stopped_server(
+    project: Project, fragile_store: DBStore, fragile_database: Database
+) -> None:
+    fragile_database.server.stop()
     (project.folder / "go on").touch()
-    process = start_pipeline(project, away)
+    process = start_pipeline(project, fragile_database)
     lines = []
     for line in process.stdout:  # type: ignore[union-attr]
         lines.append(line)
-        if "Waiting up to" in line:
+        if "Retrying for up to" in line:
             break
-    away.server.start()
-    check_pipeline(process, faulty)
-    assert "".join(lines).count("Waiting up to") == 1
+    fragile_database.server.start()
+    check_pipeline(process, fragile_store)
+    assert "".join(lines).count("Retrying for up to") == 1
 
 
-def test_a_pipeline_goes_on_after_its_session_was_ended(project: Project, faulty: DBStore, away: Database) -> None:
-    process = start_pipeline(project, away)
+def test_pipeline_continues_after_a_killed_session(
+    project: Project, fragile_store: DBStore, fragile_database: Database
+) -> None:
+    process = start_pipeline(project, fragile_database)
     until(lambda: (project.folder / "paused").exists())
-    for number in sessions(away):
-        end_session(away, number)
-    until(lambda: not sessions(away))
+    for number in session_ids(fragile_database):
+        kill_session(fragile_database, number)
+    until(lambda: not session_ids(fragile_database))
     (project.folder / "go on").touch()
-    check_pipeline(process, faulty)
+    check_pipeline(process, fragile_store)
 
 
 @pytest.mark.parametrize(
@@ -257,38 +263,38 @@ def test_a_pipeline_goes_on_after_its_session_was_ended(project: Project, faulty
         lambda store: store.add_branch_log(BranchLog(internal_name="a.b"), "run"),
     ],
 )
-def test_every_call_outlives_the_end_of_its_session(
-    faulty: DBStore, away: Database, waits: Waits, call: Callable[[DBStore], Any]
+def test_every_call_survives_a_killed_session(
+    fragile_store: DBStore, fragile_database: Database, wait_messages: WaitMessages, call: Callable[[DBStore], Any]
 ) -> None:
-    faulty.create_run_log("run")
-    faulty.set_parameters("run", {"x": 0})
-    faulty.add_step_log(step("a"), "run")
-    faulty.add_branch_log(BranchLog(internal_name="a.b"), "run")
-    [session] = sessions(away)
-    end_session(away, session)
-    until(lambda: not sessions(away))
-    call(faulty)
-    assert len(waits.texts) == 1
-    assert sessions(away) != [session]
-    assert set(faulty.get_run_log_by_id("run", full=True).steps) == {"a"}
+    fragile_store.create_run_log("run")
+    fragile_store.set_parameters("run", {"x": 0})
+    fragile_store.add_step_log(step("a"), "run")
+    fragile_store.add_branch_log(BranchLog(internal_name="a.b"), "run")
+    [session] = session_ids(fragile_database)
+    kill_session(fragile_database, session)
+    until(lambda: not session_ids(fragile_database))
+    call(fragile_store)
+    assert len(wait_messages.messages) == 1
+    assert session_ids(fragile_database) != [session]
+    assert set(fragile_store.get_run_log_by_id("run", full=True).steps) == {"a"}
 
 
-def test_without_patience_the_call_after_a_fault_is_served(faulty: DBStore, away: Database) -> None:
-    impatient = DBStore(connection_string=away.url, retry_timeout=0)
-    impatient.create_run_log("run")
-    for number in sessions(away):
-        end_session(away, number)
-    until(lambda: not sessions(away))
+def test_store_without_retry_reconnects_at_the_next_call(fragile_store: DBStore, fragile_database: Database) -> None:
+    store_without_retry = DBStore(connection_string=fragile_database.url, retry_timeout=0)
+    store_without_retry.create_run_log("run")
+    for number in session_ids(fragile_database):
+        kill_session(fragile_database, number)
+    until(lambda: not session_ids(fragile_database))
     with pytest.raises(peewee.PeeweeException):
-        impatient.get_run_log_by_id("run")
-    assert impatient.get_run_log_by_id("run").run_id == "run"
-    impatient.close()
+        store_without_retry.get_run_log_by_id("run")
+    assert store_without_retry.get_run_log_by_id("run").run_id == "run"
+    store_without_retry.close()
 
 
-def test_with_the_server_down_nothing_is_not_found(faulty: DBStore, away: Database) -> None:
-    faulty.create_run_log("run")
-    away.server.stop()
-    impatient = DBStore(connection_string=away.url, retry_timeout=0)
+def test_server_down_is_not_reported_as_not_found(fragile_store: DBStore, fragile_database: Database) -> None:
+    fragile_store.create_run_log("run")
+    fragile_database.server.stop()
+    store_without_retry = DBStore(connection_string=fragile_database.url, retry_timeout=0)
     calls: List[Callable[[DBStore], Any]] = [
         lambda store: store.create_run_log("run"),
         lambda store: store.get_run_log_by_id("no such run"),
@@ -301,62 +307,64 @@ def test_with_the_server_down_nothing_is_not_found(faulty: DBStore, away: Databa
     ]
     for call in calls:
         with pytest.raises(peewee.OperationalError, match="Cannot connect to .*scott:\\*\\*\\*@127.0.0.1"):
-            call(impatient)
+            call(store_without_retry)
 
 
-def test_a_session_that_was_idle_too_long_is_opened_again(faulty: DBStore, away: Database) -> None:
-    faulty.create_run_log("run")
-    faulty.close()
-    if away.server.kind == "mariadb":
-        away.sql("SET GLOBAL wait_timeout = 1")
+def test_store_reconnects_after_an_idle_timeout(fragile_store: DBStore, fragile_database: Database) -> None:
+    fragile_store.create_run_log("run")
+    fragile_store.close()
+    if fragile_database.server.kind == "mariadb":
+        fragile_database.sql("SET GLOBAL wait_timeout = 1")
     else:
-        away.sql(f"ALTER DATABASE {away.name} SET idle_session_timeout = '100ms'")
+        fragile_database.sql(f"ALTER DATABASE {fragile_database.name} SET idle_session_timeout = '100ms'")
     try:
-        faulty.set_parameters("run", {"x": 1})
-        until(lambda: not sessions(away))
-        faulty.set_parameters("run", {"x": 2})
+        fragile_store.set_parameters("run", {"x": 1})
+        until(lambda: not session_ids(fragile_database))
+        fragile_store.set_parameters("run", {"x": 2})
     finally:
-        if away.server.kind == "mariadb":
-            away.sql("SET GLOBAL wait_timeout = 28800")
+        if fragile_database.server.kind == "mariadb":
+            fragile_database.sql("SET GLOBAL wait_timeout = 28800")
         else:
-            away.sql(f"ALTER DATABASE {away.name} RESET idle_session_timeout")
-    assert faulty.get_parameters("run") == {"x": 2}
+            fragile_database.sql(f"ALTER DATABASE {fragile_database.name} RESET idle_session_timeout")
+    assert fragile_store.get_parameters("run") == {"x": 2}
 
 
-def test_a_server_with_too_many_clients_is_waited_for(faulty: DBStore, away: Database, waits: Waits) -> None:
-    faulty.create_run_log("run")
-    faulty.close()
-    crowd: List[DBStore] = []
+def test_too_many_clients_is_retried(
+    fragile_store: DBStore, fragile_database: Database, wait_messages: WaitMessages
+) -> None:
+    fragile_store.create_run_log("run")
+    fragile_store.close()
+    stores: List[DBStore] = []
     try:
         for _ in range(30):
-            other = DBStore(connection_string=away.url, retry_timeout=0)
+            other = DBStore(connection_string=fragile_database.url, retry_timeout=0)
             try:
                 other.get_run_log_by_id("run")
             except peewee.OperationalError:
                 break
-            crowd.append(other)
-        assert 5 < len(crowd) < 30
-        with meanwhile(lambda: faulty.set_parameters("run", {"x": 1})):
-            assert waits.one.wait(DEADLINE)
-            crowd.pop().close()
+            stores.append(other)
+        assert 5 < len(stores) < 30
+        with in_background(lambda: fragile_store.set_parameters("run", {"x": 1})):
+            assert wait_messages.has_message.wait(DEADLINE)
+            stores.pop().close()
     finally:
-        for other in crowd:
+        for other in stores:
             other.close()
-    assert faulty.get_parameters("run") == {"x": 1}
+    assert fragile_store.get_parameters("run") == {"x": 1}
 
 
 # A connection that dies between a write and its acknowledgement
 
 
 class Proxy:
-    """Hands a client's bytes on to a server, and the answers back; until told to swallow an answer and hang up."""
+    """Forward bytes between a client and a server. On request, drop one answer and close the connection."""
 
     def __init__(self, port: int) -> None:
         self.server_port = port
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        self.swallow_after = b""  # a client's words whose answer is lost
-        self.swallowed = threading.Event()
+        self.drop_answer_after = b""  # The answer to a request with these bytes is dropped.
+        self.has_dropped_answer = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -367,32 +375,36 @@ class Proxy:
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(("127.0.0.1", self.server_port))
-                doomed = threading.Event()
-                for source, sink, asks in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pump, args=(source, sink, asks, doomed), daemon=True).start()
+                should_drop_answer = threading.Event()
+                for source, sink, is_request in ((client, server, True), (server, client, False)):
+                    threading.Thread(
+                        target=self._pump, args=(source, sink, is_request, should_drop_answer), daemon=True
+                    ).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, asks: bool, doomed: threading.Event) -> None:
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, is_request: bool, should_drop_answer: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while True:
-                words = source.recv(65536)
-                if not words:
+                data = source.recv(65536)
+                if not data:
                     break
-                if asks and self.swallow_after and self.swallow_after in words:
-                    self.swallow_after = b""
-                    doomed.set()
-                elif not asks and doomed.is_set():
-                    self.swallowed.set()
+                if is_request and self.drop_answer_after and self.drop_answer_after in data:
+                    self.drop_answer_after = b""
+                    should_drop_answer.set()
+                elif not is_request and should_drop_answer.is_set():
+                    self.has_dropped_answer.set()
                     break
-                sink.sendall(words)
+                sink.sendall(data)
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
 
 
-@pytest.mark.parametrize("time_after_time", range(3))
+@pytest.mark.parametrize("repetition", range(3))
 @pytest.mark.parametrize(
-    ("words", "call"),
+    ("request_part", "call"),
     [
         (b"INSERT", lambda store: store.create_run_log("new", tag="t")),
         (b"INSERT", lambda store: store.add_step_log(step("a", message="new"), "run")),
@@ -404,55 +416,61 @@ class Proxy:
         (b"COMMIT", lambda store: store.set_run_config("run", {"x": 1})),
     ],
 )
-def test_a_write_whose_acknowledgement_is_lost_is_done_once(
-    faulty: DBStore, away: Database, words: bytes, call: Callable[[DBStore], Any], time_after_time: int
+def test_write_with_lost_acknowledgement_is_done_once(
+    fragile_store: DBStore,
+    fragile_database: Database,
+    request_part: bytes,
+    call: Callable[[DBStore], Any],
+    repetition: int,
 ) -> None:
-    faulty.create_run_log("run")
-    proxy = Proxy(away.server.port)
-    # Without TLS, which is not the test's: the proxy has to read the words.
-    plain = "?sslmode=disable" if away.server.kind == "postgresql" else ""
-    distant = DBStore(connection_string=away.url.replace(f":{away.server.port}/", f":{proxy.port}/") + plain)
+    fragile_store.create_run_log("run")
+    proxy = Proxy(fragile_database.server.port)
+    # No TLS: the proxy has to read the requests.
+    options = "?sslmode=disable" if fragile_database.server.kind == "postgresql" else ""
+    proxied_store = DBStore(
+        connection_string=fragile_database.url.replace(f":{fragile_database.server.port}/", f":{proxy.port}/") + options
+    )
     try:
-        distant.get_run_log_by_id("run")
-        proxy.swallow_after = words
-        call(distant)
-        assert proxy.swallowed.is_set()
+        proxied_store.get_run_log_by_id("run")
+        proxy.drop_answer_after = request_part
+        call(proxied_store)
+        assert proxy.has_dropped_answer.is_set()
     finally:
-        distant.close()
+        proxied_store.close()
         proxy.close()
-    rows = away.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
+    rows = fragile_database.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
     assert len(rows) == len(set(rows))
     with pytest.raises(exceptions.RunLogExistsError):
-        faulty.create_run_log("run")
+        fragile_store.create_run_log("run")
 
 
-# Somebody else's locks
+# Locks and deadlocks
 
 
-def test_a_lock_of_somebody_elses_is_waited_for(faulty: DBStore, away: Database) -> None:
-    faulty.create_run_log("run")
-    other = away.server.administrator(away.name)
+def test_store_waits_for_locks_of_other_clients(fragile_store: DBStore, fragile_database: Database) -> None:
+    fragile_store.create_run_log("run")
+    other = fragile_database.server.administrator(fragile_database.name)
     cursor = other.cursor()
-    if away.server.kind == "mariadb":
+    if fragile_database.server.kind == "mariadb":
         cursor.execute("LOCK TABLES db_log WRITE")
-        waiting = (
+        is_waiting = (
             "SELECT 1 FROM information_schema.processlist WHERE user = 'scott' AND state LIKE 'Waiting for table%'"
         )
         release = "UNLOCK TABLES"
     else:
         cursor.execute("BEGIN")
         cursor.execute("LOCK TABLE db_log")
-        waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = 'scott' AND wait_event_type = 'Lock'"
+        is_waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = 'scott' AND wait_event_type = 'Lock'"
         release = "COMMIT"
-    with meanwhile(lambda: faulty.set_parameters("run", {"x": 1})):
-        until(lambda: away.sql(waiting))
+    with in_background(lambda: fragile_store.set_parameters("run", {"x": 1})):
+        until(lambda: fragile_database.sql(is_waiting))
         cursor.execute(release)
     other.close()
-    assert faulty.get_parameters("run") == {"x": 1}
+    assert fragile_store.get_parameters("run") == {"x": 1}
 
 
 def put_all(number: int, url: str) -> None:
-    """Write the same rows as all the others, in an order of its own: what deadlocks are made of."""
+    """Write the same rows as all other processes in a different order, which can deadlock."""
     store = DBStore(connection_string=url)
     names = [f"s{each}" for each in range(10)]
     names = names[number:] + names[:number]
@@ -465,18 +483,22 @@ def put_all(number: int, url: str) -> None:
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
-def test_deadlocks_and_serialization_failures_are_not_shown(faulty: DBStore, away: Database, isolation: str) -> None:
-    if away.server.kind == "mariadb" and isolation == "SERIALIZABLE":
+def test_deadlocks_and_serialization_failures_are_retried(
+    fragile_store: DBStore, fragile_database: Database, isolation: str
+) -> None:
+    if fragile_database.server.kind == "mariadb" and isolation == "SERIALIZABLE":
         pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
-    if away.server.kind == "postgresql":
-        away.sql(f"ALTER DATABASE {away.name} SET default_transaction_isolation = '{isolation.lower()}'")
+    if fragile_database.server.kind == "postgresql":
+        fragile_database.sql(
+            f"ALTER DATABASE {fragile_database.name} SET default_transaction_isolation = '{isolation.lower()}'"
+        )
     try:
-        faulty.create_run_log("run")
-        at_once(8, put_all, away.url)
+        fragile_store.create_run_log("run")
+        run_in_processes(8, put_all, fragile_database.url)
     finally:
-        if away.server.kind == "postgresql":
-            away.sql(f"ALTER DATABASE {away.name} RESET default_transaction_isolation")
-    assert away.sql("SELECT attribute_type, COUNT(*) FROM db_log GROUP BY attribute_type ORDER BY 1") == [
+        if fragile_database.server.kind == "postgresql":
+            fragile_database.sql(f"ALTER DATABASE {fragile_database.name} RESET default_transaction_isolation")
+    assert fragile_database.sql("SELECT attribute_type, COUNT(*) FROM db_log GROUP BY attribute_type ORDER BY 1") == [
         ("Branch", 1),
         ("RunLog", 1),
         ("Step", 20),
@@ -484,24 +506,24 @@ def test_deadlocks_and_serialization_failures_are_not_shown(faulty: DBStore, awa
 
 
 def set_all(number: int, url: str) -> None:
-    """Set the same parameters as all the others, in an order of its own."""
+    """Set the same parameters as all other processes in a different order."""
     store = DBStore(connection_string=url)
     names = [f"x{each}" for each in range(10)]
     for each in range(20):
         store.set_parameters("run", dict.fromkeys(names[number:] + names[:number], each))
 
 
-def test_who_sets_the_same_parameters_in_another_order_causes_no_deadlock(faulty: DBStore, away: Database) -> None:
-    counted = (
+def test_set_parameters_in_any_order_does_not_deadlock(fragile_store: DBStore, fragile_database: Database) -> None:
+    count_deadlocks = (
         "SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'Innodb_deadlocks'"
-        if away.server.kind == "mariadb"
-        else f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{away.name}'"
+        if fragile_database.server.kind == "mariadb"
+        else f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{fragile_database.name}'"
     )
-    faulty.create_run_log("run")
-    faulty.set_parameters("run", {f"x{each}": 0 for each in range(10)})
-    [[before]] = away.sql(counted)
-    at_once(8, set_all, away.url)
-    assert away.sql(counted) == [(before,)]
+    fragile_store.create_run_log("run")
+    fragile_store.set_parameters("run", {f"x{each}": 0 for each in range(10)})
+    [[before]] = fragile_database.sql(count_deadlocks)
+    run_in_processes(8, set_all, fragile_database.url)
+    assert fragile_database.sql(count_deadlocks) == [(before,)]
 
 
 def create_many(number: int, url: str) -> int:
@@ -515,82 +537,84 @@ def create_many(number: int, url: str) -> int:
     return created
 
 
-def test_a_table_without_an_index_is_right_whatever_the_servers_isolation(faulty: DBStore, away: Database) -> None:
-    if away.server.kind == "mariadb":
+def test_table_without_index_gets_no_duplicates(fragile_store: DBStore, fragile_database: Database) -> None:
+    if fragile_database.server.kind == "mariadb":
         pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
-    faulty.create_run_log("run")
-    faulty.close()
+    fragile_store.create_run_log("run")
+    fragile_store.close()
     for index in ("dblog_run_id_attribute_type_attribute_key", "dblog_run_id_created_at"):
-        away.sql(f"DROP INDEX {index}")
-    away.sql(f"ALTER DATABASE {away.name} SET default_transaction_isolation = 'repeatable read'")
+        fragile_database.sql(f"DROP INDEX {index}")
+    fragile_database.sql(
+        f"ALTER DATABASE {fragile_database.name} SET default_transaction_isolation = 'repeatable read'"
+    )
     try:
-        assert sum(at_once(4, create_many, away.url)) == 10
+        assert sum(run_in_processes(4, create_many, fragile_database.url)) == 10
     finally:
-        away.sql(f"ALTER DATABASE {away.name} RESET default_transaction_isolation")
-    rows = away.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
+        fragile_database.sql(f"ALTER DATABASE {fragile_database.name} RESET default_transaction_isolation")
+    rows = fragile_database.sql("SELECT run_id, attribute_type, attribute_key FROM db_log")
     assert len(rows) == len(set(rows)) == 1 + 10 * 3
 
 
-# What does not pass is told at once
+# Permanent errors
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change_url", "message"),
     [
         (lambda url: url.replace("tiger", "lion"), "authentication failed|Access denied"),
         (lambda url: url.replace("scott", "nobody"), "authentication failed|Access denied"),
         (lambda url: url.rpartition("/")[0] + "/nowhere", "does not exist|Unknown database|Access denied"),
         (lambda url: url + "?no_such_option=1", "no_such_option"),
     ],
-    ids=["wrong password", "unknown role", "unknown database", "unknown option"],
+    ids=["wrong-password", "unknown-role", "unknown-database", "unknown-option"],
 )
-def test_what_is_wrong_for_good_is_told_at_once(
-    away: Database, waits: Waits, change: Callable[[str], str], told: str
+def test_permanent_errors_are_not_retried(
+    fragile_database: Database, wait_messages: WaitMessages, change_url: Callable[[str], str], message: str
 ) -> None:
-    with pytest.raises(peewee.OperationalError, match=told) as failure:
-        DBStore(connection_string=change(away.url)).get_run_log_by_id("run")
-    assert not waits.texts
-    assert "tiger" not in str(failure.value)
-    assert "lion" not in str(failure.value)
+    with pytest.raises(peewee.OperationalError, match=message) as error:
+        DBStore(connection_string=change_url(fragile_database.url)).get_run_log_by_id("run")
+    assert not wait_messages.messages
+    assert "tiger" not in str(error.value)
+    assert "lion" not in str(error.value)
 
 
-@pytest.mark.parametrize("value", ["x" * 20_000_000, '"' * 6_000_000], ids=["long", "longer as it is sent"])
-def test_a_value_beyond_what_the_server_takes_is_told_at_once(
-    faulty: DBStore, away: Database, waits: Waits, value: str
+@pytest.mark.parametrize("value", ["x" * 20_000_000, '"' * 6_000_000], ids=["too-long", "too-long-when-escaped"])
+def test_too_large_value_is_not_retried(
+    fragile_store: DBStore, fragile_database: Database, wait_messages: WaitMessages, value: str
 ) -> None:
-    if away.server.kind != "mariadb":
+    if fragile_database.server.kind != "mariadb":
         pytest.skip("PostgreSQL takes up to 1 GB")
-    faulty.create_run_log("run")
-    with pytest.raises(peewee.DataError, match="Parameter x of the run run has .*max_allowed_packet"):
-        faulty.set_parameters("run", {"y": 1, "x": value})
-    assert not waits.texts
-    assert faulty.get_parameters("run") == {}
-    faulty.set_parameters("run", {"x": value[: len(value) // 2]})
-    assert faulty.get_parameters("run") == {"x": value[: len(value) // 2]}
+    fragile_store.create_run_log("run")
+    with pytest.raises(peewee.DataError, match="Parameter 'x' of run 'run' has .*max_allowed_packet"):
+        fragile_store.set_parameters("run", {"y": 1, "x": value})
+    assert not wait_messages.messages
+    assert fragile_store.get_parameters("run") == {}
+    fragile_store.set_parameters("run", {"x": value[: len(value) // 2]})
+    assert fragile_store.get_parameters("run") == {"x": value[: len(value) // 2]}
 
 
-def test_a_full_disk_is_told_at_once(sqlite_file: Any, waits: Waits) -> None:
+def test_full_disk_is_not_retried(sqlite_file: Any, wait_messages: WaitMessages) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
     database = store.table.database
     database.pragma("max_page_count", database.pragma("page_count") + 2)
     with pytest.raises(peewee.OperationalError, match="full"):
         store.set_parameters("run", {"small": 1, "large": "x" * 100_000})
-    assert not waits.texts
+    assert not wait_messages.messages
     assert store.get_parameters("run") == {}
     database.pragma("max_page_count", 1_000_000)
     store.set_parameters("run", {"large": "x" * 100_000})
 
 
-def test_a_database_that_stays_away_is_told_in_the_end(away: Database, waits: Waits) -> None:
-    away.server.stop()
-    with pytest.raises(peewee.OperationalError, match="(?s)Cannot connect.* 5 s of retry_timeout"):
-        DBStore(connection_string=away.url, retry_timeout=5).get_run_log_by_id("run")
-    assert len(waits.texts) == 1
-    assert waits.texts[0].startswith("Waiting up to 5 s. Cannot connect to ")
-    assert "tiger" not in waits.texts[0]
+def test_error_is_raised_after_retry_timeout(fragile_database: Database, wait_messages: WaitMessages) -> None:
+    fragile_database.server.stop()
+    with pytest.raises(peewee.OperationalError, match="(?s)Cannot connect.* gave up after retry_timeout, 5 s"):
+        DBStore(connection_string=fragile_database.url, retry_timeout=5).get_run_log_by_id("run")
+    assert len(wait_messages.messages) == 1
+    assert wait_messages.messages[0].startswith("Retrying for up to 5 s. Cannot connect to ")
+    assert "tiger" not in wait_messages.messages[0]
 
 
-def test_the_patience_is_a_number() -> None:
+def test_retry_timeout_must_be_a_number() -> None:
     with pytest.raises(ValueError, match="retry_timeout"):
         DBStore(retry_timeout="for ever").get_run_log_by_id("run")

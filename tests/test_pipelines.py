@@ -1,4 +1,4 @@
-"""Pipelines from end to end: magnus' own command, in a process of its own, and the table read with plain SQL."""
+"""End-to-end pipelines. magnus' command runs in a separate process, and plain SQL reads the table."""
 
 import json
 import re
@@ -33,12 +33,12 @@ def load(rows: int):
 def work(file: str):
     track_this(size=len(file))
 
-def refuse():
-    raise ValueError("refused on purpose")
+def broken():
+    raise ValueError("failed on purpose")
 
-def refuse_unless_mended():
-    if not os.path.exists("mended"):
-        refuse()
+def fail_unless_fixed():
+    if not os.path.exists("fixed"):
+        broken()
 
 def check(rows: int, given: str):
     assert (rows, given) == (3, "at the start"), (rows, given)
@@ -48,7 +48,7 @@ END = {"success": {"type": "success"}, "fail": {"type": "fail"}}
 
 
 def dag(**steps: Any) -> Dict[str, Any]:
-    """A graph of steps that follow one another in the order given."""
+    """Return a graph that runs the steps in the given order."""
     names = [*steps, "success"]
     for name, following in zip(names, names[1:]):
         steps[name].setdefault("next", following)
@@ -69,8 +69,8 @@ def parallel(**branches: Any) -> Dict[str, Any]:
 
 EVERY_NODE_TYPE = dag(
     load=python("load", catalog={"put": ["rows.csv"]}),
-    shell={"type": "task", "command_type": "shell", "command": "export MAGNUS_PRM_shelled=7 MAGNUS_TRACK_told=1"},
-    stub={"type": "stub", "anything": ["goes"]},
+    shell={"type": "task", "command_type": "shell", "command": "export MAGNUS_PRM_from_shell=7 MAGNUS_TRACK_metric=1"},
+    stub={"type": "stub", "any_key": ["any value"]},
     split=parallel(
         left=dag(get=python("work", catalog={"get": ["rows.csv"]}), inner=mapped("files", dag(work=python("work")))),
         right=dag(wait={"type": "stub"}),
@@ -107,12 +107,12 @@ def statuses(project: Project, run_id: str) -> Dict[str, str]:
 
 
 def without_times(log: RunLog) -> Any:
-    """A run log without what differs from run to run, with its order."""
+    """Return a run log as a dict without the values that differ between runs. The order of steps is kept."""
     dump = log.model_dump(exclude={"run_config"})
     return json.loads(re.sub(r'"(start_time|end_time|duration)": "[^"]*"', r'"\1": ""', json.dumps(dump)))
 
 
-def test_a_pipeline_of_every_node_type_leaves_what_the_file_system_store_leaves(project: Project) -> None:
+def test_every_node_type_matches_file_system_store(project: Project) -> None:
     project.write(
         functions_py=FUNCTIONS,
         pipeline_yaml={"dag": EVERY_NODE_TYPE},
@@ -124,16 +124,16 @@ def test_a_pipeline_of_every_node_type_leaves_what_the_file_system_store_leaves(
         project.execute("run", "-p", "parameters.yaml", "--tag", "nightly")
         shutil.rmtree(str(project.folder / ".catalog"))
 
-    ours = run_log(project, "run")
-    theirs = FileSystemRunLogstore(log_folder=str(project.folder / ".run_log_store")).get_run_log_by_id("run")
-    assert without_times(ours) == without_times(theirs)
-    assert list(ours.steps) == ["load", "shell", "stub", "split", "sub", "each", "success"]
-    assert ours.parameters == {"rows": 4, "given": "at the start", "files": ["jan", "feb"], "shelled": 7}
-    assert [each.name for each in ours.steps["load"].data_catalog] == ["load.execution.log", "rows.csv"]
+    from_database = run_log(project, "run")
+    from_files = FileSystemRunLogstore(log_folder=str(project.folder / ".run_log_store")).get_run_log_by_id("run")
+    assert without_times(from_database) == without_times(from_files)
+    assert list(from_database.steps) == ["load", "shell", "stub", "split", "sub", "each", "success"]
+    assert from_database.parameters == {"rows": 4, "given": "at the start", "files": ["jan", "feb"], "from_shell": 7}
+    assert [each.name for each in from_database.steps["load"].data_catalog] == ["load.execution.log", "rows.csv"]
 
     assert set(statuses(project, "run").values()) == {"SUCCESS"}
     counts = dict(rows(project, "SELECT attribute_type, COUNT(*) FROM db_log GROUP BY attribute_type"))
-    assert counts == {"RunLog": 1, "Parameter": 4, **steps_and_branches(theirs.steps)}
+    assert counts == {"RunLog": 1, "Parameter": 4, **steps_and_branches(from_files.steps)}
 
 
 def steps_and_branches(steps: Dict[str, StepLog]) -> "Counter[str]":
@@ -144,7 +144,7 @@ def steps_and_branches(steps: Dict[str, StepLog]) -> "Counter[str]":
     return count
 
 
-def test_a_pipeline_fails_and_one_recovers(project: Project) -> None:
+def test_failed_steps_and_recovery(project: Project) -> None:
     project.write(
         functions_py=FUNCTIONS,
         config_yaml=DB,
@@ -153,12 +153,12 @@ def test_a_pipeline_fails_and_one_recovers(project: Project) -> None:
                 "start_at": "outer",
                 "steps": {
                     "outer": {
-                        **parallel(good=dag(stub={"type": "stub"}), bad=dag(refuse=python("refuse"))),
+                        **parallel(good=dag(stub={"type": "stub"}), bad=dag(broken=python("broken"))),
                         "next": "success",
                         "on_failure": "recover",
                     },
-                    "recover": {"type": "stub", "next": "refuse"},
-                    "refuse": {**python("refuse"), "next": "success"},
+                    "recover": {"type": "stub", "next": "broken"},
+                    "broken": {**python("broken"), "next": "success"},
                     **END,
                 },
             }
@@ -171,18 +171,18 @@ def test_a_pipeline_fails_and_one_recovers(project: Project) -> None:
         "outer.good.stub": "SUCCESS",
         "outer.good.success": "SUCCESS",
         "outer.bad": "FAIL",
-        "outer.bad.refuse": "FAIL",
+        "outer.bad.broken": "FAIL",
         "outer.bad.fail": "SUCCESS",
         "recover": "SUCCESS",
-        "refuse": "FAIL",
+        "broken": "FAIL",
         "fail": "SUCCESS",
     }
     log = run_log(project, "run")
     assert log.status == "FAIL"
-    assert [attempt.message for attempt in log.steps["refuse"].attempts] == ["refused on purpose"]
+    assert [attempt.message for attempt in log.steps["broken"].attempts] == ["failed on purpose"]
 
 
-def test_a_map_goes_over_any_values(project: Project) -> None:
+def test_map_over_any_values(project: Project) -> None:
     files = ["jan.csv", "1.5", "a.b.c", "a", "in/out"]
     project.write(
         functions_py=FUNCTIONS,
@@ -212,23 +212,23 @@ def test_a_map_goes_over_any_values(project: Project) -> None:
             assert leaf.status == "SUCCESS"
 
 
-def test_a_run_that_failed_is_run_again_from_where_it_failed(project: Project) -> None:
+def test_failed_run_restarts_at_failed_step(project: Project) -> None:
     project.write(
         functions_py=FUNCTIONS,
         config_yaml=DB,
         parameters_yaml={"rows": 2, "given": "at the start"},
-        pipeline_yaml={"dag": dag(load=python("load"), mend=python("refuse_unless_mended"), check=python("check"))},
+        pipeline_yaml={"dag": dag(load=python("load"), fix=python("fail_unless_fixed"), check=python("check"))},
     )
     project.execute("old", "-p", "parameters.yaml", fails=True)
-    assert statuses(project, "old") == {"load": "SUCCESS", "mend": "FAIL", "fail": "SUCCESS"}
+    assert statuses(project, "old") == {"load": "SUCCESS", "fix": "FAIL", "fail": "SUCCESS"}
 
-    (project.folder / "mended").touch()
+    (project.folder / "fixed").touch()
     project.execute("new", "--use-cached", "old")
     new = run_log(project, "new")
-    assert statuses(project, "new") == dict.fromkeys(("load", "mend", "check", "success"), "SUCCESS")
+    assert statuses(project, "new") == dict.fromkeys(("load", "fix", "check", "success"), "SUCCESS")
     assert {name: (log.mock, len(log.attempts)) for name, log in new.steps.items() if name != "success"} == {
         "load": (True, 0),
-        "mend": (False, 1),
+        "fix": (False, 1),
         "check": (False, 1),
     }
     assert (new.use_cached, new.original_run_id) == (True, "old")
@@ -236,7 +236,7 @@ def test_a_run_that_failed_is_run_again_from_where_it_failed(project: Project) -
     assert run_log(project, "old").status == "FAIL"
 
 
-def test_a_run_id_is_used_once(project: Project) -> None:
+def test_duplicate_run_id_fails(project: Project) -> None:
     project.write(config_yaml=DB, pipeline_yaml={"dag": dag(stub={"type": "stub"})})
     project.execute("run")
     before = rows(project, "SELECT * FROM db_log")
@@ -244,7 +244,7 @@ def test_a_run_id_is_used_once(project: Project) -> None:
     assert rows(project, "SELECT * FROM db_log") == before
 
 
-def test_a_notebook_is_a_step(project: Project) -> None:
+def test_notebook_step(project: Project) -> None:
     pytest.importorskip("ploomber_engine", reason="needs magnus' extra: pip install 'magnus[notebook]'")
     project.environment["PLOOMBER_STATS_ENABLED"] = "false"
     cell = {"cell_type": "code", "execution_count": None, "outputs": [], "id": "x"}
@@ -268,8 +268,8 @@ def test_a_notebook_is_a_step(project: Project) -> None:
     assert [each.name for each in log.steps["count"].data_catalog] == ["count.execution.log", "count_out.ipynb"]
 
 
-def test_a_function_is_executed_on_its_own(project: Project) -> None:
-    """As `magnus execute_function` does, but for its catalog settings: see the next test."""
+def test_execute_function(project: Project) -> None:
+    """This calls the entry point of `magnus execute_function`. The command itself fails: see the next test."""
     project.write(
         functions_py=FUNCTIONS,
         config_yaml=DB,
@@ -290,15 +290,15 @@ entrypoints.execute_function(
 
 
 @pytest.mark.parametrize("store", ["db", "file-system"])
-def test_the_command_execute_function_fails_in_magnus_whatever_the_store(project: Project, store: str) -> None:
-    """magnus 0.5.1 hands its task a catalog setting, compute_data_folder, that the task refuses (README)."""
+def test_execute_function_command_fails_with_any_store(project: Project, store: str) -> None:
+    """magnus 0.5.1 passes the catalog setting compute_data_folder to its task, which rejects it (README)."""
     project.write(functions_py=FUNCTIONS, config_yaml={"run_log_store": {"type": store}})
     output = project.magnus("execute_function", "functions.load", "-c", "config.yaml", "--tag", "t", fails=True)
     assert "catalog.compute_data_folder" in output
     assert not (project.folder / ".run_log_store").exists()
 
 
-def test_the_sdk_gives_the_run_log_with_its_parameters(project: Project) -> None:
+def test_sdk_returns_run_log_with_parameters(project: Project) -> None:
     project.write(
         functions_py=FUNCTIONS,
         config_yaml=DB,
@@ -322,10 +322,10 @@ assert run_log.parameters == {"rows": 3, "given": "at the start", "files": ["jan
     assert list(run_log(project, "run").steps["split"].branches) == ["split.left", "split.right"]
 
 
-# Many at once
+# Concurrent pipelines
 
 
-def test_twenty_pipelines_share_one_file(project: Project, database: Any, store: DBStore) -> None:
+def test_twenty_pipelines_share_one_database(project: Project, database: Any, store: DBStore) -> None:
     projects = [Project(project.folder / f"run-{number}") for number in range(20)]
     for each in projects:
         each.folder.mkdir()
@@ -343,15 +343,15 @@ def test_twenty_pipelines_share_one_file(project: Project, database: Any, store:
 
     logs = [without_times(store.get_run_log_by_id(each.folder.name, full=True)) for each in projects]
     assert {step["status"] for log in logs for step in log["steps"].values()} == {"SUCCESS"}
-    alike = {json.dumps(log).replace(log["run_id"], "run") for log in logs}
-    assert len(alike) == 1
-    rows_of = dict(database.sql("SELECT run_id, COUNT(*) FROM db_log GROUP BY run_id"))
-    assert rows_of == {each.folder.name: 12 for each in projects}
+    distinct_logs = {json.dumps(log).replace(log["run_id"], "run") for log in logs}
+    assert len(distinct_logs) == 1
+    row_counts = dict(database.sql("SELECT run_id, COUNT(*) FROM db_log GROUP BY run_id"))
+    assert row_counts == {each.folder.name: 12 for each in projects}
 
 
-@pytest.mark.parametrize("time_after_time", range(4))
-def test_branches_in_parallel_processes_lose_nothing(project: Project, time_after_time: int) -> None:
-    """With `enable_parallel`, magnus 0.5.1 itself ends in a TypeError, once the branches are done (README)."""
+@pytest.mark.parametrize("repetition", range(4))
+def test_parallel_processes_lose_nothing(project: Project, repetition: int) -> None:
+    """With `enable_parallel`, magnus 0.5.1 itself raises a TypeError after the branches are done (README)."""
     files = [f"{month}.csv" for month in ("jan", "feb", "mar", "apr", "may")]
     project.write(
         functions_py=FUNCTIONS,

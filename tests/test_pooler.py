@@ -1,4 +1,4 @@
-"""A pooler between the store and PostgreSQL: PgBouncer, which hands each transaction to another session."""
+"""PgBouncer between the store and PostgreSQL. It may run each transaction in a different session."""
 
 import os
 import pwd
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+from concurrency import run_in_processes
 from conftest import new_server
-from crowds import at_once
 from magnus.datastore import StepLog
 from servers import OWNER, PASSWORD, Database, free_port, is_listened_on
 from test_faults import until
-from test_processes import write_a_share
+from test_processes import write_branch
 
 from magnus_peewee_store import DBStore
 
 
 @pytest.fixture(scope="module", params=["postgresql+psycopg2", "postgresql+psycopg"])
-def pooled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A database whose URL is that of a PgBouncer in transaction mode, with three sessions for all clients."""
+def pgbouncer_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database whose URL points to PgBouncer in transaction mode, with three sessions for all clients."""
     binary = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if not binary:
         missing = "PgBouncer is not installed: apt-get install pgbouncer"
@@ -39,7 +39,7 @@ def pooled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             "max_client_conn = 100\n"
         )
         user = []
-        if os.geteuid() == 0:  # as which PgBouncer refuses to run
+        if os.geteuid() == 0:  # PgBouncer refuses to run as root
             for each in (folder, *folder.parents):
                 each.chmod(each.stat().st_mode | 0o555)
             user = ["setpriv", f"--reuid={pwd.getpwnam('nobody').pw_uid}", "--clear-groups", "--pdeathsig=KILL"]
@@ -54,11 +54,11 @@ def pooled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         server.remove()
 
 
-def test_a_crowd_through_a_transaction_pooler_loses_nothing(pooled: Any) -> None:
-    store = DBStore(connection_string=pooled.url)
+def test_transaction_pooling_loses_nothing(pgbouncer_database: Any) -> None:
+    store = DBStore(connection_string=pgbouncer_database.url)
     store.create_run_log("run")
     store.add_step_log(StepLog(name="map", internal_name="map"), "run")
-    at_once(8, write_a_share, pooled.url)
+    run_in_processes(8, write_branch, pgbouncer_database.url)
     branches = store.get_run_log_by_id("run", full=True).steps["map"].branches
     assert [len(branch.steps) for branch in branches.values()] == [5] * 8
     store.close()

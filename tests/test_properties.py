@@ -1,4 +1,4 @@
-"""What holds for any run log and any order of calls."""
+"""Properties that hold for any run log and any sequence of calls."""
 
 import contextlib
 import json
@@ -23,12 +23,12 @@ JSON = st.recursive(
     max_leaves=5,
 )
 NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
-NODE = NAME.map(lambda name: name.replace(".", "_"))  # magnus refuses a dot in a node's name, but not in a branch's
+NODE = NAME.map(lambda name: name.replace(".", "_"))  # magnus forbids dots in node names, not in branch names
 PARAMETERS = st.dictionaries(NAME, JSON, max_size=4)
 
 
 def as_text(value: Any) -> str:
-    """Tell values apart as `==` does not: NaN from NaN, 1 from True, one order of keys from another."""
+    """Serialize a value for comparison. Unlike with `==`, NaN equals NaN, 1 differs from True, and key order counts."""
     return json.dumps(value.model_dump() if hasattr(value, "model_dump") else value)
 
 
@@ -75,27 +75,27 @@ def nodes_and_values(steps: Dict[str, StepLog]) -> Iterator[Tuple[str, str]]:
         yield step_log.name, ""
 
 
-def unambiguous(run_log: RunLog) -> bool:
-    """Whether no value goes on, after a dot, with a node's name: map.a.b may be node b in branch a, or value a.b."""
+def is_unambiguous(run_log: RunLog) -> bool:
+    """Return False if a branch value has a node name after a dot: map.a.b may be node b in branch a, or value a.b."""
     nodes = {node for node, _ in nodes_and_values(run_log.steps)}
     return not any(nodes & set(value.split(".")[1:]) for _, value in nodes_and_values(run_log.steps))
 
 
 @settings(deadline=None)
-@given(run_logs().filter(unambiguous))
-def test_any_run_log_is_the_same_after_being_cut_up(run_log: RunLog) -> None:
-    assert as_text(fragments.to_run_log(fragments.of_run_log(run_log))) == as_text(run_log)
+@given(run_logs().filter(is_unambiguous))
+def test_fragments_round_trip(run_log: RunLog) -> None:
+    assert as_text(fragments.to_run_log(fragments.dump_run_log(run_log))) == as_text(run_log)
 
 
 @settings(deadline=None)
 @given(run_logs())
-def test_values_are_plain_ascii_whatever_they_hold(run_log: RunLog) -> None:
-    assert all(fragment.attribute_value.isascii() for fragment in fragments.of_run_log(run_log))
+def test_fragment_values_are_ascii(run_log: RunLog) -> None:
+    assert all(fragment.attribute_value.isascii() for fragment in fragments.dump_run_log(run_log))
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(run_logs().filter(unambiguous), min_size=1, max_size=3))
-def test_any_run_log_comes_back_from_the_database(run_logs: List[RunLog]) -> None:
+@given(st.lists(run_logs().filter(is_unambiguous), min_size=1, max_size=3))
+def test_database_round_trip(run_logs: List[RunLog]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = DBStore(connection_string=f"sqlite:///{folder}/runs.db")
         try:
@@ -108,17 +108,17 @@ def test_any_run_log_comes_back_from_the_database(run_logs: List[RunLog]) -> Non
             store.close()
 
 
-class AgainstFileSystem(RuleBasedStateMachine):
-    """Any calls in any order leave what they leave in magnus' `file-system` store, where that one is right.
+class SameAsFileSystem(RuleBasedStateMachine):
+    """Any sequence of calls has the same effect as in magnus' `file-system` store, where that store is correct.
 
-    It knows no dots in the names of branches, and raises KeyError for a step or branch that is not there.
+    That store does not support dots in branch names. It raises KeyError for a missing step or branch.
     """
 
     NAMES = st.sampled_from(["a", "A", "b", "a ", "e\u0301", "\u00e9"])
     RUNS = st.sampled_from(["run", "RUN"])
 
     @initialize()
-    def begin(self) -> None:
+    def create_stores(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.stores: List[BaseRunLogStore] = [
             DBStore(connection_string=f"sqlite:///{self.folder.name}/runs.db"),
@@ -131,35 +131,35 @@ class AgainstFileSystem(RuleBasedStateMachine):
         self.stores[0].close()
         self.folder.cleanup()
 
-    def alike(self, call: Callable[[BaseRunLogStore], Any]) -> None:
-        """Make the call on both stores; both answer alike, or both raise."""
-        answers = []
+    def assert_same(self, call: Callable[[BaseRunLogStore], Any]) -> None:
+        """Make the call on both stores. Assert that both return the same result or raise the same error."""
+        results = []
         for store in self.stores:
             try:
-                answers.append(as_text(call(store)))
+                results.append(as_text(call(store)))
             except (KeyError, exceptions.StepLogNotFoundError, exceptions.BranchLogNotFoundError):
-                answers.append("no such step or branch")
+                results.append("no such step or branch")
             except exceptions.RunLogNotFoundError:
-                answers.append("no such run")
+                results.append("no such run")
             except exceptions.RunLogExistsError:
-                answers.append("there is such a run")
-        assert answers[0] == answers[1]
+                results.append("run already exists")
+        assert results[0] == results[1]
 
     @rule(run=RUNS, tag=NAMES)
     def create_run_log(self, run: str, tag: str) -> None:
-        self.alike(lambda store: store.create_run_log(run, tag=tag))
+        self.assert_same(lambda store: store.create_run_log(run, tag=tag))
 
     @rule(run=RUNS, parameters=PARAMETERS)
     def set_parameters(self, run: str, parameters: Dict[str, Any]) -> None:
-        self.alike(lambda store: store.set_parameters(run, parameters))
+        self.assert_same(lambda store: store.set_parameters(run, parameters))
 
     @rule(run=RUNS, config=PARAMETERS)
     def set_run_config(self, run: str, config: Dict[str, Any]) -> None:
-        self.alike(lambda store: store.set_run_config(run, config))
+        self.assert_same(lambda store: store.set_run_config(run, config))
 
     @rule(run=RUNS, status=STATUS)
     def update_run_log_status(self, run: str, status: str) -> None:
-        self.alike(lambda store: store.update_run_log_status(run, status))
+        self.assert_same(lambda store: store.update_run_log_status(run, status))
 
     @rule(run=RUNS, status=STATUS)
     def finish(self, run: str, status: str) -> None:
@@ -168,7 +168,7 @@ class AgainstFileSystem(RuleBasedStateMachine):
             run_log.status = status
             store.add_branch_log(run_log, run)
 
-        self.alike(call)
+        self.assert_same(call)
 
     @rule(run=RUNS, data=st.data(), node=NAMES, metrics=PARAMETERS)
     def add_step_log(self, run: str, data: Any, node: str, metrics: Dict[str, Any]) -> None:
@@ -176,8 +176,8 @@ class AgainstFileSystem(RuleBasedStateMachine):
         name = f"{branch}.{node}" if branch else node
         if name not in self.steps[run]:
             new = StepLog(name=node, internal_name=name, user_defined_metrics=metrics)
-            self.alike(lambda store: store.add_step_log(new.model_copy(deep=True), run))
-            self.remember(run)
+            self.assert_same(lambda store: store.add_step_log(new.model_copy(deep=True), run))
+            self.refresh_names(run)
 
     @rule(run=RUNS, data=st.data(), status=STATUS, metrics=PARAMETERS)
     def change_step_log(self, run: str, data: Any, status: str, metrics: Dict[str, Any]) -> None:
@@ -190,15 +190,15 @@ class AgainstFileSystem(RuleBasedStateMachine):
             store.add_step_log(step_log, run)
             return step_log.model_dump(exclude={"branches"})
 
-        self.alike(call)
+        self.assert_same(call)
 
     @rule(run=RUNS, data=st.data(), value=NAMES)
     def add_branch_log(self, run: str, data: Any, value: str) -> None:
         if self.steps[run]:
             name = f"{data.draw(st.sampled_from(self.steps[run]))}.{value}"
             if name not in self.branches[run]:
-                self.alike(lambda store: store.add_branch_log(store.create_branch_log(name), run))
-                self.remember(run)
+                self.assert_same(lambda store: store.add_branch_log(store.create_branch_log(name), run))
+                self.refresh_names(run)
 
     @rule(run=RUNS, data=st.data(), status=STATUS)
     def change_branch_log(self, run: str, data: Any, status: str) -> None:
@@ -211,10 +211,10 @@ class AgainstFileSystem(RuleBasedStateMachine):
                 store.add_branch_log(branch_log, run)
                 return branch_log.model_dump(exclude={"steps"})
 
-            self.alike(call)
+            self.assert_same(call)
 
-    def remember(self, run: str) -> None:
-        """Note the steps and branches that the oracle knows by now."""
+    def refresh_names(self, run: str) -> None:
+        """Read the names of all steps and branches from the oracle."""
 
         def visit(steps: Dict[str, StepLog]) -> None:
             for name, step_log in steps.items():
@@ -229,15 +229,15 @@ class AgainstFileSystem(RuleBasedStateMachine):
 
     @rule(run=RUNS)
     def read(self, run: str) -> None:
-        self.alike(lambda store: store.get_parameters(run))
-        self.alike(lambda store: store.get_run_config(run))
-        self.alike(lambda store: store.get_run_log_by_id(run, full=True))
+        self.assert_same(lambda store: store.get_parameters(run))
+        self.assert_same(lambda store: store.get_run_config(run))
+        self.assert_same(lambda store: store.get_run_log_by_id(run, full=True))
 
     @invariant()
-    def the_databases_agree(self) -> None:
+    def stores_have_same_run_logs(self) -> None:
         for run in ("run", "RUN"):
-            self.alike(lambda store, run=run: store.get_run_log_by_id(run, full=True))  # type: ignore[misc]
+            self.assert_same(lambda store, run=run: store.get_run_log_by_id(run, full=True))  # type: ignore[misc]
 
 
-AgainstFileSystem.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
-TestAgainstFileSystem = AgainstFileSystem.TestCase
+SameAsFileSystem.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestSameAsFileSystem = SameAsFileSystem.TestCase

@@ -1,4 +1,4 @@
-"""The runs of a database, listed, found, read and compared."""
+"""Test listing, finding, reading and comparing runs."""
 
 import json
 import math
@@ -8,144 +8,150 @@ from typing import Any, List
 
 import pytest
 from conftest import AnyDatabase, SqliteFile
-from logs import a_run, step
+from logs import sample_run, step
 from magnus.datastore import RunLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, fragments, runs
+from magnus_peewee_store import DBStore, RunNotFoundError, fragments, runs
 
 
 def as_json(log: Any) -> str:
-    """NaN differs from itself; its text does not."""
+    """Dump a log as text, because NaN is not equal to itself but its text is."""
     return json.dumps(log.model_dump())
 
 
-def spoil(database: AnyDatabase, run_id: str, kind: str, value: str = "{spoilt") -> None:
-    database.sql("UPDATE db_log SET attribute_value = ? WHERE run_id = ? AND attribute_type = ?", value, run_id, kind)
+def make_unreadable(database: AnyDatabase, run_id: str, attribute_type: str) -> None:
+    statement = "UPDATE db_log SET attribute_value = ? WHERE run_id = ? AND attribute_type = ?"
+    database.sql(statement, "{unreadable", run_id, attribute_type)
 
 
-def ids(found: List[Any]) -> List[str]:
-    return [run["run_id"] for run in found]
+def run_ids_of(found: List[Any]) -> List[str]:
+    return [run.run_id for run in found]
 
 
-def test_runs_are_listed_newest_first_with_how_they_went(store: DBStore) -> None:
+def test_list_runs_newest_first(store: DBStore) -> None:
     before = datetime.now(timezone.utc)
-    store.put_run_log(a_run("good", tag="nightly"))
-    store.put_run_log(a_run("bad", status="FAIL"))
+    store.put_run_log(sample_run("good", tag="nightly"))
+    store.put_run_log(sample_run("bad", status="FAIL"))
     bad, good = runs.list_runs(store)
-    assert before <= good.pop("started") <= bad.pop("started") <= datetime.now(timezone.utc)
-    assert good == {
-        "run_id": "good",
-        "status": "SUCCESS",
-        "tag": "nightly",
-        "duration": 6.0,
-        "steps_done": 4,
-        "steps_known": 4,
-        "failed_step": None,
-        "unreadable": [],
-    }
-    assert bad["steps_done"] == 2 and bad["failed_step"] == "each.feb.csv.work"
+    assert before <= good.started <= bad.started <= datetime.now(timezone.utc)
+    assert good == runs.RunSummary(
+        run_id="good",
+        status="SUCCESS",
+        tag="nightly",
+        started=good.started,
+        duration=6.0,
+        steps_done=4,
+        steps_known=4,
+        failed_step=None,
+        unreadable=[],
+    )
+    assert bad.steps_done == 2 and bad.failed_step == "each.feb.csv.work"
 
 
-def test_a_run_that_has_not_ended_lasts_until_now(store: DBStore) -> None:
+def test_duration_of_unfinished_run_grows(store: DBStore) -> None:
     store.create_run_log("run", status="PROCESSING")
     [first], [second] = runs.list_runs(store), runs.list_runs(store)
-    assert 0 <= first["duration"] < second["duration"]
-    assert first["steps_known"] == 0
+    assert 0 <= first.duration < second.duration
+    assert first.steps_known == 0
 
 
 @pytest.mark.parametrize("tag", ["nightly", '50% of "a_b" \\ \u00e9', "\U0001f511"])
-def test_runs_are_found_by_their_status_and_tag_to_the_letter(store: DBStore, tag: str) -> None:
+def test_list_runs_filters_by_exact_status_and_tag(store: DBStore, tag: str) -> None:
     for number in range(8):
         store.create_run_log(f"run {number}", tag=tag if number % 2 else tag.upper() + "x", status="SUCCESS")
     store.create_run_log("failed", tag=tag, status="FAIL")
-    assert ids(runs.list_runs(store, tag=tag)) == ["failed", "run 7", "run 5", "run 3", "run 1"]
-    assert ids(runs.list_runs(store, tag=tag, limit=2)) == ["failed", "run 7"]
-    assert ids(runs.list_runs(store, tag=tag, status="SUCCESS", limit=1)) == ["run 7"]
+    assert run_ids_of(runs.list_runs(store, tag=tag)) == ["failed", "run 7", "run 5", "run 3", "run 1"]
+    assert run_ids_of(runs.list_runs(store, tag=tag, limit=2)) == ["failed", "run 7"]
+    assert run_ids_of(runs.list_runs(store, tag=tag, status="SUCCESS", limit=1)) == ["run 7"]
     assert runs.list_runs(store, status="success") == [] == runs.list_runs(store, tag="fail")
 
 
-def test_a_status_is_found_behind_runs_whose_pipelines_speak_of_it(store: DBStore) -> None:
+def test_status_filter_ignores_the_run_config(store: DBStore) -> None:
     for number in range(10):
         store.create_run_log(f"run {number}", status="FAIL" if number == 0 else "SUCCESS")
         store.set_run_config(f"run {number}", {"says": {"status": "FAIL"}})
-    assert ids(runs.list_runs(store, status="FAIL", limit=1)) == ["run 0"]
+    assert run_ids_of(runs.list_runs(store, status="FAIL", limit=1)) == ["run 0"]
 
 
-def test_runs_are_found_by_when_they_started(store: DBStore) -> None:
+def test_list_runs_filters_by_start_time(store: DBStore) -> None:
     store.create_run_log("old")
-    time = datetime.now(timezone.utc)
+    aware_time = datetime.now(timezone.utc)
     store.create_run_log("new")
-    assert ids(runs.list_runs(store, since=time)) == ["new"]
-    local = time.astimezone().replace(tzinfo=None)
-    assert ids(runs.list_runs(store, since=local)) == ["new"]
-    elsewhere = time.astimezone(timezone(timedelta(hours=9)))
-    assert ids(runs.list_runs(store, since=elsewhere)) == ["new"]
+    assert run_ids_of(runs.list_runs(store, since=aware_time)) == ["new"]
+    naive_local_time = aware_time.astimezone().replace(tzinfo=None)
+    assert run_ids_of(runs.list_runs(store, since=naive_local_time)) == ["new"]
+    other_zone_time = aware_time.astimezone(timezone(timedelta(hours=9)))
+    assert run_ids_of(runs.list_runs(store, since=other_zone_time)) == ["new"]
 
 
-def test_an_id_may_be_shortened_while_it_is_unique(store: DBStore) -> None:
+def test_find_run_accepts_a_unique_prefix(store: DBStore) -> None:
     for run_id in ("calm-hoover-0900", "calm-hoover", "calm-curie", "100%_sure"):
         store.create_run_log(run_id)
     assert runs.find_run(store, "calm-hoover") == "calm-hoover"
     assert runs.find_run(store, "calm-hoover-") == "calm-hoover-0900"
     assert runs.find_run(store, "100%_") == "100%_sure"
-    with pytest.raises(runs.NoSuchRunError, match="More than one run begins with 'calm-': calm-curie, calm-hoover, c"):
+    with pytest.raises(RunNotFoundError, match="More than one run begins with 'calm-': calm-curie, calm-hoover, c"):
         runs.find_run(store, "calm-")
-    for wrong, meant in (("calm-hover", "calm-hoover"), ("clam-c", "calm-curie"), ("Calm-Curie", "calm-curie")):
-        with pytest.raises(runs.NoSuchRunError, match=f"There is no run '{wrong}'. Did you mean .*{meant}"):
-            runs.find_run(store, wrong)
-    for wrong in ("", "1__", "zzz"):
-        with pytest.raises(runs.NoSuchRunError, match=f"^There is no run '{wrong}'. magnus db runs lists them.$"):
-            runs.read_run(store, wrong)
+    for unknown_id, similar_id in (
+        ("calm-hover", "calm-hoover"),
+        ("clam-c", "calm-curie"),
+        ("Calm-Curie", "calm-curie"),
+    ):
+        with pytest.raises(RunNotFoundError, match=f"There is no run '{unknown_id}'. Did you mean .*{similar_id}"):
+            runs.find_run(store, unknown_id)
+    for unknown_id in ("", "1__", "zzz"):
+        with pytest.raises(RunNotFoundError, match=f"^There is no run '{unknown_id}'.$"):
+            runs.read_run(store, unknown_id)
 
 
-def test_a_run_is_read_whole(store: DBStore) -> None:
-    store.put_run_log(a_run("run"))
+def test_read_run_returns_the_full_run_log(store: DBStore) -> None:
+    store.put_run_log(sample_run("run"))
     run = runs.read_run(store, "r")
     assert as_json(run.run_log) == as_json(store.get_run_log_by_id("run", full=True))
-    assert run.started == runs.list_runs(store)[0]["started"] and run.unreadable == []
+    assert run.started == runs.list_runs(store)[0].started and run.unreadable == []
 
 
-@pytest.mark.parametrize("value", ["{spoilt", "[1]", '"text"', "", '{"name": []}', "[" * 100_000])
-def test_a_row_that_cannot_be_read_spoils_nothing_but_itself(store: DBStore, database: AnyDatabase, value: str) -> None:
-    store.put_run_log(a_run("run"))
+@pytest.mark.parametrize("value", ["{unreadable", "[1]", '"text"', "", '{"name": []}', "[" * 100_000])
+def test_unreadable_row_does_not_affect_other_rows(store: DBStore, database: AnyDatabase, value: str) -> None:
+    store.put_run_log(sample_run("run"))
     store.create_run_log("other", status="SUCCESS")
-    store.add_step_log(step("spoilt"), "run")
-    database.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_key = ?", value, "spoilt")
+    store.add_step_log(step("unreadable"), "run")
+    database.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_key = ?", value, "unreadable")
     database.sql("UPDATE db_log SET attribute_type = ? WHERE attribute_key = ?", "Metric", "rows")
     run = runs.read_run(store, "run")
-    assert [each[:3] for each in run.unreadable] == [("run", "Metric", "rows"), ("run", "Step", "spoilt")]
+    assert [each[:3] for each in run.unreadable] == [("run", "Metric", "rows"), ("run", "Step", "unreadable")]
     assert all(each.reason and "\n" not in each.reason for each in run.unreadable)
-    expected = a_run("run")
+    expected = sample_run("run")
     del expected.parameters["rows"]
     assert as_json(run.run_log) == as_json(expected)
     other, listed = runs.list_runs(store)
-    assert (other["unreadable"], listed["unreadable"]) == ([], ["Step spoilt"])
-    assert (listed["steps_done"], listed["steps_known"]) == (4, 5)
+    assert (other.unreadable, listed.unreadable) == ([], ["Step unreadable"])
+    assert (listed.steps_done, listed.steps_known) == (4, 5)
 
 
-def test_a_run_whose_own_row_cannot_be_read_is_shown_with_what_there_is(store: DBStore, database: AnyDatabase) -> None:
-    store.put_run_log(a_run("run"))
-    spoil(database, "run", "RunLog")
+def test_run_with_unreadable_header_keeps_its_steps(store: DBStore, database: AnyDatabase) -> None:
+    store.put_run_log(sample_run("run"))
+    make_unreadable(database, "run", "RunLog")
     run = runs.read_run(store, "run")
-    assert run.run_log.status == runs.UNKNOWN and run.started is not None
-    assert as_json(run.run_log) == as_json(a_run("run", runs.UNKNOWN, steps=a_run("run").steps))
+    assert run.run_log.status == "UNKNOWN" and run.started is not None
+    assert as_json(run.run_log) == as_json(sample_run("run", "UNKNOWN", steps=sample_run("run").steps))
     assert [each.attribute_type for each in run.unreadable] == ["RunLog"]
     [listed] = runs.list_runs(store)
-    assert (listed["status"], listed["steps_done"], listed["unreadable"]) == (runs.UNKNOWN, 4, ["RunLog run_log"])
+    assert (listed.status, listed.steps_done, listed.unreadable) == ("UNKNOWN", 4, ["RunLog run_log"])
     database.sql("DELETE FROM db_log WHERE attribute_type = ?", "RunLog")
     assert runs.list_runs(store) == []
     assert runs.read_run(store, "run").run_log.steps.keys() == {"load", "each"}
 
 
-def test_nothing_differs_between_a_run_and_itself(store: DBStore) -> None:
-    store.put_run_log(a_run("run"))
+def test_diff_of_equal_runs_is_empty(store: DBStore) -> None:
+    store.put_run_log(sample_run("run"))
     run_log = store.get_run_log_by_id("run", full=True)
     assert not any(runs.diff(run_log, store.get_run_log_by_id("run", full=True)).values())
 
 
-def test_a_diff_tells_what_each_run_has() -> None:
-    a, b = a_run("a", tag="x", dag_hash="1"), a_run("b", status="FAIL", dag_hash="1")
+def test_diff_shows_the_values_of_both_runs() -> None:
+    a, b = sample_run("a", tag="x", dag_hash="1"), sample_run("b", status="FAIL", dag_hash="1")
     b.parameters = {"rows": 4, "files": ["jan.csv", "feb.csv"], "more": {"deep": None}}
     b.steps["load"].code_identities[0].code_identifier = "9999999"
     b.steps["load"].user_defined_metrics = {"size": {"mb": 2}}
@@ -164,11 +170,11 @@ def test_a_diff_tells_what_each_run_has() -> None:
     }
 
 
-def test_an_index_serves_the_list_and_a_run(store: DBStore, database: AnyDatabase) -> None:
-    """On the plans of SQLite and PostgreSQL, with as many runs as the latter wants for it."""
+def test_queries_use_an_index(store: DBStore, database: AnyDatabase) -> None:
+    """Check the query plans of SQLite and PostgreSQL. PostgreSQL uses an index only if there are many runs."""
     if isinstance(database, Database) and database.scheme.startswith("mysql"):
-        pytest.skip("its plans are not told so")
-    store.put_run_log(a_run("run"))
+        pytest.skip("MySQL prints its plans in another format")
+    store.put_run_log(sample_run("run"))
     columns = "attribute_type, attribute_key, attribute_value, created_at"
     database.sql(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
@@ -193,22 +199,22 @@ def test_an_index_serves_the_list_and_a_run(store: DBStore, database: AnyDatabas
         assert "Seq Scan" not in plan and "SCAN db_log\n" not in f"{plan}\n", plan
 
 
-def test_a_table_of_old_is_listed(sqlite_file: SqliteFile) -> None:
-    """The older extension's: no index, other types, and rows written twice."""
+def test_legacy_table_is_readable(sqlite_file: SqliteFile) -> None:
+    """The table of the older extension has no index, other attribute types, and duplicate rows."""
     connection = sqlite3.connect(str(sqlite_file.path))
     columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
     connection.execute(f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, {columns})")
-    rows = fragments.of_run_log(a_run("run"))
-    old = {"Step": "StepLog", "Branch": "BranchLog"}
-    header = fragments.of_header(RunLog(run_id="run", status="PROCESSING"))
+    rows = fragments.dump_run_log(sample_run("run"))
+    legacy_types = {"Step": "StepLog", "Branch": "BranchLog"}
+    header = fragments.dump_header(RunLog(run_id="run", status="PROCESSING"))
     for second, row in enumerate([header, *rows]):
-        values = ("run", row[1], old.get(row[0], row[0]), row[2], f"2020-01-01 00:00:{second:02}")
+        values = ("run", row[1], legacy_types.get(row[0], row[0]), row[2], f"2020-01-01 00:00:{second:02}")
         connection.execute("INSERT INTO db_log VALUES (NULL, ?, ?, ?, ?, ?)", values)
     connection.commit()
     connection.close()
     store = DBStore(connection_string=sqlite_file.url)
     [listed] = runs.list_runs(store)
-    assert (listed["status"], listed["steps_done"]) == ("SUCCESS", 4)
-    assert as_json(runs.read_run(store, "run").run_log) == as_json(a_run("run"))
+    assert (listed.status, listed.steps_done) == ("SUCCESS", 4)
+    assert as_json(runs.read_run(store, "run").run_log) == as_json(sample_run("run"))
     assert runs.list_runs(store, status="PROCESSING") == []
     store.close()

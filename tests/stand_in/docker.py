@@ -1,6 +1,7 @@
-"""Stands in for the package docker where no engine answers: a container is a process in a mount namespace.
+"""Replacement for the package `docker` in tests without a Docker engine.
 
-An image is a folder. What is mounted into a container is not at its old place any more, as in any other container.
+A container is a process in its own mount namespace, and an image is a folder. As in a real container, a mounted folder
+is visible only at its mount point.
 """
 
 import os
@@ -44,7 +45,7 @@ class Container:
 
 
 class APIClient:
-    def logs(self, container: str, **how: Any) -> Iterator[bytes]:
+    def logs(self, container: str, **options: Any) -> Iterator[bytes]:
         return iter(_started[container].stdout or [])
 
     def inspect_container(self, container: str) -> Any:

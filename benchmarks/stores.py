@@ -1,4 +1,4 @@
-"""Who is measured: stores, and as the floor below any store the raw drivers."""
+"""The stores that are measured, and the raw drivers as a lower limit for any store."""
 
 from collections import OrderedDict
 from contextlib import closing
@@ -12,32 +12,28 @@ from magnus.extensions.run_log_store.file_system.implementation import FileSyste
 from pydantic_core import from_json
 
 from benchmarks import logs
-from benchmarks.databases import Database, connect, kind_of, now
-from benchmarks.sqlalchemy_way import SQLAlchemyStore
+from benchmarks.databases import Database, connect, dialect_of, now
+from benchmarks.sqlalchemy_store import SQLAlchemyStore
 from magnus_peewee_store import DBStore
 
-OURS = "magnus-peewee-store"
+THIS_STORE = "magnus-peewee-store"
 SQLALCHEMY = "SQLAlchemy's way"
 
 Call = Callable[[], Any]
 
 
-class Store:
-    """A run log store.
-
-    Args:
-        store: The store.
-    """
+class StoreAdapter:
+    """Adapt a run log store to the benchmarks."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
 
-    def fill(self, run_log: RunLog) -> None:
-        """Write a run log with all that it holds."""
+    def write_run_log(self, run_log: RunLog) -> None:
+        """Write a full run log."""
         self.store.put_run_log(run_log)
 
-    def calls(self, run_id: str, number: int) -> List[Call]:
-        """Prepare the six calls that a step costs."""
+    def prepare_step_calls(self, run_id: str, number: int) -> List[Call]:
+        """Prepare the six calls that magnus makes for a step."""
         store, name = self.store, logs.step_name(number)
         return [
             partial(store.add_step_log, logs.started(name), run_id),
@@ -48,25 +44,25 @@ class Store:
             partial(store.get_step_log, name, run_id),
         ]
 
-    def setting(self, run_id: str, parameters: Dict[str, Any]) -> Call:
-        """Prepare the writing of parameters."""
+    def prepare_set_parameters(self, run_id: str, parameters: Dict[str, Any]) -> Call:
+        """Prepare a call that writes parameters."""
         return partial(self.store.set_parameters, run_id, parameters)
 
-    def reading(self, run_id: str) -> Call:
-        """Prepare the reading of a full run log."""
+    def prepare_read(self, run_id: str) -> Call:
+        """Prepare a call that reads the full run log."""
         return partial(self.store.get_run_log_by_id, run_id, full=True)
 
     def close(self) -> None:
-        """Close its connection."""
+        """Close the connection of the store, if it has one."""
         if hasattr(self.store, "close"):
             self.store.close()
 
 
-class ChunkedFiles(Store):
-    """magnus' `chunked-fs`."""
+class ChunkedFileStore(StoreAdapter):
+    """The `chunked-fs` store of magnus."""
 
-    def fill(self, run_log: RunLog) -> None:
-        """Write a run log as its calls would, without their search for what is there: of thousands it takes minutes."""
+    def write_run_log(self, run_log: RunLog) -> None:
+        """Write a run log without searching for existing files, which takes minutes for thousands of steps."""
         store, run_id = self.store, run_log.run_id
         store.put_run_log(run_log.model_copy(update={"steps": OrderedDict()}))
         store.set_parameters(run_id, run_log.parameters)
@@ -76,18 +72,13 @@ class ChunkedFiles(Store):
 
 
 def upsert(url: str, rows: int = 1) -> str:
-    """The statement that writes rows over those of the same key, as a database's driver takes it.
-
-    Args:
-        url: The URL of the database.
-        rows: How many.
-    """
-    kind = kind_of(url)
-    mark = "?" if kind == "sqlite" else "%s"
-    values = ", ".join([f"({', '.join([mark] * 5)})"] * rows)
+    """Return the upsert statement for a number of rows, in the dialect and parameter style of the database."""
+    dialect = dialect_of(url)
+    placeholder = "?" if dialect == "sqlite" else "%s"
+    values = ", ".join([f"({', '.join([placeholder] * 5)})"] * rows)
     conflict = (
         "ON DUPLICATE KEY UPDATE attribute_value = VALUES(attribute_value)"
-        if kind == "mysql"
+        if dialect == "mysql"
         else "ON CONFLICT (run_id, attribute_type, attribute_key) "
         "DO UPDATE SET attribute_value = excluded.attribute_value"
     )
@@ -96,31 +87,33 @@ def upsert(url: str, rows: int = 1) -> str:
 
 
 class RawDriver:
-    """The floor: the driver's own calls, a statement each, of values made ready before.
+    """Call the driver directly, with one statement per call and values that are prepared before.
 
     Args:
-        url: The URL of a database that has the store's own table.
+        url: The URL of a database that has the table of the store.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.connection = connect(url)
         self.cursor = self.connection.cursor()
-        mark = "?" if kind_of(url) == "sqlite" else "%s"
-        of_run = f"FROM db_log WHERE run_id = {mark}"
+        placeholder = "?" if dialect_of(url) == "sqlite" else "%s"
+        from_run = f"FROM db_log WHERE run_id = {placeholder}"
         self._upsert = upsert(url)
-        self._one = f"SELECT attribute_value {of_run} AND attribute_type = {mark} AND attribute_key = {mark}"
-        self._parameters = f"SELECT attribute_key, attribute_value {of_run} AND attribute_type = 'Parameter'"
-        self._all = f"SELECT attribute_type, attribute_key, attribute_value {of_run} ORDER BY created_at, pk"
+        self._one = (
+            f"SELECT attribute_value {from_run} AND attribute_type = {placeholder} AND attribute_key = {placeholder}"
+        )
+        self._parameters = f"SELECT attribute_key, attribute_value {from_run} AND attribute_type = 'Parameter'"
+        self._all = f"SELECT attribute_type, attribute_key, attribute_value {from_run} ORDER BY created_at, pk"
 
-    def fill(self, run_log: RunLog) -> None:
-        """Write a run log with all that it holds."""
+    def write_run_log(self, run_log: RunLog) -> None:
+        """Write a full run log."""
         values = [(run_log.run_id, *row, now()) for row in logs.rows(run_log)]
         self.cursor.execute("BEGIN")
         self.cursor.executemany(self._upsert, values)
         self.cursor.execute("COMMIT")
 
-    def calls(self, run_id: str, number: int) -> List[Call]:
+    def prepare_step_calls(self, run_id: str, number: int) -> List[Call]:
         """Prepare the statements of the six calls."""
         name = logs.step_name(number)
         [parameter] = logs.parameter_rows(logs.parameter(number))
@@ -134,14 +127,14 @@ class RawDriver:
             read,
         ]
 
-    def setting(self, run_id: str, parameters: Dict[str, Any]) -> Call:
-        """Prepare the writing of parameters: one statement of many rows, which no driver's executemany beats."""
+    def prepare_set_parameters(self, run_id: str, parameters: Dict[str, Any]) -> Call:
+        """Prepare one upsert of many rows, which is faster than executemany of any driver."""
         rows = logs.parameter_rows(parameters)
         values = [value for row in rows for value in (run_id, *row, now())]
         return partial(self.cursor.execute, upsert(self.url, len(rows)), values)
 
-    def reading(self, run_id: str) -> Call:
-        """Prepare the reading of all rows of a run: here with their JSON parsed and validated, by pydantic."""
+    def prepare_read(self, run_id: str) -> Call:
+        """Prepare a call that reads all rows of a run and validates their JSON with pydantic."""
         return partial(self._read_all, run_id)
 
     def close(self) -> None:
@@ -158,16 +151,16 @@ class RawDriver:
     def _read_all(self, run_id: str) -> List[Any]:
         models: Dict[str, Any] = {"RunLog": RunLog, "Step": StepLog, "Branch": BranchLog}
         return [
-            models[kind].model_validate_json(value) if kind in models else from_json(value)
-            for kind, _, value in self._read(self._all, run_id)
+            models[attribute_type].model_validate_json(value) if attribute_type in models else from_json(value)
+            for attribute_type, _, value in self._read(self._all, run_id)
         ]
 
 
 class RawDriverAndPydantic(RawDriver):
-    """The floor of a store that returns magnus' objects: the raw driver, JSON written and read within the calls."""
+    """Call the driver directly, but write JSON and validate it with pydantic within the calls, as every store must."""
 
-    def calls(self, run_id: str, number: int) -> List[Call]:
-        """Prepare the six calls that a step costs."""
+    def prepare_step_calls(self, run_id: str, number: int) -> List[Call]:
+        """Prepare the six calls of a step."""
         name = logs.step_name(number)
         return [
             partial(self._write_step, run_id, logs.started(name)),
@@ -193,41 +186,43 @@ class RawDriverAndPydantic(RawDriver):
         return {name: from_json(value) for name, value in self._read(self._parameters, run_id)}
 
 
-class Ours(Store):
-    """The store under measurement.
+class DBStoreAdapter(StoreAdapter):
+    """Adapt `DBStore`.
 
     Args:
-        url: The URL of a database that has its table.
+        url: The URL of a database that has the table of the store.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__(DBStore(connection_string=url))
         self.url = url
 
-    def fill(self, run_log: RunLog) -> None:
-        """Write a run log with all that it holds, by the raw driver: that is quicker, and not what is measured."""
+    def write_run_log(self, run_log: RunLog) -> None:
+        """Write a full run log with the raw driver, which is faster. This call is not measured."""
         with closing(RawDriver(self.url)) as raw:
-            raw.fill(run_log)
+            raw.write_run_log(run_log)
 
 
-Contender = Union[Store, RawDriver]
+AnyStore = Union[StoreAdapter, RawDriver]
 
 
-def contenders(database: Database) -> Dict[str, Callable[[], Contender]]:
-    """All that write a step on a database, each to be made on a fresh one: the store first, then its two floors.
+def store_makers(database: Database) -> Dict[str, Callable[[], AnyStore]]:
+    """Return functions that create each store, by its name. Each store gets a new database.
 
-    Args:
-        database: The database. Beside SQLite there are magnus' own stores, which write files too.
+    The first is this store. Then come the raw driver, without and with pydantic. With SQLite, the file stores of magnus
+    are included.
     """
-    makers: Dict[str, Callable[[], Contender]] = {
-        OURS: lambda: Ours(database.fresh()),
-        database.raw: lambda: RawDriver(database.fresh()),
-        f"{database.raw} and pydantic": lambda: RawDriverAndPydantic(database.fresh()),
-        SQLALCHEMY: lambda: Store(SQLAlchemyStore(database.new_url())),
+    makers: Dict[str, Callable[[], AnyStore]] = {
+        THIS_STORE: lambda: DBStoreAdapter(database.new_url_with_table()),
+        database.raw_driver_name: lambda: RawDriver(database.new_url_with_table()),
+        f"{database.raw_driver_name} and pydantic": lambda: RawDriverAndPydantic(database.new_url_with_table()),
+        SQLALCHEMY: lambda: StoreAdapter(SQLAlchemyStore(database.new_url())),
     }
     if database.name == "sqlite":
-        makers["chunked-fs"] = lambda: ChunkedFiles(
+        makers["chunked-fs"] = lambda: ChunkedFileStore(
             ChunkedFileSystemRunLogStore(log_folder=mkdtemp(dir=str(database.folder)))
         )
-        makers["file-system"] = lambda: Store(FileSystemRunLogstore(log_folder=mkdtemp(dir=str(database.folder))))
+        makers["file-system"] = lambda: StoreAdapter(
+            FileSystemRunLogstore(log_folder=mkdtemp(dir=str(database.folder)))
+        )
     return makers

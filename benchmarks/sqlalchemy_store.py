@@ -1,4 +1,4 @@
-"""The way of the older SQLAlchemy extension: a session a call, a SELECT and then an INSERT or an UPDATE, no index."""
+"""A store like the older SQLAlchemy extension: one session per call, SELECT before INSERT or UPDATE, no index."""
 
 import datetime
 import json
@@ -14,7 +14,7 @@ Base: Any = declarative_base()
 
 
 class DBLog(Base):
-    """The table as that extension documents it."""
+    """The table as the older extension documents it."""
 
     __tablename__ = "db_log"
     pk = Column(Integer, Sequence("id_seq"), primary_key=True)
@@ -26,7 +26,7 @@ class DBLog(Base):
 
 
 class SQLAlchemyStore:
-    """As much of a run log store as is measured.
+    """The measured part of a run log store.
 
     Args:
         url: The URL of an empty database.
@@ -38,10 +38,14 @@ class SQLAlchemyStore:
         Base.metadata.create_all(self.engine)
 
     def put_run_log(self, run_log: RunLog) -> None:
-        """Write a new run log with all that it holds."""
+        """Write a new full run log."""
         with self.session() as session:
-            for kind, key, value in logs.rows(run_log):
-                session.add(DBLog(run_id=run_log.run_id, attribute_type=kind, attribute_key=key, attribute_value=value))
+            for attribute_type, key, value in logs.rows(run_log):
+                session.add(
+                    DBLog(
+                        run_id=run_log.run_id, attribute_type=attribute_type, attribute_key=key, attribute_value=value
+                    )
+                )
             session.commit()
 
     def add_step_log(self, step_log: StepLog, run_id: str) -> None:
@@ -51,7 +55,7 @@ class SQLAlchemyStore:
     def get_step_log(self, internal_name: str, run_id: str) -> StepLog:
         """Read the log of a step."""
         with self.session() as session:
-            return StepLog(**json.loads(self._of(session, run_id, "Step", internal_name).one().attribute_value))
+            return StepLog(**json.loads(self._query(session, run_id, "Step", internal_name).one().attribute_value))
 
     def get_parameters(self, run_id: str) -> Dict[str, Any]:
         """Read the parameters of a run."""
@@ -60,7 +64,7 @@ class SQLAlchemyStore:
             return {row.attribute_key: json.loads(row.attribute_value) for row in rows}
 
     def set_parameters(self, run_id: str, parameters: Dict[str, Any]) -> None:
-        """Write parameters of a run, each on its own."""
+        """Write the parameters of a run one by one."""
         for row in logs.parameter_rows(parameters):
             self._write(run_id, *row)
 
@@ -68,15 +72,17 @@ class SQLAlchemyStore:
         """Close the connections."""
         self.engine.dispose()
 
-    def _write(self, run_id: str, kind: str, key: str, value: str) -> None:
+    def _write(self, run_id: str, attribute_type: str, key: str, value: str) -> None:
         with self.session() as session:
-            row = self._of(session, run_id, kind, key).first()
+            row = self._query(session, run_id, attribute_type, key).first()
             if row is None:
-                session.add(DBLog(run_id=run_id, attribute_type=kind, attribute_key=key, attribute_value=value))
+                session.add(
+                    DBLog(run_id=run_id, attribute_type=attribute_type, attribute_key=key, attribute_value=value)
+                )
             else:
                 row.attribute_value = value
             session.commit()
 
     @staticmethod
-    def _of(session: Any, run_id: str, kind: str, key: str) -> Any:
-        return session.query(DBLog).filter_by(run_id=run_id, attribute_type=kind, attribute_key=key)
+    def _query(session: Any, run_id: str, attribute_type: str, key: str) -> Any:
+        return session.query(DBLog).filter_by(run_id=run_id, attribute_type=attribute_type, attribute_key=key)

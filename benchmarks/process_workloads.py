@@ -1,4 +1,4 @@
-"""The works that are done in processes of their own: a first call, and a pipeline from start to end."""
+"""Workloads that run in their own processes: a first call, and a complete pipeline."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from magnus.datastore import StepLog
 
 import magnus_peewee_store
 from benchmarks import logs
-from benchmarks.contenders import OURS, RawDriver, upsert
-from benchmarks.databases import Database, kind_of
-from benchmarks.measuring import Effort, Rounds, shuffled
+from benchmarks.databases import Database, dialect_of
 from benchmarks.results import Result
+from benchmarks.stores import THIS_STORE, RawDriver, upsert
+from benchmarks.timing import Rounds, Settings, shuffled
 
-# A process of its own finds the same modules.
+# Child processes import the same version of the package.
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("MAGNUS_")},
     "PYTHONPATH": os.pathsep.join(
@@ -28,13 +28,13 @@ ENVIRONMENT = {
     ),
 }
 
-TIMED = """
+TIMED_SCRIPT = """
 import time
-started = time.perf_counter()
+start = time.perf_counter()
 {script}
-print(time.perf_counter() - started)
+print(time.perf_counter() - start)
 """
-OUR_FIRST_CALL = """
+STORE_FIRST_CALL = """
 from magnus.datastore import StepLog
 from magnus_peewee_store import DBStore
 DBStore(connection_string={url!r}).add_step_log(StepLog(name={name!r}, internal_name={name!r}), "run")
@@ -66,13 +66,13 @@ connection = pymysql.connect(
 }
 
 
-def first_call(database: Database, effort: Effort) -> Iterator[Result]:
-    """The first call of a new process: what it imports, connects to, and writes."""
-    url = database.fresh()
+def first_call(database: Database, settings: Settings) -> Iterator[Result]:
+    """Measure the first call of a new process: import, connect and write."""
+    url = database.new_url_with_table()
     with closing(RawDriver(url)) as raw:
-        raw.fill(logs.run_log("run", 1))
+        raw.write_run_log(logs.run_log("run", 1))
     parts = urlsplit(url)
-    connecting = CONNECTING[kind_of(url)].format(
+    connecting = CONNECTING[dialect_of(url)].format(
         path=parts.path[1:],
         host=parts.hostname,
         port=parts.port,
@@ -81,38 +81,40 @@ def first_call(database: Database, effort: Effort) -> Iterator[Result]:
         database=parts.path[1:],
     )
     scripts = {
-        OURS: OUR_FIRST_CALL.format(url=url, name=logs.step_name(1)),
-        database.raw: RAW_FIRST_CALL.format(
+        THIS_STORE: STORE_FIRST_CALL.format(url=url, name=logs.step_name(1)),
+        database.raw_driver_name: RAW_FIRST_CALL.format(
             connecting=connecting,
             statement=upsert(url),
             row=logs.step_row(StepLog(name=logs.step_name(2), internal_name=logs.step_name(2))),
         ),
     }
     rounds = Rounds("first call of a new process", database)
-    for number in range(effort.first_calls + 1):
+    for number in range(settings.first_calls + 1):
         seconds = {
             name: float(
-                run(sys.executable, "-c", TIMED.format(script=scripts[name]), folder=database.folder).split()[-1]
+                run(sys.executable, "-c", TIMED_SCRIPT.format(script=scripts[name]), folder=database.folder).split()[-1]
             )
             for name in shuffled(scripts)
         }
-        if number:  # The first finds nothing compiled.
+        if number:  # Not the first round, which compiles the modules.
             rounds.add(seconds)
-    yield rounds.compare(database.raw, at_most=1.3)
+    yield rounds.compare(database.raw_driver_name, at_most=1.3)
 
 
-def pipeline(database: Database, effort: Effort) -> Iterator[Result]:
-    """A pipeline of stub steps by magnus' own command."""
-    names = [logs.step_name(number) for number in range(effort.pipeline)]
-    steps: Dict[str, Any] = {name: {"type": "stub", "next": after} for name, after in zip(names, [*names[1:], "end"])}
+def pipeline(database: Database, settings: Settings) -> Iterator[Result]:
+    """Measure a pipeline of stub steps, run by the magnus command."""
+    names = [logs.step_name(number) for number in range(settings.pipeline)]
+    steps: Dict[str, Any] = {
+        name: {"type": "stub", "next": next_name} for name, next_name in zip(names, [*names[1:], "end"])
+    }
     steps.update(end={"type": "success"}, fail={"type": "fail"})
     definition = {"dag": {"start_at": names[0], "steps": steps}}
     stores: Dict[str, Callable[[], Dict[str, Any]]] = {
-        OURS: lambda: {"type": "db", "config": {"connection_string": database.fresh()}},
+        THIS_STORE: lambda: {"type": "db", "config": {"connection_string": database.new_url_with_table()}},
         "buffered": lambda: {"type": "buffered"},
     }
-    rounds = Rounds(f"pipeline of {effort.pipeline} stub steps", database)
-    for _ in range(effort.rounds):
+    rounds = Rounds(f"pipeline of {settings.pipeline} stub steps", database)
+    for _ in range(settings.rounds):
         rounds.add({name: _execute(stores[name](), definition, database.folder) for name in shuffled(stores)})
     yield rounds.compare("buffered", at_most=1.05)
 
@@ -122,27 +124,20 @@ def _execute(store: Dict[str, Any], definition: Dict[str, Any], folder: Path) ->
         Path(project, "pipeline.yaml").write_text(json.dumps(definition), encoding="utf-8")
         Path(project, "config.yaml").write_text(json.dumps({"run_log_store": store}), encoding="utf-8")
         magnus = str(Path(sys.executable).parent / "magnus")
-        started = time.perf_counter()
+        start = time.perf_counter()
         run(magnus, "execute", "-f", "pipeline.yaml", "-c", "config.yaml", folder=Path(project))
-        return time.perf_counter() - started
+        return time.perf_counter() - start
 
 
 def run(*command: str, folder: Path) -> str:
-    """Run a command to its end.
-
-    Args:
-        command: The command.
-        folder: Where.
-
-    Returns:
-        What it prints.
+    """Run a command in a folder and return its output.
 
     Raises:
-        RuntimeError: If it fails; the message has what it printed.
+        RuntimeError: If the command fails. The message contains the output.
     """
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=str(folder), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-5000:]}")
-    return done.stdout
+    if result.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{result.stdout[-5000:]}")
+    return result.stdout

@@ -1,0 +1,28 @@
+"""`magnus db`: commands that show the runs in a database and look after them."""
+
+import logging
+
+import click
+from magnus import defaults
+from rich.console import Console
+from rich.logging import RichHandler
+
+from magnus_peewee_store.cli.group import CommandGroup
+from magnus_peewee_store.cli.moving import copy_runs, export_runs, import_runs
+from magnus_peewee_store.cli.showing import diff, list_runs, show, timeline
+from magnus_peewee_store.cli.upkeep import check, create_tables, delete, prune
+
+COMMANDS = (create_tables, check, list_runs, show, timeline, diff, export_runs, import_runs, copy_runs, delete, prune)
+
+
+@click.group(cls=CommandGroup, commands={command.name: command for command in COMMANDS})
+def db() -> None:
+    """Show the runs in a database, and look after them.
+
+    Each command finds the database as a pipeline does: in the file that -c names, as magnus execute takes it.
+    --connection-string names it directly. Without both, it is the database of the project's magnus-config.yaml; of the
+    environment variable MAGNUS_DB_CONNECTION_STRING; or the default, the SQLite file .run_log_store/run_log.db.
+    """
+    for handler in logging.getLogger(defaults.LOGGER_NAME).handlers:
+        if isinstance(handler, RichHandler):
+            handler.console = Console(stderr=True)  # magnus logs to stdout, where it would spoil the JSON.

@@ -1,0 +1,64 @@
+"""Write to the terminal: text that is safe to print, JSON, progress."""
+
+import contextlib
+import json
+import sys
+from datetime import datetime
+from io import TextIOWrapper
+from typing import Any, Callable, Iterator, Optional, Sequence
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+UNLIMITED = 100_000  # columns
+LIST_LENGTH = 10  # items that a message lists before it says "..."
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would exit with status 1.
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a Console, unlimited in width unless its stream is a terminal. It takes no text for markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
+    width = None if stream.isatty() else UNLIMITED
+    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+
+
+def printable(text: Any) -> str:
+    """Return a text with control characters escaped as Python escapes them."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
+    )
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON, times in ISO 8601."""
+    click.echo(json.dumps(value, indent=2, default=datetime.isoformat))
+
+
+def count_of_runs(run_ids: Sequence[str]) -> str:
+    """Return `1 run`, `2 runs` and so on."""
+    return f"{len(run_ids):,} run{'' if len(run_ids) == 1 else 's'}"
+
+
+def list_of(names: Sequence[str]) -> str:
+    """Return the first few names, separated by commas."""
+    return printable(", ".join(names[:LIST_LENGTH]) + (", ..." if len(names) > LIST_LENGTH else ""))
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal, and nothing elsewhere. Yield the function that advances it."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(unit, total=total)
+        yield lambda count: progress.advance(task, count)

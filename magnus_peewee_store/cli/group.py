@@ -1,0 +1,125 @@
+"""What all commands share: the group, the options that name the database, and errors as sentences."""
+
+import functools
+import os
+import sys
+from typing import Any, Callable, List, Optional, TypeVar
+
+import click
+import peewee
+from magnus import exceptions
+
+from magnus_peewee_store.cli.console import printable
+from magnus_peewee_store.configuration import check_exists, find_configuration
+from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError, RunNotFoundError
+from magnus_peewee_store.store import DBStore
+
+# Errors that a user can act on. They end in one sentence, all others in a traceback.
+USER_ERRORS = (
+    ConfigurationError,
+    OSError,
+    exceptions.RunLogNotFoundError,
+    peewee.PeeweeException,
+    UnicodeError,
+)
+DATABASE = "magnus_peewee_store.database"  # the key of click's context for the masked URL and what names the database
+INTERRUPTED = 130  # the exit status after Ctrl-C
+
+T = TypeVar("T")
+
+
+class CommandGroup(click.Group):
+    """Commands in the order of their definition, whose errors are sentences."""
+
+    def list_commands(self, ctx: click.Context) -> List[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            click.ClickException: For errors that the user can act on.
+        """
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader has read enough. Python's own flush at exit must not complain either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except USER_ERRORS as error:
+            raise click.ClickException(_sentence(error, *ctx.meta.get(DATABASE, ("", "")))) from None
+
+
+def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Decorate a command: give it the store that the user names, and the options to name it.
+
+    Args:
+        creates: Whether the command creates a missing database and table. Without it they must exist.
+    """
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        @click.option("-c", "--config-file", metavar="FILE", help="The configuration, as magnus execute takes it.")
+        @click.option("--connection-string", metavar="URL", help="The database, instead of a configuration.")
+        @functools.wraps(command)
+        def wrapped(config_file: Optional[str], connection_string: Optional[str], **options: Any) -> T:
+            if config_file and connection_string:
+                raise click.UsageError("--config-file and --connection-string both name a database. Give one of them.")
+            configuration = find_configuration(config_file, connection_string)
+            source = "--connection-string" if connection_string else configuration.source
+            store = open_target(configuration.make_store(), source)
+            click.get_current_context().meta[DATABASE] = store.table.database.masked_url, source
+            if not creates:
+                check_exists(store)
+            return command(store, **options)
+
+        return wrapped
+
+    return decorate
+
+
+def json_option(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the option --json."""
+    return click.option("--json", "is_json", is_flag=True, help="Print JSON.")(command)
+
+
+def open_target(store: DBStore, source: str) -> DBStore:
+    """Resolve the secrets of a store, and close it when the command ends.
+
+    Args:
+        store: The store.
+        source: What names the database, for error messages.
+
+    Raises:
+        click.ClickException: If its configuration is not valid, or the secrets handler fails.
+    """
+    try:
+        store.table  # noqa: B018 - resolves the secrets
+    except ConfigurationError as error:
+        raise click.ClickException(_sentence(error, str(error), source)) from None
+    except Exception as error:  # Secrets handlers raise errors of every class.
+        reason = printable(getattr(error, "message", "") or error)
+        raise click.ClickException(f"The secrets handler failed: {reason}") from None
+    click.get_current_context().call_on_close(store.close)
+    return store
+
+
+def _sentence(error: Exception, masked_url: str, source: str) -> str:
+    """Return what is wrong; for an error of a database also which database, and what names it."""
+    if isinstance(error, OSError) and error.filename:
+        return printable(f"{error.filename}: {error.strerror}")
+    text = " ".join(str(error).split())
+    if isinstance(error, RunNotFoundError) and text.endswith("'."):
+        text += " magnus db runs lists all runs."
+    if isinstance(error, MissingTableError):
+        text += " magnus db create-tables creates it, too."
+    if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
+        if masked_url in text:
+            text += f" ({source})"
+        elif "://" not in text:  # or it is about another database
+            text += f" The database is {masked_url} ({source})."
+    return printable(text)

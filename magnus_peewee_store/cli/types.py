@@ -1,0 +1,45 @@
+"""The parameter types of the commands."""
+
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any, Optional
+
+import click
+
+from magnus_peewee_store.times import parse_time
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """An age: `90s`, `15m`, `12h`, `2d` or `1w`."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> timedelta:
+        """Return the age as a timedelta."""
+        parts = re.fullmatch(r"(\d+)([smhdw])", value.strip())
+        if parts:
+            try:
+                age = timedelta(**{UNITS[parts[2]]: int(parts[1])})
+                datetime.now(timezone.utc) - age
+                return age
+            except OverflowError:
+                pass
+        return self.fail(f"'{value}' is not an age. Use 90s, 15m, 12h, 2d or 1w.", param, ctx)
+
+
+class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A time: an age, or a date and time in ISO 8601. Without a time zone it is local time."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> datetime:
+        """Return the time with its zone."""
+        time = parse_time(value)
+        if time:
+            return time
+        try:
+            return datetime.now(timezone.utc) - Age().convert(value, param, ctx)
+        except click.BadParameter:
+            return self.fail(f"'{value}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.", param, ctx)

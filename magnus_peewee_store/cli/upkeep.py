@@ -1,0 +1,156 @@
+"""The commands that look after a database: create-tables, check, delete, prune."""
+
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Optional, Sequence, Tuple
+
+import click
+
+from magnus_peewee_store import runs
+from magnus_peewee_store.cli import views
+from magnus_peewee_store.cli.console import (
+    LIST_LENGTH,
+    count_of_runs,
+    echo_json,
+    list_of,
+    make_console,
+    printable,
+    progress_bar,
+)
+from magnus_peewee_store.cli.group import json_option, on_database
+from magnus_peewee_store.cli.types import Age
+from magnus_peewee_store.runs.finding import has_run
+from magnus_peewee_store.runs.reading import ENDED
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import format_time
+
+
+@click.command("create-tables")
+@on_database(creates=True)
+def create_tables(store: DBStore) -> None:
+    """Create the table, or complete one that other software created. Running it again is safe.
+
+    \b
+    Example:
+      magnus db create-tables -c config.yaml
+    """
+    created = store.table.create()
+    for part in created:
+        click.echo(f"Created {part}.")
+    if not created:
+        click.echo("Nothing is missing.")
+
+
+@click.command()
+@on_database()
+@json_option
+def check(store: DBStore, is_json: bool) -> None:
+    """Check the connection, the table and each of its rows. The exit status is 0 if all is well.
+
+    \b
+    Example:
+      magnus db check
+    """
+    with progress_bar("rows", None) as advance:
+        report = runs.check(store, advance)
+    if is_json:
+        unreadable = [row._asdict() for row in report.unreadable]
+        echo_json({**asdict(report), "unreadable": unreadable, "is_healthy": report.is_healthy})
+    else:
+        make_console().print(views.check_table(report))
+        click.echo(_advice(report))
+    if not report.is_healthy:
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@on_database()
+def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
+    """Delete runs, after showing them and asking. Give whole ids.
+
+    \b
+    Example:
+      magnus db delete calm-hoover
+    """
+    # A shortened id could name another run once its own run is deleted.
+    existing = [run_id for run_id in dict.fromkeys(run_ids) if has_run(store, run_id)]
+    unknown = [run_id for run_id in run_ids if run_id not in existing]
+    for run_id in unknown:
+        click.echo(printable(f"There is no run '{run_id}'. Give the whole id to delete a run."), err=True)
+    if existing or not unknown:
+        _delete(store, existing, yes, dry_run)
+    if unknown:
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.option("--older-than", type=Age(), metavar="AGE", help="Only runs older than this, such as 90d (or s, m, h, w).")
+@click.option("--keep", type=click.IntRange(min=0), metavar="COUNT", help="Always keep the newest COUNT runs.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@on_database()
+def prune(store: DBStore, older_than: Optional[timedelta], keep: Optional[int], yes: bool, dry_run: bool) -> None:
+    """Delete old runs, after showing them and asking. With both options, both must allow it.
+
+    A run that has not ended is kept while one of its rows is younger than --older-than, or than a day.
+
+    \b
+    Example:
+      magnus db prune --older-than 90d --keep 100
+    """
+    if older_than is None and keep is None:
+        raise click.UsageError("Give --older-than AGE, --keep COUNT, or both.")
+    with progress_bar("runs", None) as advance:
+        found = runs.prunable(store, older_than, keep, advance)
+    if found.running:
+        click.echo(f"{count_of_runs(found.running)} kept, not ended: {list_of(found.running)}", err=True)
+    _delete(store, found.run_ids, yes, dry_run)
+
+
+def _advice(report: runs.CheckReport) -> str:
+    if report.is_healthy:
+        return "All is well."
+    if report.duplicates:
+        return (
+            "Of rows with the same run_id, attribute_type and attribute_key, keep the newest by created_at and delete "
+            "the others."
+        )
+    if report.missing:
+        return "Run magnus db create-tables."
+    return "The rest of these runs is shown as usual. magnus db delete removes a run."
+
+
+def _delete(store: DBStore, run_ids: Sequence[str], yes: bool, dry_run: bool) -> None:
+    if not run_ids:
+        click.echo("There is nothing to delete.")
+        return
+    console = make_console()
+    summaries = runs.summarize(store, run_ids[:LIST_LENGTH])
+    console.print(views.runs_table(summaries, console.width))
+    if len(run_ids) > LIST_LENGTH:
+        [newest] = runs.summarize(store, run_ids[-1:])
+        first, last = format_time(summaries[0].started), format_time(newest.started)
+        more = len(run_ids) - LIST_LENGTH
+        click.echo(f"... and {more:,} more: {count_of_runs(run_ids)} in total, started from {first} to {last}.")
+    if dry_run:
+        click.echo(f"{count_of_runs(run_ids)} would be deleted.")
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.ClickException("Nothing was deleted, since there is no terminal to ask on. Add --yes.")
+        unfinished = [run.run_id for run in summaries if run.status not in ENDED]
+        if unfinished:
+            click.echo(f"Not ended, may still be running: {list_of(unfinished)}")
+        click.confirm(f"Delete {count_of_runs(run_ids)}?", abort=True)
+    deleted = 0
+    try:
+        with progress_bar("runs", len(run_ids)) as advance:
+            for _ in runs.delete_runs(store, run_ids):
+                deleted += 1
+                advance(1)
+    finally:
+        click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")

@@ -1,0 +1,235 @@
+"""The tables and trees that the commands print."""
+
+import json
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+
+from magnus import defaults
+from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.cli.console import LIST_LENGTH, UNLIMITED, printable
+from magnus_peewee_store.runs import CheckReport, Run, RunSummary, UnreadableRow
+from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, steps_of
+from magnus_peewee_store.times import format_duration, format_time
+
+STYLES = {
+    defaults.SUCCESS: "green",
+    defaults.FAIL: "bold red",
+    defaults.PROCESSING: "cyan",
+    defaults.TRIGGERED: "cyan",
+    defaults.CREATED: "dim",
+}
+WIDE = 110  # columns that leave room for whole times
+LONGEST_VALUE = 300  # characters of a value on a terminal
+
+
+def runs_table(summaries: Sequence[RunSummary], width: int = UNLIMITED) -> Table:
+    """Return the list of runs, for a console of this width."""
+    is_wide = width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("RUN", overflow="fold")
+    table.add_column("STATUS", no_wrap=True)
+    table.add_column("STARTED", no_wrap=True)
+    table.add_column("TOOK", justify="right", no_wrap=True)
+    table.add_column("STEPS", justify="right", no_wrap=True)
+    for heading in ("TAG", "FAILED STEP") if is_wide else ():
+        table.add_column(heading, overflow="fold")
+    for run in summaries:
+        tag, failed_step = Text(printable(run.tag or "")), Text(printable(run.failed_step or ""), "red")
+        name = Text(printable(run.run_id))
+        if tag and not is_wide:
+            name.append("\n  tag ", "dim").append_text(tag)
+        if failed_step and not is_wide:
+            name.append("\n  failed at ", "dim").append_text(failed_step)
+        table.add_row(
+            name,
+            _status(run.status),
+            format_time(run.started, short=not is_wide),
+            format_duration(run.duration),
+            f"{run.steps_done}/{run.steps_known}",
+            *((tag, failed_step) if is_wide else ()),
+        )
+    return table
+
+
+def run_tree(run: Run, is_full: bool = True) -> Tree:
+    """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
+    run_log = run.run_log
+    duration = duration_of(run_log.status, run.started, attempts_of(steps_of(run_log)))
+    facts = {
+        "started": format_time(run.started),
+        "tag": run_log.tag,
+        "re-run of": run_log.original_run_id,
+        "code": ", ".join(code_versions(run_log)),
+    }
+    lines = [Text.assemble((f"{name} ", "dim"), printable(value)) for name, value in facts.items() if value]
+    tree = Tree(Text("\n").join([_label(run_log.run_id, run_log.status, duration), *lines]))
+    if run_log.parameters:
+        _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full)
+    _add_steps(tree, run_log, is_full)
+    return tree
+
+
+def step_tree(step: StepLog) -> Tree:
+    """Return a step with everything that its log contains."""
+    tree = Tree(_step_label(step))
+    facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
+    for code in step.code_identities:
+        if code.code_identifier:
+            facts["code"] = f"{code_version(code)} {code.code_identifier_url or ''}"
+    for name, value in facts.items():
+        if value:
+            tree.add(Text.assemble((f"{name} ", "dim"), printable(value)))
+    for attempt in step.attempts:
+        duration = duration_of(attempt.status, None, [attempt])
+        branch = tree.add(_label(f"attempt {attempt.attempt_number}", attempt.status, duration))
+        start, end = printable(attempt.start_time), printable(attempt.end_time)
+        branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end))
+        _add_message(branch, attempt)
+        if attempt.parameters:
+            _add_values(branch.add(Text("parameters", "bold")), attempt.parameters, is_full=True)
+    if step.user_defined_metrics:
+        _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, is_full=True)
+    for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
+        tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
+    _add_branches(tree, step, is_full=True)
+    return tree
+
+
+def diff_tree(
+    run_ids: Tuple[str, str], differences: Mapping[str, Mapping[str, Mapping[str, Any]]], is_full: bool = True
+) -> Tree:
+    """Return what differs between two runs, as `runs.diff` found it. The tree has no children if nothing differs.
+
+    A step is left out if its two statuses and its two durations, as they are printed, are equal.
+    """
+    tree = Tree(_change(*map(printable, run_ids)))
+    for section, pairs in differences.items():
+        branch = Tree(Text(section, "bold"))
+        for name, pair in pairs.items():
+            a, b = (_side(section, pair.get(side), is_full) for side in ("a", "b"))
+            if a != b:
+                branch.add(Text.assemble((f"{printable(name)}: ", "dim")).append_text(_change(a, b)))
+        if branch.children:
+            tree.children.append(branch)
+    return tree
+
+
+def unreadable_lines(unreadable: Iterable[UnreadableRow]) -> List[str]:
+    """Return a line for each row that cannot be read, with the reason."""
+    return [
+        printable(f"Cannot read {row.attribute_type} {row.attribute_key} of {row.run_id}: {row.reason}")
+        for row in unreadable
+    ]
+
+
+def status_lines(run: Run) -> Dict[str, str]:
+    """Return a line with the status of each step, by its name, and last that of the run, by an empty name."""
+    lines = {step.internal_name: _step_label(step, step.internal_name).plain for step in steps_of(run.run_log)}
+    lines[""] = _label(run.run_log.run_id, run.run_log.status, None).plain
+    return lines
+
+
+def check_table(report: CheckReport) -> Table:
+    """Return what `runs.check` found."""
+    rows = ", ".join(f"{count:,} {attribute_type}" for attribute_type, count in sorted(report.rows.items()))
+    lines_of = {
+        "Database": [f"{report.product}, {report.database}"],
+        "Table": ["lacks:", *report.missing] if report.missing else ["complete"],
+        "Rows": [f"{sum(report.rows.values()):,}{f' ({rows})' if rows else ''}"],
+        "Runs": [f"{report.runs:,}", *_first(f"{run_id} has no row of its own" for run_id in report.headless)],
+        "Size": [decimal(report.size)],
+        "Duplicates": _first(f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()),
+        "Unreadable": _first(
+            f"{row.run_id}: {row.attribute_type} {row.attribute_key}: {row.reason}" for row in report.unreadable
+        ),
+    }
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, lines in lines_of.items():
+        table.add_row(name, Text("\n".join(map(printable, lines or ["none"]))))
+    return table
+
+
+def _first(lines: Iterable[str]) -> List[str]:
+    listed = list(lines)
+    more = [f"... and {len(listed) - LIST_LENGTH:,} more"] if len(listed) > LIST_LENGTH else []
+    return listed[:LIST_LENGTH] + more
+
+
+def _status(status: str) -> Text:
+    return Text(printable(status), STYLES.get(status, "yellow"))
+
+
+def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:
+    duration = f" {format_duration(seconds)}".rstrip()
+    return Text.assemble((printable(name), "bold"), " ", _status(status), (duration, "dim"), (suffix, "dim"))
+
+
+def _step_label(step: StepLog, name: str = "") -> Text:
+    inner = [inner_step for branch in step.branches.values() for inner_step in steps_of(branch)]
+    duration = duration_of(step.status, None, attempts_of([step, *inner]))
+    suffix = "" if step.step_type in ("task", "") else f" {step.step_type}"
+    if len(step.attempts) > 1:
+        suffix += f" {len(step.attempts)} attempts"
+    if step.mock:
+        suffix += " (not run again)"
+    return _label(name or step.name, step.status, duration, printable(suffix))
+
+
+def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool) -> None:
+    for step in log.steps.values():
+        if step.step_type in fragments.TERMINAL:
+            continue
+        branch = tree.add(_step_label(step))
+        if step.status == defaults.FAIL:
+            for attempt in step.attempts:
+                _add_message(branch, attempt)
+        _add_values(branch, step.user_defined_metrics, is_full, "metric ")
+        for stage in ("get", "put"):
+            # Sorted, because magnus keeps them in no particular order.
+            names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
+            if names:
+                branch.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))
+        _add_branches(branch, step, is_full)
+
+
+def _add_branches(tree: Tree, step: StepLog, is_full: bool) -> None:
+    for name, branch in step.branches.items():
+        duration = duration_of(branch.status, None, attempts_of(steps_of(branch)))
+        own_name = fragments.own_name(name, step.internal_name)
+        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full)
+
+
+def _add_message(tree: Tree, attempt: StepAttempt) -> None:
+    if attempt.message:
+        tree.add(Text("\n".join(map(printable, attempt.message.splitlines())), "red"))
+
+
+def _add_values(tree: Tree, values: Mapping[str, Any], is_full: bool, prefix: str = "") -> None:
+    for name, value in values.items():
+        tree.add(Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (_value(value, is_full), "cyan")))
+
+
+def _value(value: Any, is_full: bool) -> str:
+    text = printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    if is_full or len(text) <= LONGEST_VALUE:
+        return text
+    return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"
+
+
+def _change(a: str, b: str) -> Text:
+    return Text.assemble((a, "red"), (" \u2192 ", "dim"), (b, "green"))
+
+
+def _side(section: str, value: Any, is_full: bool) -> str:
+    if value in (None, ""):
+        return "-"
+    if section == "steps":
+        return f"{printable(value['status'])} {format_duration(value['duration'])}".rstrip()
+    return _value(value, is_full)

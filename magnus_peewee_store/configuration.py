@@ -1,0 +1,140 @@
+"""Find the database as a pipeline finds it: in magnus' configuration, with its secrets handler."""
+
+import os
+from typing import Any, Dict, NamedTuple, Optional
+
+from magnus import defaults, utils
+from ruamel.yaml.error import YAMLError
+
+from magnus_peewee_store.db.schema import TABLE
+from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
+from magnus_peewee_store.store import DBStore
+
+CONNECTION_STRING_VARIABLE = "MAGNUS_DB_CONNECTION_STRING"
+
+
+class Configuration(NamedTuple):
+    """Which database to open, and who says so."""
+
+    store_config: Dict[str, Any]
+    """The arguments of `DBStore`."""
+    secrets_handler: Any
+    """A secrets handler of magnus."""
+    source: str
+    """What names the database: a file, an environment variable, an option."""
+
+    def make_store(self) -> DBStore:
+        """Return the store. It connects when it is first used."""
+        store = DBStore(**self.store_config)
+        store.set_secrets_handler(self.secrets_handler)
+        return store
+
+
+def open_store(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> DBStore:
+    """Open the run logs that exist, for notebooks and scripts. Nothing is created.
+
+    The database is found as a pipeline finds it: in `config_file`; without one, in the project's `magnus-config.yaml`,
+    the environment variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets
+    handler of the same configuration.
+
+    Args:
+        config_file: A configuration, as `magnus execute -c` takes it.
+        connection_string: The URL of the database, instead of a configuration.
+
+    Returns:
+        The store.
+
+    Raises:
+        ConfigurationError: If the configuration is not valid, or names no database.
+        CannotConnectError: If the database cannot be connected to.
+        MissingTableError: If the SQLite file or the table does not exist.
+
+    Example:
+        >>> from magnus_peewee_store import open_store
+        >>> open_store(connection_string="sqlite:///no-such-folder/runs.db")
+        Traceback (most recent call last):
+        ...
+        magnus_peewee_store.exceptions.MissingTableError: There is no SQLite file ...
+    """
+    store = find_configuration(config_file, connection_string).make_store()
+    check_exists(store)
+    return store
+
+
+def find_configuration(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> Configuration:
+    """Return the configuration that `open_store` uses.
+
+    Raises:
+        ConfigurationError: If it is not valid, or names no database.
+    """
+    if config_file and connection_string:
+        raise ConfigurationError("A configuration file and a connection string both name a database. Give one of them.")
+    project_file = defaults.USER_CONFIG_FILE
+    project = _section(_load(project_file), "defaults", project_file) if os.path.exists(project_file) else {}
+    config = _load(config_file) if config_file else {}
+
+    # The order of precedence is that of magnus' `prepare_configurations`.
+    secrets_config = config.get("secrets") or project.get("secrets") or defaults.DEFAULT_SECRETS
+    run_log_store, source = project.get("run_log_store"), project_file
+    if config_file and config.get("run_log_store"):
+        run_log_store, source = config["run_log_store"], config_file
+    run_log_store = run_log_store if isinstance(run_log_store, dict) else {}
+    is_db = run_log_store.get("type") == "db"
+    if config_file and not is_db:
+        raise ConfigurationError(
+            f"{config_file} does not keep run logs in a database. Add to it: run_log_store: {{type: db}}"
+        )
+
+    store_config: Dict[str, Any] = {}
+    if connection_string:
+        store_config, source = {"connection_string": connection_string}, "the connection string given"
+    elif is_db:
+        store_config = _section(run_log_store, "config", source)
+    elif os.environ.get(CONNECTION_STRING_VARIABLE):
+        store_config = {"connection_string": os.environ[CONNECTION_STRING_VARIABLE]}
+        source = CONNECTION_STRING_VARIABLE
+    else:
+        source = f"the default, since no configuration, {project_file} or {CONNECTION_STRING_VARIABLE} names another"
+    return Configuration(store_config, _make_secrets_handler(secrets_config), source)
+
+
+def check_exists(store: DBStore) -> None:
+    """Check that a store's database and table exist, and create neither.
+
+    Raises:
+        MissingTableError: If one does not exist.
+    """
+    database = store.table.database
+    if not database.exists():
+        raise MissingTableError(f"There is no SQLite file {database.database}. The first run of a pipeline creates it.")
+    if not store.table.exists():
+        raise MissingTableError(f"There is no table {TABLE} in {database.masked_url}. The first run creates it.")
+
+
+def _load(path: str) -> Dict[str, Any]:
+    try:
+        loaded = utils.load_yaml(path)
+    except YAMLError as error:
+        # The parser's own message quotes the file, which may contain a password.
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigurationError(f"{path} is not valid YAML{f': see line {mark.line + 1}' if mark else ''}.") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not valid YAML.") from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigurationError(f"{path} is not a configuration of magnus.")
+    return loaded or {}
+
+
+def _section(config: Dict[str, Any], name: str, path: str) -> Dict[str, Any]:
+    section = config.get(name) or {}
+    if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
+        raise ConfigurationError(f"In {path}, the section '{name}:' must contain lines of the form key: value.")
+    return section
+
+
+def _make_secrets_handler(config: Any) -> Any:
+    try:
+        return utils.get_provider_by_name_and_type("secrets", {**config, "config": config.get("config") or {}})
+    except Exception:  # magnus' own message shows the whole configuration.
+        name = config.get("type") if isinstance(config, dict) else None
+        raise ConfigurationError(f"The secrets handler {name!r} cannot be created as it is configured.") from None

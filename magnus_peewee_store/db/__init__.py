@@ -1,0 +1,35 @@
+"""The database layer: the table `db_log` and everything SQL. It knows nothing of magnus."""
+
+from typing import List
+
+from magnus_peewee_store.db.schema import DBLog
+from magnus_peewee_store.db.table import LogTable
+from magnus_peewee_store.db.url import make_database
+
+__all__ = ["DBLog", "create_tables"]
+
+
+def create_tables(connection_string: str) -> List[str]:
+    """Create the table `db_log` in a database, or complete one that other software created. Running it again is safe.
+
+    Args:
+        connection_string: The connection string of the database, with its secrets filled in.
+
+    Returns:
+        What was missing and now exists, one text each.
+
+    Raises:
+        ConnectionStringError: If the connection string is not valid.
+        DuplicateRowsError: If the table has rows that the unique index forbids. Nothing is changed.
+        peewee.DatabaseError: If the database cannot be reached, or the role may not create tables.
+
+    Example:
+        >>> from magnus_peewee_store import db
+        >>> db.create_tables("sqlite:///:memory:")
+        ['the table db_log']
+    """
+    table = LogTable(make_database(connection_string))
+    try:
+        return table.create()
+    finally:
+        table.close()

@@ -1,0 +1,268 @@
+"""What all backends share: one connection per process, retries, forks, and errors without secrets."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
+
+import peewee
+from peewee import fn
+
+from magnus_peewee_store.exceptions import CannotConnectError
+
+logger = logging.getLogger("magnus.db")
+
+MASK = "***"
+
+RETRY_TIMEOUT = 60.0  # seconds
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 5.0
+
+T = TypeVar("T")
+
+
+class Target(NamedTuple):
+    """The database that a connection string names, with its secrets filled in."""
+
+    database_class: Type[peewee.Database]
+    parameters: Dict[str, Any]
+    """The arguments of the database class."""
+    masked_url: str
+    """The connection string as messages may show it."""
+    secrets: Tuple[str, ...]
+    """Texts that no message may show."""
+    unknown_secrets: Tuple[str, ...]
+    """The names of placeholders that no secret has filled in."""
+
+
+class Backend(peewee.Database):
+    """What every backend adds to peewee's database class.
+
+    All threads of a process share one connection, one at a time. A forked child never uses its parent's connection.
+    Transient errors are retried. An error in connecting shows the masked URL and no secret.
+
+    Args:
+        resolve: Returns the database to connect to. It is called again for each connection, since cloud databases
+            take tokens as passwords that expire within minutes.
+        retry_timeout: For how many seconds transient errors are retried.
+    """
+
+    peewee_class: ClassVar[Type[peewee.Database]]
+    field_types: Dict[str, str] = {
+        "RUN_ID": "TEXT",
+        "ATTRIBUTE_KEY": "TEXT",
+        "ATTRIBUTE_TYPE": "TEXT",
+        "ATTRIBUTE_VALUE": "TEXT",
+        "CREATED_AT": "DATETIME",
+    }
+    settings: ClassVar[Dict[str, Any]] = {}  # arguments of every connection, unless the connection string sets them
+    table_settings: ClassVar[Tuple[str, ...]] = ()
+    has_transactional_ddl = True
+    has_conflict_target = True  # whether ON CONFLICT names the unique columns
+    has_json_rows = True
+    max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
+    extra = ""  # the extra of this package that installs the driver
+
+    def __init__(
+        self, resolve: Callable[[], Target], retry_timeout: float = RETRY_TIMEOUT, **peewee_options: Any
+    ) -> None:
+        self._resolve = resolve
+        self._target = resolve()
+        self.retry_timeout = retry_timeout
+        self.lock = threading.RLock()
+        super().__init__(thread_safe=False, **peewee_options, **{**self.settings, **self._target.parameters})
+        _backends.add(self)
+
+    @property
+    def masked_url(self) -> str:
+        """The connection string as messages may show it."""
+        return self._target.masked_url
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        """Connect, like `peewee.Database.connect`, with the secrets as they are now.
+
+        A connection that is refused is tried once more if a secret has changed in the meantime.
+
+        Raises:
+            CannotConnectError: For every kind of failure.
+        """
+        if reuse_if_open and not self.is_closed():
+            return False
+        self._update_target()
+        try:
+            return self._connect_once()
+        except CannotConnectError as error:
+            if error.is_transient or not self._update_target():
+                raise
+        return self._connect_once()
+
+    def force_close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        if not self.is_closed():
+            connection: Any = self.connection()
+            self.dispose()
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def retry(self, work: Callable[[int], T]) -> T:
+        """Run `work`, retrying transient errors with backoff.
+
+        Args:
+            work: One statement or one transaction; it is called with the number of the attempt, from 0. An interrupted
+                attempt may or may not have taken effect, so running `work` twice must do no harm.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            peewee.PeeweeException: If the error is not transient, or still there after `retry_timeout` seconds.
+        """
+        give_up_at = time.monotonic() + self.retry_timeout
+        pause = 0.0
+        attempt = 0
+        while True:
+            try:
+                with self.lock:
+                    try:
+                        if self.is_closed():
+                            self.connect()
+                        return work(attempt)
+                    except peewee.PeeweeException as error:
+                        is_transient = self.is_transient(error)
+                        if is_transient:
+                            self.force_close()
+                        raise
+            except peewee.PeeweeException as error:
+                if not is_transient:
+                    raise
+                if time.monotonic() + pause > give_up_at:
+                    if isinstance(error, CannotConnectError):
+                        error.args = (f"{error} (gave up after retry_timeout, {self.retry_timeout:g} s)",)
+                    raise
+                if not attempt:
+                    where = "" if isinstance(error, CannotConnectError) else f"{self.masked_url}: "
+                    logger.warning("Retrying for up to %g s. %s%s", self.retry_timeout, where, str(error).strip())
+            time.sleep(pause)
+            attempt += 1
+            # Jitter, so that many waiting processes do not come back at the same moment.
+            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.7, 1.0)  # noqa: S311
+
+    def is_transient(self, error: Exception) -> bool:
+        """Return True for transient errors (restart, killed session, deadlock)."""
+        return isinstance(error, CannotConnectError) and error.is_transient
+
+    def discard_inherited_connection(self) -> None:
+        """Forget, in a forked child, the parent's connection. The next use opens a new one."""
+        self.lock = threading.RLock()
+        if self.is_closed():
+            return
+        # To close it, even when the child exits, would end the parent's session on a server, and SQLite forbids it
+        # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is never released.
+        inherited = self.connection()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        self.dispose()
+
+    def exists(self) -> bool:
+        """Return False if connecting would create the database."""
+        return True
+
+    def version_string(self) -> str:
+        """Return the product's name and version."""
+        raise NotImplementedError
+
+    def table_size(self, table: str) -> int:
+        """Return the size of a table with its indexes, in bytes."""
+        raise NotImplementedError
+
+    def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
+        """Return the SQL expression for created_at of a new row.
+
+        Args:
+            now: The current time.
+            newest: The newest created_at of the run; NULL if it has no rows.
+            ordinal: The row's number among the new rows of the statement; 0 if it is the only one.
+
+        Returns:
+            `now`, or one microsecond after `newest` if that is later; plus `ordinal` microseconds.
+        """
+        raise NotImplementedError
+
+    def json_rows(self, document: Any) -> Tuple[Any, Any, List[Any]]:
+        """Return the SQL that turns a JSON text, `[[type, key, value], ...]`, into rows.
+
+        Returns:
+            The table for FROM, its column with the row's number, and its three columns with the row's values.
+        """
+        raise NotImplementedError
+
+    def next_pk(self) -> Any:
+        """Return the SQL expression for the next pk, for a table whose pk has no default but the sequence `id_seq`."""
+        return fn.NEXTVAL("id_seq")
+
+    def max_value_bytes(self, column: Any) -> Optional[int]:
+        """Return how many bytes a text column holds; None if there is no limit that matters."""
+        return None
+
+    def binary(self, column: Any) -> Any:
+        """Return the SQL expression that compares a column of a table made by others byte for byte."""
+        return column
+
+    @contextlib.contextmanager
+    def run_lock(self, run_id: str) -> Iterator[None]:
+        """Open a transaction with an exclusive lock on the run, for a table without the unique index."""
+        with self.atomic():
+            yield
+
+    def has_complete_columns(self, columns: Dict[str, Any]) -> bool:
+        """Return True if a table's columns are as `create_tables` creates them."""
+        return bool(columns["pk"].identity)
+
+    def complete_columns(self, table: str) -> None:
+        """Change the columns of a table made by others to what `create_tables` creates."""
+
+    def after_create(self, table: str) -> None:
+        """Finish a table that was just created."""
+
+    def _update_target(self) -> bool:
+        """Resolve the secrets again, and return whether that changed anything."""
+        target = self._resolve()
+        has_changed = target != self._target
+        if has_changed:
+            self._target = target
+            self.init(**{**self.settings, **target.parameters})
+        return has_changed
+
+    def _connect_once(self) -> bool:
+        try:
+            self._before_connecting()
+            return bool(super().connect())
+        except (peewee.PeeweeException, OSError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip()
+            for secret in sorted(self._target.secrets, key=len, reverse=True):
+                reason = reason.replace(secret, MASK)
+            if isinstance(error, peewee.ImproperlyConfigured):
+                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+            is_transient = self.is_transient(error)
+            self.force_close()
+            # Not chained: the driver's own message may quote the password.
+            raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
+
+    def _before_connecting(self) -> None:
+        """Prepare what a connection needs."""
+
+
+_backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()
+
+
+def _discard_inherited_connections() -> None:
+    for backend in _backends:
+        backend.discard_inherited_connection()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_discard_inherited_connections)

@@ -1,0 +1,192 @@
+"""MariaDB and MySQL, through PyMySQL."""
+
+import contextlib
+from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
+
+import peewee
+from peewee import SQL, NodeList, fn
+
+from magnus_peewee_store.db.backends.base import Backend
+from magnus_peewee_store.exceptions import CannotConnectError
+
+# An index of InnoDB holds at most 3,072 bytes, and a character of utf8mb4 has up to 4:
+# https://dev.mysql.com/doc/refman/8.0/en/innodb-limits.html
+COLUMN_TYPES = {
+    "run_id": "VARCHAR(240)",
+    "attribute_key": "VARCHAR(512)",
+    "attribute_type": "VARCHAR(16)",
+    "attribute_value": "LONGTEXT",
+    "created_at": "DATETIME(6)",
+}
+
+ERROR_DURING_COMMIT = 1180
+CANNOT_CONNECT = 2003
+
+
+class MySQLBackend(Backend, peewee.MySQLDatabase):
+    """MariaDB and MySQL."""
+
+    peewee_class = peewee.MySQLDatabase
+    settings = {"connect_timeout": 10}
+    field_types = {
+        **peewee.MySQLDatabase.field_types,
+        **{name.upper(): column_type for name, column_type in COLUMN_TYPES.items()},
+    }
+    has_transactional_ddl = False
+    has_conflict_target = False
+    extra = "mysql"
+
+    # https://mariadb.com/kb/en/mariadb-error-codes/ and
+    # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
+    TRANSIENT_ERRORS: ClassVar[FrozenSet[int]] = frozenset(
+        {
+            1020,  # record has changed since last read: innodb_snapshot_isolation of MariaDB 11.6.2 and later
+            1040,  # too many connections
+            1047,  # a node of a cluster is not ready
+            1053,  # server shutdown in progress
+            1061,  # another node of a cluster has just created this index
+            1203,  # the user has too many connections
+            1205,  # lock wait timeout
+            1213,  # deadlock, also between nodes
+            1226,  # the user has exceeded a limit of connections
+            1290,  # read-only during a failover
+            1317,  # query interrupted
+            1467,  # the next pk could not be read: one of two transactions in a deadlock
+            1684,  # another session is changing the table's definition
+            1836,  # read-only mode
+            1927,  # connection was killed
+            2002,  # cannot connect through the socket
+            2005,  # unknown host
+            2006,  # server has gone away
+            2013,  # lost connection during a query
+            2055,  # lost connection
+            3032,  # server is in offline mode
+            3101,  # Group Replication rolled the transaction back
+            4031,  # disconnected because of inactivity
+        }
+    )
+
+    @property
+    def has_json_rows(self) -> bool:  # type: ignore[override]
+        """True if the server has JSON_TABLE: https://mariadb.com/kb/en/json_table/."""
+        return bool(self.server_version >= (10, 6) or not self._is_mariadb())
+
+    def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
+        """Use GREATEST, which is NULL on MySQL if one argument is."""
+        first = fn.GREATEST(now, fn.COALESCE(NodeList((newest, SQL("+ INTERVAL 1 MICROSECOND"))), now))
+        return NodeList((first, SQL("+ INTERVAL"), ordinal, SQL("MICROSECOND"))) if ordinal else first
+
+    def json_rows(self, document: Any) -> Tuple[Any, Any, List[Any]]:
+        """Use JSON_TABLE with texts of any length, so that the table's own columns refuse what is too long."""
+        text = "LONGTEXT CHARACTER SET utf8mb4 PATH"
+        columns = (
+            f"ordinal FOR ORDINALITY, attribute_type {text} '$[0]', "
+            f"attribute_key {text} '$[1]', attribute_value {text} '$[2]'"
+        )
+        table = NodeList((SQL("JSON_TABLE("), document, SQL(f", '$[*]' COLUMNS ({columns})) AS new_rows")))
+        names = ("attribute_type", "attribute_key", "attribute_value")
+        return table, SQL("new_rows.ordinal"), [SQL(f"new_rows.{name}") for name in names]
+
+    def next_pk(self) -> Any:
+        """Use MariaDB's syntax; MySQL has no sequences."""
+        return SQL("NEXT VALUE FOR id_seq")
+
+    def max_value_bytes(self, column: Any) -> Optional[int]:
+        """Return the limit of the column's type: https://mariadb.com/kb/en/text/."""
+        return {"tinytext": 255, "text": 65_535, "mediumtext": 16_777_215}.get(column.data_type.lower())
+
+    def version_string(self) -> str:
+        """Return the version of the server."""
+        [[version]] = self.execute_sql("SELECT VERSION()").fetchall()
+        return str(version) if "MariaDB" in version else f"MySQL {version}"
+
+    def table_size(self, table: str) -> int:
+        """Return the server's estimate of the table's size with its indexes, in bytes."""
+        [[size]] = self.execute_sql(
+            "SELECT data_length + index_length FROM information_schema.tables "
+            "WHERE table_schema = DATABASE() AND table_name = %s",
+            (table,),
+        ).fetchall()
+        return int(size)
+
+    def binary(self, column: Any) -> Any:
+        """Compare code points, and trailing spaces too, whatever the collation of the column is."""
+        return NodeList((fn.CONVERT(NodeList((column, SQL("USING utf8mb4")))), SQL(f"COLLATE {self._collation()}")))
+
+    @contextlib.contextmanager
+    def run_lock(self, run_id: str) -> Iterator[None]:
+        """Take a named lock. It does not reach the other nodes of a cluster; a unique index does."""
+        # A digest, because a name has at most 64 characters. MD5 became an optional component in MySQL 9.6.
+        name = (f"{self.database} {run_id}",)
+        [[is_taken]] = self.execute_sql("SELECT GET_LOCK(SHA2(%s, 224), 10)", name).fetchall()
+        if not is_taken:
+            raise peewee.OperationalError(1205, f"Another session holds the lock on the run '{run_id}'")
+        try:
+            with self.atomic():
+                yield
+        finally:
+            with contextlib.suppress(peewee.PeeweeException):  # A session that has ended holds no lock.
+                self.execute_sql("SELECT RELEASE_LOCK(SHA2(%s, 224))", name)
+
+    def is_transient(self, error: Exception) -> bool:
+        """Decide by the connection's state, then by the error's number."""
+        if isinstance(error, CannotConnectError):
+            return error.is_transient
+        if not self.is_closed():
+            connection: Any = self.connection()
+            if not getattr(connection, "open", True):
+                return True
+        code = error.args[0] if error.args else None
+        # Two numbers stand for transient and for permanent errors; their messages differ.
+        if code == ERROR_DURING_COMMIT:
+            return "error 149" in str(error)  # nodes of Group Replication collided; a full disk is 1180, too
+        if code == CANNOT_CONNECT:
+            return "CERTIFICATE_VERIFY_FAILED" not in str(error)
+        return code in self.TRANSIENT_ERRORS
+
+    @property
+    def table_settings(self) -> Tuple[str, ...]:  # type: ignore[override]
+        """Options of CREATE TABLE: keys compare byte for byte, whatever the database's default is."""
+        return ("ENGINE=InnoDB", "ROW_FORMAT=DYNAMIC", "DEFAULT CHARSET=utf8mb4", f"COLLATE={self._collation()}")
+
+    def has_complete_columns(self, columns: Dict[str, Any]) -> bool:
+        """Return True if the columns have the types of `COLUMN_TYPES` and pk has a default."""
+        return bool(columns["pk"].identity) and all(
+            columns[name].full_type.upper() == column_type for name, column_type in COLUMN_TYPES.items()
+        )
+
+    def complete_columns(self, table: str) -> None:
+        """Set the columns' types and collation and the default of pk, in one copy of the table."""
+        changes = [f"MODIFY {name} {column_type} NOT NULL" for name, column_type in COLUMN_TYPES.items()]
+        self.execute_sql(
+            f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation()}, "
+            f"MODIFY pk INTEGER NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
+        )
+
+    def _is_mariadb(self) -> bool:
+        return bool(self.server_version >= (10,))  # MySQL has no version 10.
+
+    def _collation(self) -> str:
+        """Return a collation in which `a`, `A` and `a ` are three different keys."""
+        return "utf8mb4_nopad_bin" if self._is_mariadb() else "utf8mb4_0900_bin"
+
+    def _initialize_connection(self, connection: Any) -> None:
+        cursor = connection.cursor()
+        # Locks no gaps between rows: gap locks would deadlock many writers of one run.
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        # Refuses what a column cannot hold; some servers are configured to truncate it.
+        cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
+        # InnoDB does not detect every deadlock; the rest ends only with this timeout, by default after 50 s.
+        cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
+        cursor.execute(
+            "SHOW VARIABLES WHERE Variable_name IN ('innodb_snapshot_isolation', 'max_allowed_packet', 'wsrep_on')"
+        )
+        variables = {str(name).lower(): value for name, value in cursor.fetchall()}
+        self.max_packet = int(variables["max_allowed_packet"])
+        if variables.get("innodb_snapshot_isolation") == "ON":
+            # Would end a writer with error 1020 where READ COMMITTED has it wait for the other writer.
+            cursor.execute("SET SESSION innodb_snapshot_isolation = OFF")
+        if variables.get("wsrep_on") == "ON":
+            # Every statement sees what any node of the cluster has acknowledged before.
+            cursor.execute("SET SESSION wsrep_sync_wait = 7")
+        cursor.close()

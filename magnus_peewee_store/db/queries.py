@@ -1,0 +1,100 @@
+"""The SQL that reads and writes rows of `db_log`, each query compiled once."""
+
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import peewee
+from peewee import fn
+
+from magnus_peewee_store.db.compiled import CompiledQuery, compiled, param
+from magnus_peewee_store.db.schema import UNIQUE, Layout
+
+Types = Tuple[str, ...]  # alternatives of attribute_type
+
+
+class Queries:
+    """The queries on one table. Its layout must not change while they are in use.
+
+    Throughout, `types` are alternatives of attribute_type and `name` is an attribute_key. None means any.
+
+    Args:
+        model: The table's model, bound to a database.
+        layout: How the table stands.
+    """
+
+    def __init__(self, model: Any, layout: Layout) -> None:
+        self.database = model._meta.database
+        self.layout = layout
+        self._log = model
+        self._queries: Dict[Any, CompiledQuery] = {}
+        self._next_pk = {} if layout.next_pk is None else {"pk": layout.next_pk}
+
+    def comparable(self, column: Any) -> Any:
+        """Return a column so that it compares byte for byte. In a complete table it does."""
+        return column if self.layout.has_unique_index else self.database.binary(column)
+
+    def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
+        """Return a peewee query for rows of a run."""
+        log = self._log
+        rows = log.select().where(self.comparable(log.run_id) == run_id)
+        if types is not None:
+            rows = rows.where(log.attribute_type.in_(types))
+        if name is not None:
+            rows = rows.where(self.comparable(log.attribute_key) == name)
+        return rows
+
+    @compiled
+    def select(self, types: Optional[Types], has_name: bool, is_locking: bool) -> Any:
+        """Read rows of a run, oldest first. Params: run_id, name."""
+        log = self._log
+        rows = self.rows_of(param("run_id"), types, param("name") if has_name else None)
+        # COALESCE stops SQLite from choosing the created_at index just to avoid a small sort.
+        created_at = log.created_at if types is None else fn.COALESCE(log.created_at, log.created_at)
+        rows = rows.select(log.attribute_type, log.attribute_key, log.attribute_value).order_by(created_at, log.pk)
+        return rows.for_update() if is_locking else rows
+
+    @compiled
+    def select_one(self, types: Optional[Types], has_name: bool) -> Any:
+        """Find one row of a run. Params: run_id, name."""
+        return self.rows_of(param("run_id"), types, param("name") if has_name else None).select(self._log.pk).limit(1)
+
+    @compiled
+    def insert(self) -> Any:
+        """Insert a row. Params: run_id, attribute_type, attribute_key, attribute_value, now."""
+        return self._insert_after_newest()
+
+    @compiled
+    def insert_or_update(self, required: Sequence[Types], has_many: bool) -> Any:
+        """Upsert a row, or many from a JSON text, if the run has a row of each of the required types.
+
+        Params: those of `insert`, or run_id, rows, now; and required_0, ..., the names of the required rows.
+        """
+        insert = self._insert_after_newest(required, has_many)
+        unique = [getattr(self._log, name) for name in UNIQUE] if self.database.has_conflict_target else None
+        return insert.on_conflict(conflict_target=unique, preserve=[self._log.attribute_value])
+
+    @compiled
+    def insert_stored(self) -> Any:
+        """Insert a row with its created_at. Params: the columns."""
+        names = ("run_id", "attribute_type", "attribute_key", "attribute_value", "created_at")
+        return self._log.insert(**{name: param(name) for name in names}, **self._next_pk).returning()
+
+    def _insert_after_newest(self, required: Sequence[Types] = (), has_many: bool = False) -> Any:
+        """Return INSERT with a created_at after all rows of the run, on the condition that required rows exist."""
+        log = self._log
+        # A scalar subquery; as a table of FROM it would make SQLite read the whole run.
+        newest = log.select(fn.MAX(log.created_at)).where(self.comparable(log.run_id) == param("run_id"))
+        if has_many:
+            table, ordinal, values = self.database.json_rows(param("rows"))
+        else:
+            table, ordinal = None, 0
+            values = [param("attribute_type"), param("attribute_key"), param("attribute_value")]
+        created_at = self.database.next_created_at(param("now"), newest, ordinal)
+        columns = [param("run_id"), *values, created_at, *self._next_pk.values()]
+        # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
+        source = peewee.Select([table] if table else [], columns).where(peewee.SQL("1 = 1"))
+        if has_many:
+            source = source.order_by(*values[:2])  # The same order in all processes avoids deadlocks.
+        for number, types in enumerate(required):
+            source = source.where(fn.EXISTS(self.rows_of(param("run_id"), types, param(f"required_{number}"))))
+        fields = [log.run_id, log.attribute_type, log.attribute_key, log.attribute_value, log.created_at]
+        return log.insert_from(source, [*fields, *(getattr(log, name) for name in self._next_pk)]).returning()

@@ -1,0 +1,367 @@
+"""Reading and writing the rows of the table `db_log`."""
+
+import datetime
+import functools
+import json
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+
+import peewee
+from peewee import fn
+
+from magnus_peewee_store.db.backends import Backend
+from magnus_peewee_store.db.queries import Queries, Types
+from magnus_peewee_store.db.schema import TABLE, Schema
+from magnus_peewee_store.exceptions import ValueTooLargeError
+from magnus_peewee_store.times import utcnow
+
+Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
+
+# The size of one statement that writes many rows. It fits into a packet of MySQL even if each quote takes 4 characters.
+BATCH_BYTES = 100_000
+
+T = TypeVar("T")
+
+
+class StoredRow(NamedTuple):
+    """A row as the table stores it, without its pk."""
+
+    run_id: str
+    attribute_type: str
+    attribute_key: str
+    attribute_value: str
+    created_at: datetime.datetime
+
+    @property
+    def fragment(self) -> Row:
+        """The columns attribute_type, attribute_key and attribute_value."""
+        return self[1:4]
+
+
+class Requirement(NamedTuple):
+    """A row that a run must have before others are written."""
+
+    types: Types
+    name: str
+
+
+def _retrying(method: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a method of `LogTable`: retry transient errors, on a table that exists."""
+
+    @functools.wraps(method)
+    def wrapped(self: "LogTable", *args: Any, **kwargs: Any) -> T:
+        return self._retry(lambda attempt: method(self, *args, **kwargs))
+
+    return wrapped
+
+
+class LogTable:
+    """The rows of `db_log` in one database.
+
+    Throughout, `types` are alternatives of attribute_type and `name` is an attribute_key. None means any.
+
+    Args:
+        database: The database. The first use connects to it, and creates the table if it is missing.
+    """
+
+    def __init__(self, database: Backend) -> None:
+        self.database = database
+        self._schema = Schema(database)
+        self._log = self._schema.model
+        self._stored = [getattr(self._log, name) for name in StoredRow._fields]
+        self._loaded: Optional[Queries] = None
+
+    def insert(self, run_id: str, row: Row) -> bool:
+        """Write a row unless the run already has one of its type and key, and return whether it was written."""
+        now = utcnow()
+        return self._retry(lambda attempt: self._insert_new(run_id, row, now, is_repeated=attempt > 0))
+
+    @_retrying
+    def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
+        """Write rows, all or none; each replaces the run's row of the same type and key.
+
+        Returns:
+            False, and nothing is written, if the run lacks a row that `requires` names.
+        """
+        batches = [rows] if len(rows) == 1 else self._batches(rows)
+        if len(batches) == 1 and self._has_unique_index:
+            return self._upsert(run_id, batches[0], requires)
+        with self._run_lock(run_id):
+            # Locking the required rows keeps two such transactions from a deadlock.
+            if not all(self._read(run_id, types, name, is_locking=True) for types, name in requires):
+                return False
+            return all(self._upsert(run_id, batch) for batch in batches)
+
+    @_retrying
+    def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
+        """Replace the value of a row by `change(value)`, and lose no concurrent change.
+
+        Returns:
+            False if there is no such row.
+        """
+        with self._run_lock(run_id):
+            rows = self._read(run_id, types, name, is_locking=True)
+            return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
+
+    @_retrying
+    def read(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> List[Row]:
+        """Return rows of a run, oldest first."""
+        return self._read(run_id, types, name)
+
+    @_retrying
+    def has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
+        """Return True if the run has such a row."""
+        return self._has(run_id, types, name)
+
+    @_retrying
+    def runs(
+        self,
+        types: Sequence[str],
+        since: Optional[datetime.datetime] = None,
+        prefix: str = "",
+        containing: Sequence[str] = (),
+        limit: Optional[int] = None,
+    ) -> List[Tuple[str, datetime.datetime]]:
+        """Return the id of each run that has a row of these types, with the row's created_at, newest first.
+
+        Args:
+            types: The types; a run has one row of them.
+            since: Only rows created at this time or later.
+            prefix: Only runs whose id begins with it.
+            containing: Only rows whose value contains each of these texts, ignoring case.
+            limit: The largest number of runs.
+        """
+        log = self._log
+        rows = log.select(log.run_id, log.created_at).where(log.attribute_type.in_(types))
+        if since:
+            rows = rows.where(log.created_at >= since)
+        if prefix:
+            rows = rows.where(self._queries.comparable(fn.SUBSTR(log.run_id, 1, len(prefix))) == prefix)
+        for text in containing:
+            rows = rows.where(log.attribute_value.contains(text))
+        return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
+
+    @_retrying
+    def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> List[StoredRow]:
+        """Return rows of several runs, at most a few hundred, oldest first."""
+        log = self._log
+        rows = log.select(*self._stored).where(self._queries.comparable(log.run_id).in_(run_ids))
+        if types is not None:
+            rows = rows.where(log.attribute_type.in_(types))
+        return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
+
+    @_retrying
+    def newest_created_at(self, run_id: str) -> Any:
+        """Return the created_at of the newest row of a run; None if the run has no rows."""
+        return self._queries.rows_of(run_id).select(fn.MAX(self._log.created_at)).scalar()
+
+    def scan(self, size: int) -> Iterator[List[StoredRow]]:
+        """Yield the whole table in the order of pk, in lists of `size` rows."""
+        rows = self._read_after(0, size)
+        while rows:
+            yield [StoredRow(*row[1:]) for row in rows]
+            rows = self._read_after(rows[-1][0], size)
+
+    def insert_run(self, rows: Sequence[StoredRow]) -> bool:
+        """Write the rows of one run with their created_at, all or none.
+
+        Returns:
+            False, and nothing is written, if the run already has a row.
+        """
+        return self._retry(lambda attempt: self._insert_run(rows, is_repeated=attempt > 0))
+
+    @_retrying
+    def delete(self, run_id: str) -> int:
+        """Delete all rows of a run in one transaction, and return how many there were."""
+        with self._run_lock(run_id):
+            return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
+
+    def exists(self) -> bool:
+        """Return True if the table exists."""
+        return self.database.retry(lambda attempt: bool(self._log.table_exists()))
+
+    def create(self) -> List[str]:
+        """Create or complete the table; see `Schema.create`."""
+        return self.database.retry(lambda attempt: self._schema.create())
+
+    def missing(self) -> List[str]:
+        """Return what `create` would create, one text each."""
+        return self.database.retry(lambda attempt: self._schema.missing())
+
+    def duplicates(self) -> Dict[str, int]:
+        """Return by run how many rows violate the unique index."""
+        return self.database.retry(lambda attempt: self._schema.duplicates())
+
+    def version_string(self) -> str:
+        """Return the name and version of the database product."""
+        return self.database.retry(lambda attempt: self.database.version_string())
+
+    def size(self) -> int:
+        """Return the size of the table with its indexes, in bytes."""
+        return self.database.retry(lambda attempt: self.database.table_size(TABLE))
+
+    def close(self) -> None:
+        """Close the connection. The next call opens a new one."""
+        with self.database.lock:
+            self.database.close()
+            self._loaded = None  # A database in memory disappears with its connection.
+
+    def _retry(self, work: Callable[[int], T]) -> T:
+        def work_on_table(attempt: int) -> T:
+            had_unique_index = self._has_unique_index
+            try:
+                return work(attempt)
+            except peewee.IntegrityError:
+                if had_unique_index:
+                    raise
+                # Another process may have completed the table since this one looked.
+                self._loaded = None
+                if not self._has_unique_index:
+                    raise
+                return work(attempt)
+
+        return self.database.retry(work_on_table)
+
+    @property
+    def _queries(self) -> Queries:
+        """The queries for the table as it stands, which is created if it is missing."""
+        if self._loaded is None:
+            self._schema.create_if_missing()
+            self._loaded = Queries(self._log, self._schema.inspect())
+        return self._loaded
+
+    @property
+    def _has_unique_index(self) -> bool:
+        return self._queries.layout.has_unique_index
+
+    def _run_lock(self, run_id: str) -> Any:
+        return self.database.atomic() if self._has_unique_index else self.database.run_lock(run_id)
+
+    def _read(self, run_id: str, types: Optional[Types], name: Optional[str], is_locking: bool = False) -> List[Row]:
+        query = self._queries.select(types, name is not None, is_locking and bool(self.database.for_update))
+        return list(query.run(run_id=run_id, name=name).fetchall())
+
+    def _has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
+        query = self._queries.select_one(types, name is not None)
+        return query.run(run_id=run_id, name=name).fetchone() is not None
+
+    @_retrying
+    def _read_after(self, pk: int, size: int) -> List[Any]:
+        log = self._log
+        return list(log.select(log.pk, *self._stored).where(log.pk > pk).order_by(log.pk).limit(size).tuples())
+
+    def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_repeated: bool) -> bool:
+        types, name = (row[0],), row[1]
+        self._check_size(run_id, row)
+        try:
+            if self._has_unique_index:
+                self._insert_row(now, run_id, row)
+                return True
+            with self._run_lock(run_id):
+                if not self._has(run_id, types, name):
+                    self._insert_row(now, run_id, row)
+                    return True
+        except peewee.IntegrityError:
+            if not self._has(run_id, types, name):
+                raise
+        # The row is from somebody else; or from an earlier attempt, if the connection died before the acknowledgement.
+        return is_repeated and self._is_stored(run_id, row, now)
+
+    def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:
+        attribute_type, attribute_key, attribute_value = row
+        self._queries.insert().run(
+            now=str(now),
+            run_id=run_id,
+            attribute_type=attribute_type,
+            attribute_key=attribute_key,
+            attribute_value=attribute_value,
+        )
+
+    def _is_stored(self, run_id: str, row: Row, created_at: Optional[datetime.datetime] = None) -> bool:
+        log = self._log
+        stored = self._queries.rows_of(run_id, (row[0],), row[1]).where(log.attribute_value == row[2])
+        if created_at:
+            stored = stored.where(log.created_at == created_at)
+        return bool(stored.exists())
+
+    def _insert_run(self, rows: Sequence[StoredRow], is_repeated: bool) -> bool:
+        first = rows[0]
+        try:
+            with self._run_lock(first.run_id):
+                if not self._has(first.run_id):
+                    for row in rows:
+                        self._check_size(row.run_id, row.fragment)
+                        self._queries.insert_stored().run(**row._asdict())
+                    return True
+        except peewee.IntegrityError:
+            if not self._has(first.run_id):
+                raise
+        # See `_insert_new`.
+        return is_repeated and self._is_stored(first.run_id, first.fragment, first.created_at)
+
+    def _batches(self, rows: Sequence[Row]) -> List[Sequence[Row]]:
+        """Divide rows into batches of one statement each. Of two rows for one key the last counts."""
+        rows = list({row[:2]: row for row in rows}.values())
+        if not (self._has_unique_index and self.database.has_json_rows):
+            return [[row] for row in rows]
+        batches: List[List[Row]] = []
+        room = 0
+        for row in rows:
+            size = sum(map(len, row))
+            room -= size
+            if room < 0 or not batches:
+                batches.append([])
+                room = BATCH_BYTES - size
+            batches[-1].append(row)
+        return [*batches]
+
+    def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
+        """Write a batch."""
+        for row in rows:
+            self._check_size(run_id, row)
+        if not self._has_unique_index:
+            for row in rows:
+                self._update_or_insert(run_id, row)
+            return True
+        values: Dict[str, Any] = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
+        if len(rows) == 1:
+            values["attribute_type"], values["attribute_key"], values["attribute_value"] = rows[0]
+        else:
+            values["rows"] = json.dumps(rows, ensure_ascii=False)
+        query = self._queries.insert_or_update(tuple(types for types, _ in requires), len(rows) > 1)
+        cursor = query.run(run_id=run_id, now=str(utcnow()), **values)
+        # MySQL does not count a row that already has the value.
+        return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
+
+    def _update_or_insert(self, run_id: str, row: Row) -> None:
+        log = self._log
+        keys = [pk for (pk,) in self._queries.rows_of(run_id, (row[0],), row[1]).select(log.pk).tuples()]
+        if keys:
+            log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
+        else:
+            self._insert_row(utcnow(), run_id, row)
+
+    def _check_size(self, run_id: str, row: Row) -> None:
+        size = len(row[2])
+        max_packet = self.database.max_packet
+        if max_packet:
+            # MySQL's drivers put a backslash before each of these. The rest of the statement needs room, too.
+            sent = size + sum(row[2].count(character) for character in "\"'\\") + 8192
+            if sent > max_packet:
+                raise _value_too_large(
+                    run_id,
+                    row,
+                    f"A statement of {sent} bytes is more than the server of {self.database.masked_url} accepts "
+                    f"({max_packet}). Raise its max_allowed_packet.",
+                )
+        max_value_bytes = self._queries.layout.max_value_bytes
+        if max_value_bytes and size > max_value_bytes:
+            raise _value_too_large(
+                run_id,
+                row,
+                f"The table {TABLE} in {self.database.masked_url} accepts {max_value_bytes}. "
+                "Run create_tables, which makes room.",
+            )
+
+
+def _value_too_large(run_id: str, row: Row, advice: str) -> ValueTooLargeError:
+    return ValueTooLargeError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {len(row[2])} bytes. {advice}")

@@ -1,0 +1,279 @@
+"""From a connection string to a database: secrets, schemes, escaping, and what messages may show."""
+
+import contextlib
+import logging
+import os
+import re
+from string import Template
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from urllib.parse import parse_qsl, quote
+
+import peewee
+from playhouse import db_url
+
+from magnus_peewee_store.db.backends import Backend, backend_class
+from magnus_peewee_store.db.backends.base import MASK, RETRY_TIMEOUT, Target
+from magnus_peewee_store.db.backends.sqlite import MEMORY
+from magnus_peewee_store.exceptions import ConnectionStringError
+
+logger = logging.getLogger("magnus.db")
+
+# SQLAlchemy's names of schemes, as configurations written for it have them, and playhouse's names.
+_ALIASES = {
+    "mariadb": "mysql",
+    "mariadb+mariadbconnector": "mariadbconnector",
+    "mariadb+mysqldb": "mysql",
+    "mariadb+pymysql": "mysql",
+    "mysql+mariadbconnector": "mariadbconnector",
+    "mysql+mysqlconnector": "mysqlconnector",
+    "mysql+mysqldb": "mysql",
+    "mysql+pymysql": "mysql",
+    "postgresql+psycopg": "psycopg3",
+    "postgresql+psycopg2": "postgresql",
+    "sqlite+pysqlite": "sqlite",
+}
+
+_HOST = r"""
+    (?: [\w.${}-]* | \[ [\da-fA-F:.]+ \] )  # a name, an IPv4 address, a placeholder; or an IPv6 address in brackets
+    (?: : (?: \d* | \$\w+ | \$\{\w+\} ) )?  # a port, which may be a placeholder
+"""
+_HOST_AND_PORT = re.compile(r"\[? (.*?) \]? (?: : (\d*) )?", re.VERBOSE)
+_SERVER_URL = re.compile(
+    rf"""
+    (?P<scheme> [\w+.-]+ ) ://
+    (?: (?P<credentials> (?P<user> [^:@/?\#]* ) (?: : (?P<password> [^/?\#]* ) )? ) @ )?
+    (?P<hosts> {_HOST} (?: , {_HOST} )* )
+    (?: / (?P<database> [^@?\#]* ) )?
+    (?P<query> \? [^@\#]* )?
+    """,
+    re.VERBOSE,
+)
+_FILE_URL = re.compile(
+    r"""
+    (?P<scheme> [\w+.-]+ ) ://
+    (?P<host> [^/?\#]* )
+    (?: / (?P<path> [^?\#]* ) )?
+    (?P<query> \? [^\#]* )?
+    """,
+    re.VERBOSE,
+)
+
+GetSecret = Callable[[str], str]
+
+
+def get_no_secret(name: str) -> str:
+    """Raise KeyError, like a secrets handler that holds no secret."""
+    raise KeyError(name)
+
+
+class ConnectionString:
+    """The URL of a database, such as `sqlite:///runs.db`, with or without `${placeholders}` for secrets.
+
+    Placeholders follow `string.Template.safe_substitute`: one without a secret stays as it is, since a password may
+    contain a `$`. In the user and the password a secret is taken literally, whatever characters it has; elsewhere it
+    becomes part of the URL. The whole string may be one secret.
+
+    Args:
+        template: The text, as it is configured.
+        folder: The folder that holds the SQLite file, instead of the one that the URL names.
+    """
+
+    def __init__(self, template: str, folder: str = "") -> None:
+        self._template = template
+        self._folder = folder
+
+    @property
+    def masked(self) -> str:
+        """The text as messages may show it: placeholders unfilled, `***` for what may be part of a secret, no query."""
+        template = self._template
+        if not _literal_text(template):
+            return template
+        scheme = template.partition("://")[0]
+        database_class = _database_class(scheme)
+        if database_class is None:
+            return MASK
+        url = (_FILE_URL if _is_sqlite(database_class) else _SERVER_URL).fullmatch(template)
+        if url is None or (url.re is _SERVER_URL and url["database"] is None and _literal_text(url["hosts"])):
+            # Without a database, what looks like a host may be the end of a password that contains an @.
+            return f"{scheme}://{MASK}"
+        masked = template[: url.start("query") if url["query"] else None]
+        password = url.groupdict().get("password")
+        if password and _literal_text(password):
+            masked = masked[: url.start("password")] + MASK + masked[url.end("password") :]
+        return masked
+
+    def resolve(self, get_secret: GetSecret = get_no_secret) -> Target:
+        """Fill in the secrets, and return the database that the URL names.
+
+        Args:
+            get_secret: Returns the secret of a name; raises KeyError if there is none.
+
+        Raises:
+            ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
+        """
+        secrets, unknown = self._look_up(get_secret)
+        url = self._substitute(secrets)
+        masked_url = self.masked
+        if unknown:
+            masked_url += f" (no secret is named {', '.join(unknown)})"
+        database_class, parameters = _parse(url, masked_url)
+        if self._folder and _is_sqlite(database_class):
+            parameters["database"] = os.path.join(self._folder, os.path.basename(parameters["database"]))
+        # If the whole text is one secret, so is each of its parts.
+        literals = [parameters.get("password")] if _literal_text(self._template) else parameters.values()
+        texts = tuple(text for text in (*secrets.values(), *literals) if text and isinstance(text, str))
+        return Target(database_class, parameters, masked_url, texts, tuple(unknown))
+
+    def file_path(self, get_secret: GetSecret = get_no_secret) -> Optional[str]:
+        """Return the file that the URL names, without opening it.
+
+        If the scheme is that of a server, no secret is looked up, because it may not be known here.
+
+        Args:
+            get_secret: Returns the secret of a name; raises KeyError if there is none.
+
+        Returns:
+            The absolute path of an SQLite file, or `:memory:`; None for a server, or if a missing secret hides the
+            scheme.
+
+        Raises:
+            ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
+        """
+        database_class = _database_class(self._template.partition("://")[0])
+        has_placeholders = _literal_text(self._template) != self._template
+        if database_class and not _is_sqlite(database_class) and has_placeholders:
+            return None
+        secrets, unknown = self._look_up(get_secret)
+        url = self._substitute(secrets)
+        if unknown and not _database_class(url.partition("://")[0]):
+            return None
+        database_class, parameters = _parse(url, self.masked)
+        return str(parameters["database"]) if _is_sqlite(database_class) else None
+
+    def _look_up(self, get_secret: GetSecret) -> Tuple[Dict[str, str], List[str]]:
+        secrets: Dict[str, str] = {}
+        unknown: List[str] = []
+        for placeholder in Template.pattern.finditer(self._template):
+            name = placeholder["named"] or placeholder["braced"]
+            if name:
+                try:
+                    secrets[name] = get_secret(name)
+                except KeyError:
+                    unknown.append(name)
+        return secrets, unknown
+
+    def _substitute(self, secrets: Dict[str, str]) -> str:
+        template = self._template
+        url = _SERVER_URL.fullmatch(template)
+        start, end = url.span("credentials") if url and url["credentials"] else (0, 0)
+        quoted = {name: quote(value, safe="") for name, value in secrets.items()}
+        return (
+            Template(template[:start]).safe_substitute(secrets)
+            + Template(template[start:end]).safe_substitute(quoted)
+            + Template(template[end:]).safe_substitute(secrets)
+        )
+
+
+def make_database(
+    connection_string: str,
+    get_secret: GetSecret = get_no_secret,
+    retry_timeout: float = RETRY_TIMEOUT,
+    folder: str = "",
+) -> Backend:
+    """Return the database that a connection string names. It connects when it is first used.
+
+    Args:
+        connection_string: See `ConnectionString`.
+        get_secret: Returns the secret of a name; raises KeyError if there is none.
+        retry_timeout: For how many seconds transient errors are retried.
+        folder: The folder that holds the SQLite file, instead of the one that the connection string names.
+
+    Returns:
+        A database of the class that `playhouse.db_url` has for the scheme, mixed with the matching backend class.
+
+    Raises:
+        ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
+    """
+    url = ConnectionString(connection_string, folder)
+    target = url.resolve(get_secret)
+    if target.unknown_secrets:
+        names = ", ".join(target.unknown_secrets)
+        logger.warning("%s: no secret is named %s; the placeholder stays as it is", url.masked, names)
+    return backend_class(target.database_class)(lambda: url.resolve(get_secret), retry_timeout)
+
+
+def _literal_text(template: str) -> str:
+    """Return a template without its placeholders."""
+    return Template.pattern.sub(lambda found: "" if found["named"] or found["braced"] else found[0], template)
+
+
+def _database_class(scheme: str) -> Optional[Type[peewee.Database]]:
+    database_class: Optional[Type[peewee.Database]] = db_url.schemes.get(_ALIASES.get(scheme, scheme))
+    return database_class
+
+
+def _is_sqlite(database_class: Type[peewee.Database]) -> bool:
+    return issubclass(database_class, peewee.SqliteDatabase)
+
+
+def _parse(url: str, masked_url: str) -> Tuple[Type[peewee.Database], Dict[str, Any]]:
+    """Split a URL, its secrets filled in, into the class of its scheme and the arguments of that class."""
+    scheme, separator, _ = url.partition("://")
+    database_class = _database_class(scheme)
+    if not separator or database_class is None:
+        known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}))
+        raise ConnectionStringError(
+            f"The connection string {masked_url} does not begin with one of: {known}. "
+            "For an SQLite file write sqlite:///runs.db"
+        )
+    parse = _parse_file if _is_sqlite(database_class) else _parse_server
+    return database_class, parse(url, masked_url)
+
+
+def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
+    parts = _SERVER_URL.fullmatch(url)
+    arguments: Dict[str, Any] = {}
+    if parts:
+        # libpq takes several hosts, playhouse one.
+        has_several_hosts = "," in parts["hosts"]
+        start, end = parts.span("hosts") if has_several_hosts else (0, 0)
+        with contextlib.suppress(ValueError):  # Its message quotes the URL.
+            arguments = db_url.parse(url[:start] + url[end:], unquote_password=True, unquote_user=True)
+        if has_several_hosts:
+            hosts = [_HOST_AND_PORT.fullmatch(host) for host in parts["hosts"].split(",")]
+            names, ports = zip(*(host.groups("") for host in hosts if host))
+            arguments.update(host=",".join(names), port=",".join(ports))
+    if not arguments.get("database"):
+        scheme = url.partition("://")[0]
+        raise ConnectionStringError(
+            f"The connection string {masked_url} does not have the form {scheme}://user:password@host:port/database. "
+            "In a user or password that it contains, write / ? # @ as %2F %3F %23 %40. "
+            "A user or password that comes from a ${placeholder} needs no such escapes."
+        )
+    if "passwd" in arguments:
+        arguments["password"] = arguments.pop("passwd")  # PyMySQL's deprecated name
+    for name, value in parse_qsl((parts["query"] or "")[1:] if parts else ""):
+        if name in ("password", "passwd"):
+            arguments["password"] = value  # playhouse turns a password of digits into a number
+    return arguments
+
+
+def _parse_file(url: str, masked_url: str) -> Dict[str, Any]:
+    parts = _FILE_URL.fullmatch(url)
+    if parts is None or parts["query"]:
+        raise ConnectionStringError(
+            f"The connection string {masked_url} contains a # or a ?, which the URL of a file cannot contain. "
+            "Give the file another name."
+        )
+    if parts["host"] or not parts["path"]:
+        scheme, name = parts["scheme"], masked_url.partition("://")[2].strip("/") or "runs.db"
+        raise ConnectionStringError(
+            f"The connection string {masked_url} names no file. Write {scheme}:///{name} for a file beside the "
+            f"pipeline, {scheme}:////path/to/{name} for an absolute path, or {scheme}:///{MEMORY} for a database in "
+            "memory."
+        )
+    arguments: Dict[str, Any] = db_url.parse(url)
+    if arguments["database"] != MEMORY:
+        # Absolute, because the steps of a pipeline may change the working directory.
+        arguments["database"] = os.path.abspath(arguments["database"])
+    return arguments

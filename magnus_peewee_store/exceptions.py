@@ -1,0 +1,54 @@
+"""The errors that this package raises."""
+
+import peewee
+from magnus import exceptions
+
+
+class RunLogStoreError(Exception):
+    """Base class of all errors of this package."""
+
+
+class ConfigurationError(RunLogStoreError, ValueError):
+    """The configuration of the store is not valid. The message says what to write."""
+
+
+class ConnectionStringError(ConfigurationError):
+    """The connection string is not valid, or does not suit the executor. The message says what to write."""
+
+
+class CannotConnectError(RunLogStoreError, peewee.OperationalError):
+    """The database cannot be connected to. The message gives the masked URL and the reason.
+
+    Args:
+        message: The message.
+        is_transient: Whether a later attempt may succeed.
+    """
+
+    def __init__(self, message: str, is_transient: bool = False) -> None:
+        super().__init__(message)
+        self.is_transient = is_transient
+
+
+class MissingTableError(RunLogStoreError, peewee.OperationalError):
+    """The table, or its SQLite file, does not exist. The message says how to create it."""
+
+
+class DuplicateRowsError(RunLogStoreError, peewee.IntegrityError):
+    """The unique index cannot be created, because other software wrote rows twice. The message says which rows."""
+
+
+class ValueTooLargeError(RunLogStoreError, peewee.DataError):
+    """A value is larger than the server or the column accepts. The message says which limit to raise."""
+
+
+class UnreadableRowError(RunLogStoreError, ValueError):
+    """A row does not hold what magnus writes. The message says what is wrong, without quoting the row's value."""
+
+
+class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
+    """No run has this id, or several runs begin with it. The message names the nearest ids."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.args = (message,)

@@ -1,0 +1,88 @@
+"""The texts of a timeline: the details of a run and of its attempts."""
+
+import itertools
+import reprlib
+from datetime import datetime
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from magnus.datastore import RunLog, StepLog
+
+from magnus_peewee_store.report.styles import StatusStyle, status_style
+from magnus_peewee_store.times import format_duration, parse_time
+
+Span = Tuple[datetime, datetime]
+NOT_RECORDED = "not recorded"
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def run_details(run_log: RunLog, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
+    """Return what is known of a run, by the name of each detail."""
+    details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}
+    if span:
+        details["Started"] = f"{format_recorded(span[0])} as recorded"
+        details["Duration"] = _format_span(span, style)
+    details["Re-run of"] = run_log.original_run_id
+    return {name: text for name, text in details.items() if text}
+
+
+def attempt_details(step: StepLog, number: int) -> Dict[str, str]:
+    """Return what is known of an attempt of a step, by the name of each detail. Unknown texts are empty.
+
+    Args:
+        step: The step.
+        number: The number of the attempt; the first is 1.
+    """
+    attempt = step.attempts[number - 1]
+    is_failed = status_style(attempt.status).colour == "fail"
+    is_last = number == len(step.attempts)
+    return {
+        "Attempt": f"{attempt.attempt_number or number} of {len(step.attempts)}",
+        "Start": _reformat(attempt.start_time),
+        "End": _reformat(attempt.end_time),
+        "Duration": format_elapsed(parse_time(attempt.start_time), parse_time(attempt.end_time)),
+        "Error" if is_failed else "Message": shorten(attempt.message, 1000),
+        "Metrics": _format_values(step.user_defined_metrics) if is_last else "",
+        "Parameters": _format_values(attempt.parameters),
+    }
+
+
+def span_details(span: Span, style: StatusStyle) -> Dict[str, str]:
+    """Return the times of a run, a branch or a step with branches."""
+    end = "" if style.is_running else format_recorded(span[1])
+    return {"Start": format_recorded(span[0]), "End": end, "Duration": _format_span(span, style)}
+
+
+def format_recorded(time: datetime) -> str:
+    """Format a time of `parse_time` as magnus recorded it: local time without a zone, to the millisecond."""
+    return time.replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def format_elapsed(start: Optional[datetime], end: Optional[datetime]) -> str:
+    """Format the time from start to end, or why it is unknown."""
+    if not start or not end:
+        return NOT_RECORDED
+    if start > end:
+        return "unknown: the recorded end is before the start"
+    return format_duration((end - start).total_seconds())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Shorten a text in the middle, since names often differ at the end."""
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]}…{text[-(limit // 3) :]}"
+
+
+def _format_span(span: Span, style: StatusStyle) -> str:
+    return format_elapsed(*span) + (" so far" if style.is_running else "")
+
+
+def _reformat(text: str) -> str:
+    time = parse_time(text)
+    return format_recorded(time) if time else text or NOT_RECORDED
+
+
+def _format_values(values: Mapping[str, Any]) -> str:
+    """Format the first metrics or parameters in at most 300 characters."""
+    first = [f"{name} = {_REPR.repr(value)}" for name, value in itertools.islice(values.items(), 20)]
+    return shorten(", ".join(first + ["…"] * (len(values) > len(first))), 300)

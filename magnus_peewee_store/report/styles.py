@@ -1,0 +1,76 @@
+"""The look of a timeline: colours, the style of each status, and stylesheets."""
+
+import sys
+from importlib import resources
+from typing import Mapping, NamedTuple
+
+from magnus import defaults
+
+# The colours must have enough contrast to be read as text: https://www.w3.org/TR/WCAG21/#contrast-minimum.
+LIGHT = {
+    "background": "#ffffff",
+    "text": "#1b2733",
+    "muted": "#56626f",
+    "success": "#0a7055",
+    "fail": "#c22f0c",
+    "running": "#1d63c4",
+    "waiting": "#586270",
+    "skipped": "#7a4fb5",
+}
+DARK = {
+    "background": "#10161d",
+    "text": "#e8edf2",
+    "muted": "#a3afbb",
+    "success": "#35b88f",
+    "fail": "#ff7a55",
+    "running": "#6aa8ff",
+    "waiting": "#8f9aa6",
+    "skipped": "#b794f0",
+}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+
+
+class StatusStyle(NamedTuple):
+    """How a status is shown: a colour of the palettes, a sign and a word."""
+
+    colour: str
+    sign: str
+    word: str
+
+    @property
+    def is_running(self) -> bool:
+        """True for the statuses of what has started and not ended."""
+        return self.colour == "running"
+
+
+STATUS_STYLES = {
+    defaults.SUCCESS: StatusStyle("success", "✓", "succeeded"),
+    defaults.FAIL: StatusStyle("fail", "✗", "failed"),
+    defaults.PROCESSING: StatusStyle("running", "►", "running"),
+    defaults.TRIGGERED: StatusStyle("running", "►", "triggered"),
+    defaults.CREATED: StatusStyle("waiting", "○", "created"),
+}
+SKIPPED = StatusStyle("skipped", "↷", "skipped")
+
+
+def status_style(status: str) -> StatusStyle:
+    """Return the style of a status. An unknown status is its own word."""
+    return STATUS_STYLES.get(status) or StatusStyle("waiting", "?", status)
+
+
+def timeline_css() -> str:
+    """Return the stylesheet of the drawing, with the light and the dark colours as custom properties."""
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{custom_properties(DARK)}}}\n"
+    return custom_properties(LIGHT) + dark + read_css("timeline.css")
+
+
+def custom_properties(values: Mapping[str, str]) -> str:
+    """Return a CSS rule that defines a custom property for each value."""
+    return ":root {\n" + "".join(f"  --{name}: {value};\n" for name, value in values.items()) + "}\n"
+
+
+def read_css(name: str) -> str:
+    """Read a stylesheet of this package."""
+    if sys.version_info >= (3, 9):
+        return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return resources.read_text(__package__, name, encoding="utf-8")

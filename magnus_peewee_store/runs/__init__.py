@@ -1,0 +1,32 @@
+"""Runs in Python, for the command line, notebooks and scripts: list, read, compare, move and delete them.
+
+Each function takes a `DBStore`.
+"""
+
+from magnus_peewee_store.runs.comparing import diff
+from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.runs.listing import RunSummary, list_runs, summarize
+from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
+from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
+from magnus_peewee_store.runs.upkeep import CheckReport, Prunable, check, delete_runs, prunable
+
+__all__ = [
+    "CheckReport",
+    "Outcome",
+    "Prunable",
+    "Run",
+    "RunSummary",
+    "UnreadableRow",
+    "check",
+    "copy_runs",
+    "delete_runs",
+    "diff",
+    "export_runs",
+    "find_run",
+    "find_run_logs",
+    "import_runs",
+    "list_runs",
+    "prunable",
+    "read_run",
+    "summarize",
+]

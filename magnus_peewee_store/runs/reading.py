@@ -1,0 +1,153 @@
+"""Read a run from its rows, as far as they can be read, and answer questions about its log."""
+
+from datetime import datetime, timezone
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from magnus import defaults
+from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.scrub import scrub
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import from_created_at, parse_time
+
+ENDED = (defaults.SUCCESS, defaults.FAIL)
+UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
+
+
+class UnreadableRow(NamedTuple):
+    """A row that cannot be read, and why."""
+
+    run_id: str
+    attribute_type: str
+    attribute_key: str
+    reason: str
+
+
+class Run(NamedTuple):
+    """A run, as far as its rows can be read."""
+
+    run_log: RunLog
+    """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
+    started: Optional[datetime]
+    """When it started, in UTC; None if that cannot be read."""
+    unreadable: List[UnreadableRow]
+    """The rows that cannot be read."""
+
+
+def read_run(store: DBStore, run_id: str) -> Run:
+    """Read a run, as far as its rows can be read.
+
+    Args:
+        store: The store.
+        run_id: The id of the run, or a beginning of it that no other run shares.
+
+    Raises:
+        RunNotFoundError: If there is no such run, or several ids begin so.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run")
+        >>> store.set_parameters("my-run", {"rows": 3})
+        >>> runs.read_run(store, "my").run_log.parameters
+        {'rows': 3}
+    """
+    rows = store.table.read_runs([run_id])
+    return to_run(rows) if rows else read_exactly(store, find_run(store, run_id))
+
+
+def read_exactly(store: DBStore, run_id: str) -> Run:
+    """Read a run by its whole id, as far as its rows can be read.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+    """
+    rows = store.table.read_runs([run_id])
+    if not rows:
+        raise RunNotFoundError(f"There is no run '{run_id}'.")
+    return to_run(rows)
+
+
+def to_run(rows: Sequence[StoredRow]) -> Run:
+    """Return the run that rows hold. There is at least one row; the oldest comes first."""
+    run_id = rows[0].run_id
+    started = rows[0].created_at
+    has_header = False
+    parsed = [(fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, RunLog(run_id=run_id, status=UNKNOWN))]
+    unreadable = []
+    for row in rows:
+        try:
+            parsed.append((row.attribute_type, row.attribute_key, fragments.parse(*row.fragment)))
+        except UnreadableRowError as error:
+            unreadable.append(UnreadableRow(*row[:3], str(error)))
+        else:
+            if row.attribute_type in fragments.RUN_LOG and not has_header:
+                started, has_header = row.created_at, True
+    run_log = fragments.assemble(parsed)
+    assert run_log  # noqa: S101 - there is a header
+    run_log.run_config = scrub(run_log.run_config)
+    return Run(run_log, from_created_at(started), unreadable)
+
+
+def has_ended(header: StoredRow) -> bool:
+    """Return True if a run has ended, as far as its own row can be read."""
+    try:
+        return fragments.parse(*header.fragment).status in ENDED
+    except UnreadableRowError:
+        return False
+
+
+def steps_of(run_log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
+    """Yield all steps, each before those in its branches, without the nodes that only end a graph."""
+    for step in run_log.steps.values():
+        if step.step_type not in fragments.TERMINAL:
+            yield step
+        for branch in step.branches.values():
+            yield from steps_of(branch)
+
+
+def attempts_of(steps: Iterable[StepLog]) -> Iterator[StepAttempt]:
+    """Yield all attempts of steps."""
+    for step in steps:
+        yield from step.attempts
+
+
+def time_span(attempts: Iterable[StepAttempt]) -> Optional[Tuple[datetime, datetime]]:
+    """Return the earliest and the latest time of attempts; None if they have no times."""
+    texts = [text for attempt in attempts for text in (attempt.start_time, attempt.end_time)]
+    times = [time for time in map(parse_time, texts) if time]
+    return (min(times), max(times)) if times else None
+
+
+def duration_of(status: str, started: Optional[datetime], attempts: Iterable[StepAttempt]) -> Optional[float]:
+    """Return how many seconds a run, branch, step or attempt took.
+
+    Args:
+        status: Its status.
+        started: When it started, if that is known.
+        attempts: Its attempts.
+
+    Returns:
+        The time from the start of the first attempt to the end of the last. If it has not ended and its start is known,
+        the time until now. None if nothing is known.
+    """
+    if status not in ENDED and started:
+        return max(0.0, (datetime.now(timezone.utc) - started).total_seconds())
+    span = time_span(attempts)
+    return (span[1] - span[0]).total_seconds() if span else None
+
+
+def code_versions(run_log: RunLog) -> List[str]:
+    """Return the versions of the code that the steps ran, such as `git 1b9f...`; usually one."""
+    codes = [code for step in steps_of(run_log) for code in step.code_identities]
+    return list(dict.fromkeys(code_version(code) for code in codes if code.code_identifier))
+
+
+def code_version(code: CodeIdentity) -> str:
+    """Return the kind and identifier of a version of code, and whether the code was changed since."""
+    changed = "" if code.code_identifier_dependable else " (changed)"
+    return f"{code.code_identifier_type} {code.code_identifier}{changed}"

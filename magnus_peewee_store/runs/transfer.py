@@ -1,0 +1,240 @@
+"""Move runs: to files and back, and from database to database. Each run is written as a whole or not at all."""
+
+import contextlib
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+
+import peewee
+from magnus.datastore import BranchLog, RunLog, StepLog
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.backends import Backend
+from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.runs.reading import (
+    UNKNOWN,
+    attempts_of,
+    has_ended,
+    read_exactly,
+    steps_of,
+    time_span,
+)
+from magnus_peewee_store.scrub import scrub
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import TICK, to_created_at
+
+RUN_LOG_CHUNK = "RunLog.json"
+
+
+class Outcome(NamedTuple):
+    """What happened to one run, or to one file that should contain a run."""
+
+    name: str
+    """The id of the run, or the path of the file."""
+    done: bool
+    """Whether the run was written. If not, and there is no problem, it was there before."""
+    problem: str = ""
+    note: str = ""
+
+
+def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
+    """Write runs as files that magnus' `file-system` store reads. An existing file of a run is replaced.
+
+    Args:
+        store: The store.
+        run_ids: The whole ids.
+        folder: The folder. It is created if it is missing.
+
+    Yields:
+        What happened to each run. Rows that cannot be read are left out and reported.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for run_id in run_ids:
+        if not run_id or "\0" in run_id or Path(f"{run_id}.json").name != f"{run_id}.json" or "\\" in run_id:
+            yield Outcome(run_id, False, "its id cannot be the name of a file")
+            continue
+        try:
+            run = read_exactly(store, run_id)
+        except RunNotFoundError as error:
+            yield Outcome(run_id, False, str(error))
+            continue
+        problem = "; ".join(f"{row.attribute_type} {row.attribute_key}: {row.reason}" for row in run.unreadable)
+        if run.run_log.status == UNKNOWN:
+            yield Outcome(run_id, False, problem or "it has no row of its own")
+            continue
+        # The format of magnus' own store.
+        write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
+        yield Outcome(run_id, True, problem)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def find_run_logs(path: Path) -> List[Path]:
+    """Return the files and folders, one per run, that `import_runs` can import.
+
+    Args:
+        path: A file with a run log; the folder of a `file-system` or `chunked-fs` store; or the folder of one run of a
+            `chunked-fs` store.
+
+    Raises:
+        OSError: If the path does not exist or contains no run log.
+    """
+    if not path.is_dir():
+        path.stat()
+        return [path]
+    if _is_chunked(path):
+        return [path]
+    found = sorted(each for each in path.iterdir() if each.suffix == ".json" or _is_chunked(each))
+    if not found:
+        raise FileNotFoundError(f"There are no run logs in {path}: neither RUN_ID.json nor RUN_ID/{RUN_LOG_CHUNK}")
+    return found
+
+
+def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
+    """Write runs from files into the database, unless it has them. Their rows get the time of the first attempt.
+
+    Args:
+        store: The store.
+        paths: What `find_run_logs` returned.
+
+    Yields:
+        What happened to each path.
+
+    Raises:
+        peewee.PeeweeException: If the database cannot be written to.
+    """
+    for path in paths:
+        try:
+            is_chunked = path.is_dir()
+            run_log = _read_chunks(path) if is_chunked else RunLog(**_load(path))
+            file = path / RUN_LOG_CHUNK if is_chunked else path
+            rows = _rows_of(run_log, datetime.fromtimestamp(file.stat().st_mtime, timezone.utc))
+        except OSError as error:
+            yield Outcome(str(path), False, f"{error.strerror} ({error.filename})")
+        except fragments.PARSE_ERRORS as error:
+            yield Outcome(str(path), False, fragments.explain(error))
+        else:
+            yield _insert(store, rows, str(path))
+
+
+def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Iterator[Outcome]:
+    """Copy runs into another database, unless it has them: their rows as they are, without secrets.
+
+    Args:
+        source: The store to copy from.
+        target: The store to copy to.
+        run_ids: The whole ids.
+
+    Yields:
+        What happened to each run.
+
+    Raises:
+        peewee.PeeweeException: If a database cannot be read or written.
+    """
+    present = {run_id for run_id, _ in target.table.runs(fragments.RUN_LOG)}
+    for run_id in run_ids:
+        if run_id in present:
+            yield Outcome(run_id, False)
+            continue
+        # Of rows that other software wrote twice, the newest counts.
+        newest = {(row.attribute_type, row.attribute_key): row for row in source.table.read_runs([run_id])}
+        rows = [_scrub_row(row) for row in newest.values() if isinstance(row.attribute_value, str)]
+        if not rows:
+            yield Outcome(run_id, False, "it was deleted in the meantime")
+            continue
+        outcome = _insert(target, rows, run_id)
+        is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
+        note = "" if is_finished or not outcome.done else "it has not ended, and was copied as it is now"
+        yield outcome._replace(note=note)
+
+
+def are_same(a: Backend, b: Backend) -> bool:
+    """Return True if two databases are the same, as far as their connection strings show."""
+    return a.database == b.database and {**a.connect_params} == {**b.connect_params}
+
+
+def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
+    try:
+        return Outcome(name, store.table.insert_run(rows))
+    except (peewee.DataError, peewee.IntegrityError, ValueError) as error:  # A driver raises ValueError for NUL.
+        return Outcome(name, False, str(error).strip())
+
+
+def _scrub_row(row: StoredRow) -> StoredRow:
+    """Return a row without secrets, which only the run's own row can contain."""
+    if row.attribute_type not in fragments.RUN_LOG:
+        return row
+    try:
+        run_log = fragments.parse(*row.fragment)
+    except UnreadableRowError:
+        return row
+    clean = scrub(run_log.run_config)
+    if clean == run_log.run_config:
+        return row
+    run_log.run_config = clean
+    return row._replace(attribute_value=fragments.dump_header(run_log).attribute_value)
+
+
+def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
+    """Return the rows of an imported run, created at the time of its first attempt; without one, when it changed."""
+    if not run_log.run_id:
+        raise ValueError("run_id: it is empty")
+    run_log.run_config = scrub(run_log.run_config)
+    span = time_span(attempts_of(steps_of(run_log)))
+    start = to_created_at(span[0] if span else changed)
+    return [
+        StoredRow(run_log.run_id, *fragment, start + number * TICK)
+        for number, fragment in enumerate(fragments.dump_run_log(run_log))
+    ]
+
+
+def _is_chunked(path: Path) -> bool:
+    return (path / RUN_LOG_CHUNK).is_file()
+
+
+def _load(path: Path) -> Dict[str, Any]:
+    loaded = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(loaded, dict):
+        raise TypeError
+    return loaded
+
+
+def _read_chunks(folder: Path) -> RunLog:
+    """Return a run of `chunked-fs`, which magnus itself cannot read if a branch's name contains a dot."""
+    run_log = RunLog(**_load(folder / RUN_LOG_CHUNK))
+    rows = fragments.dump_run_log(run_log)
+    for path in sorted([*folder.glob("StepLog-*"), *folder.glob("BranchLog-*")], key=_creation_time):
+        loaded = _load(path)
+        is_step = path.name.startswith("StepLog-")
+        rows += fragments.dump_step(StepLog(**loaded)) if is_step else fragments.dump_branch(BranchLog(**loaded))
+    for path in sorted(folder.glob("Parameter-*")):
+        rows += fragments.dump_parameters(_load(path))
+    assembled = fragments.to_run_log(rows)
+    assert assembled  # noqa: S101 - there is a header
+    return assembled
+
+
+def _creation_time(path: Path) -> int:
+    """Return when magnus first wrote a chunk, as its name says."""
+    return int(path.stem.rpartition("-")[2])

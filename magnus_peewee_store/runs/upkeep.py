@@ -1,0 +1,149 @@
+"""Look after a database: check it, choose old runs, delete runs."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.runs.listing import BATCH_SIZE, batches
+from magnus_peewee_store.runs.reading import UnreadableRow, has_ended
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import utcnow
+
+ONE_DAY = timedelta(days=1)
+ROWS_PER_QUERY = 1000
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found in a database."""
+
+    database: str
+    """The masked connection string."""
+    product: str
+    """The name and version of the database product."""
+    size: int
+    """The size of the table with its indexes, in bytes."""
+    missing: List[str]
+    """What `create_tables` would create."""
+    rows: Dict[str, int]
+    """The number of rows by attribute_type."""
+    runs: int
+    """The number of runs."""
+    headless: List[str]
+    """The runs without a row of their own."""
+    duplicates: Dict[str, int]
+    """The number of duplicate rows by run."""
+    unreadable: List[UnreadableRow]
+    """The rows that cannot be read."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing needs attention."""
+        return not (self.missing or self.duplicates or self.unreadable or self.headless)
+
+
+class Prunable(NamedTuple):
+    """The runs that `prunable` chose, oldest first."""
+
+    run_ids: List[str]
+    """The runs that may be deleted."""
+    running: List[str]
+    """The runs that are old enough, but may still be running."""
+
+
+def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) -> CheckReport:
+    """Read the whole table and report what needs attention. Nothing is changed.
+
+    Args:
+        store: The store. Its database has the table.
+        progress: Called with the number of rows each time some have been read.
+    """
+    table = store.table
+    rows: Dict[str, int] = {}
+    run_ids: Set[str] = set()
+    with_header: Set[str] = set()
+    unreadable: List[UnreadableRow] = []
+    for batch in table.scan(ROWS_PER_QUERY):
+        for row in batch:
+            rows[row.attribute_type] = rows.get(row.attribute_type, 0) + 1
+            run_ids.add(row.run_id)
+            if row.attribute_type in fragments.RUN_LOG:
+                with_header.add(row.run_id)
+            try:
+                fragments.parse(*row.fragment)
+                if not isinstance(row.created_at, datetime):
+                    raise UnreadableRowError("its created_at is not a time")
+            except UnreadableRowError as error:
+                unreadable.append(UnreadableRow(*row[:3], str(error)))
+        progress(len(batch))
+    return CheckReport(
+        database=table.database.masked_url,
+        product=table.version_string(),
+        size=table.size(),
+        missing=table.missing(),
+        rows=rows,
+        runs=len(run_ids),
+        headless=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
+        duplicates=table.duplicates(),
+        unreadable=unreadable,
+    )
+
+
+def prunable(
+    store: DBStore,
+    older_than: Optional[timedelta] = None,
+    keep: Optional[int] = None,
+    progress: Callable[[int], Any] = lambda runs: None,
+) -> Prunable:
+    """Choose the runs that may be deleted: those that are older than an age and not among the newest.
+
+    A run that has not ended may still be running. It is not chosen while one of its rows is younger than `older_than`,
+    or than a day.
+
+    Args:
+        store: The store.
+        older_than: The age; None if it does not matter.
+        keep: How many of the newest runs to keep; None if that does not matter.
+        progress: Called with the number of runs each time some have been examined.
+    """
+    now = utcnow()
+    found = dict(store.table.runs(fragments.RUN_LOG))  # Of two headers of a run the older counts.
+    old = [
+        run_id
+        for run_id, started in list(found.items())[keep or 0 :]
+        if older_than is None or (isinstance(started, datetime) and now - started > older_than)
+    ]
+    quiet_since = now - max(ONE_DAY, older_than or ONE_DAY)
+    chosen = Prunable([], [])
+    for batch in batches(old[::-1], BATCH_SIZE):
+        ended = {row.run_id for row in store.table.read_runs(batch, fragments.RUN_LOG) if has_ended(row)}
+        for run_id in batch:
+            may_go = run_id in ended or _is_quiet(store, run_id, quiet_since)
+            (chosen.run_ids if may_go else chosen.running).append(run_id)
+        progress(len(batch))
+    return chosen
+
+
+def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
+    """Delete runs, each in one transaction, with pauses for the pipelines that write at the same time.
+
+    Args:
+        store: The store.
+        run_ids: The whole ids.
+
+    Yields:
+        The number of rows of each run.
+    """
+    for run_id in run_ids:
+        start = time.monotonic()
+        yield store.table.delete(run_id)
+        # SQLite has one writer at a time: a pause as long as the deletion lets others write.
+        time.sleep(time.monotonic() - start)
+
+
+def _is_quiet(store: DBStore, run_id: str, since: datetime) -> bool:
+    newest = store.table.newest_created_at(run_id)
+    return not isinstance(newest, datetime) or newest < since

@@ -1,0 +1,67 @@
+"""Times and durations: the clock, the times that magnus writes, and how both are shown."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, Optional
+
+TICK = timedelta(microseconds=1)  # the smallest difference between two values of created_at
+
+
+def utcnow() -> datetime:
+    """Return the current time in UTC, without a time zone, as the column created_at stores it."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def from_created_at(created_at: Any) -> Optional[datetime]:
+    """Return a value of created_at as a time in UTC; None if it is not a time."""
+    return created_at.replace(tzinfo=timezone.utc) if isinstance(created_at, datetime) else None
+
+
+def to_created_at(time: datetime) -> datetime:
+    """Return a time as the column created_at stores it. A time without a zone is local time."""
+    return time.astimezone(timezone.utc).replace(tzinfo=None)
+
+
+def parse_time(text: str) -> Optional[datetime]:
+    """Parse the time of an attempt, which magnus writes as local time without a zone.
+
+    Returns:
+        The time with its zone; None if the text is not a time.
+    """
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (OSError, OverflowError, ValueError):
+        return None
+
+
+def format_time(time: Optional[datetime], short: bool = False) -> str:
+    """Format a time as local time; in 12 characters, like `ls`, if short. None gives an empty string."""
+    if time is None:
+        return ""
+    local = time.astimezone()
+    if not short:
+        return f"{local:%Y-%m-%d %H:%M:%S}"
+    is_recent = abs(datetime.now().astimezone() - local) < timedelta(days=180)
+    return f"{local:%b %d %H:%M}" if is_recent else f"{local:%b %d  %Y}"
+
+
+def format_duration(seconds: Optional[float]) -> str:
+    """Format a duration in at most two units: `4.2ms`, `374ms`, `9.5s`, `2m 05s`, `3h`, `4d 02h`.
+
+    None gives an empty string.
+    """
+    if seconds is None:
+        return ""
+    if not seconds:
+        return "0s"
+    if round(seconds * 1000) < 1000:
+        return f"{round(seconds * 1000, 1 if seconds < 0.01 else None):g}ms"
+    if round(seconds, 1) < 60:
+        return f"{round(seconds, 1):g}s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    units = [(days, "d"), (hour, "h"), (minute, "m"), (second, "s")]
+    first = next(index for index, (count, _) in enumerate(units) if count)
+    (large, large_unit), *rest = units[first : first + 2]
+    small = "".join(f" {count:02}{unit}" for count, unit in rest if count)
+    return f"{large}{large_unit}{small}"
