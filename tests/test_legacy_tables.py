@@ -414,7 +414,7 @@ def test_duplicate_rows_raise_and_nothing_changes(legacy_database: AnyDatabase) 
     for each in SIMILAR_NAMES:
         insert_legacy_row(legacy_database, "Parameter", each, 1, f"{TIME_PREFIX}0", "similar")
     before = rows_of(legacy_database), definition_of(legacy_database)
-    match = r"has 3 duplicate rows in 2 runs: thrice \(2\), twice \(1\)\. .* keep the newest .* Then run create_tables again"
+    match = r"has 3 duplicate rows in 2 runs: thrice \(2\), twice \(1\)\. .* keep the newest .* run create_tables again"
     with pytest.raises(DuplicateRowsError, match=match):
         db.create_tables(legacy_database.url)
     assert (rows_of(legacy_database), definition_of(legacy_database)) == before
