@@ -312,11 +312,11 @@ class DBStore(BaseRunLogStore):
     @property
     def table(self) -> LogTable:
         """The rows of the database, for what the interface of run log stores has no method for."""
-        if self._table is None:
+        table = self._table
+        if table is None:
             with self._table_lock:
-                if self._table is None:
-                    self._table = self._open_table()
-        return self._table
+                table = self._table = self._table or self._open_table()
+        return table
 
     def _open_table(self) -> LogTable:
         self._check_configuration()

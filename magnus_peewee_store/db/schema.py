@@ -1,5 +1,6 @@
 """The table `db_log`: its definition, how it stands in a database, and creating or completing it."""
 
+import datetime
 import logging
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
@@ -49,6 +50,15 @@ class CreatedAtField(peewee.DateTimeField):
     """The column created_at; a backend's `field_types` may define its type."""
 
     field_type = "CREATED_AT"
+
+    def python_value(self, value: Any) -> Any:
+        """Return a time of SQLite, which is text, as a datetime. peewee's own parser takes ten times as long."""
+        if isinstance(value, str):
+            try:
+                return datetime.datetime.fromisoformat(value)
+            except ValueError:
+                pass
+        return super().python_value(value)
 
 
 class DBLog(peewee.Model):

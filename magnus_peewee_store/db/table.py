@@ -147,19 +147,24 @@ class LogTable:
         rows = log.select(*self._stored).where(self._queries.comparable(log.run_id).in_(run_ids))
         if types is not None:
             rows = rows.where(log.attribute_type.in_(types))
-        return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
+        rows = self.database.execute(rows.order_by(log.created_at, log.pk)).fetchall()
+        return [self._to_stored(row) for row in rows]
 
     @_retrying
-    def newest_created_at(self, run_id: str) -> Any:
-        """Return the created_at of the newest row of a run; None if the run has no rows."""
-        return self._queries.rows_of(run_id).select(fn.MAX(self._log.created_at)).scalar()
+    def created_at_range(self, run_id: str, types: Optional[Types] = None) -> Tuple[Any, Any]:
+        """Return the oldest and the newest created_at of rows of a run; None twice if there are no such rows."""
+        created_at = self._log.created_at
+        oldest, newest = (
+            self._queries.rows_of(run_id, types).select(fn.MIN(created_at), fn.MAX(created_at)).scalar(as_tuple=True)
+        )
+        return oldest, newest
 
     def scan(self, size: int) -> Iterator[List[StoredRow]]:
         """Yield the whole table in the order of pk, in lists of `size` rows."""
-        rows = self._read_after(0, size)
+        pk, rows = self._read_after(0, size)
         while rows:
-            yield [StoredRow(*row[1:]) for row in rows]
-            rows = self._read_after(rows[-1][0], size)
+            yield rows
+            pk, rows = self._read_after(pk, size)
 
     def insert_run(self, rows: Sequence[StoredRow]) -> bool:
         """Write the rows of one run with their created_at, all or none.
@@ -245,9 +250,16 @@ class LogTable:
         return query.run(run_id=run_id, name=name).fetchone() is not None
 
     @_retrying
-    def _read_after(self, pk: int, size: int) -> List[Any]:
+    def _read_after(self, pk: int, size: int) -> Tuple[int, List[StoredRow]]:
+        """Return the next rows after a pk, and the pk of the last of them."""
         log = self._log
-        return list(log.select(log.pk, *self._stored).where(log.pk > pk).order_by(log.pk).limit(size).tuples())
+        query = log.select(*self._stored, log.pk).where(log.pk > pk).order_by(log.pk).limit(size)
+        rows = self.database.execute(query).fetchall()
+        return (rows[-1][5] if rows else pk), [self._to_stored(row) for row in rows]
+
+    def _to_stored(self, row: Sequence[Any]) -> StoredRow:
+        """Return a row of the driver as it is; peewee's own conversion takes as long as the query."""
+        return StoredRow._make((*row[:4], self._log.created_at.python_value(row[4])))
 
     def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_repeated: bool) -> bool:
         types, name = (row[0],), row[1]

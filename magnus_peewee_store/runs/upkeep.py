@@ -145,5 +145,5 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
 
 
 def _is_quiet(store: DBStore, run_id: str, since: datetime) -> bool:
-    newest = store.table.newest_created_at(run_id)
+    _, newest = store.table.created_at_range(run_id)
     return not isinstance(newest, datetime) or newest < since
