@@ -68,6 +68,16 @@ def test_links_between_files_work(path: Path) -> None:
         assert not anchor or anchor in documents.headings(linked), target
 
 
+def test_contributing_lists_every_module() -> None:
+    text = (documents.ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    table = text.partition("| module | job |\n")[2].partition("\n\n")[0]
+    named = {name.rstrip("/") for row in table.splitlines() for name in re.findall(r"`([\w/]+)`", row.split("|")[1])}
+    package = documents.ROOT / "magnus_peewee_store"
+    parts = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert {name.partition("/")[0] for name in named} == parts - {"__init__"}
+    assert all((package / name).is_dir() or (package / f"{name}.py").exists() for name in named)
+
+
 def test_install_commands_work_from_a_clone() -> None:
     """The package is not on an index yet."""
     text = "".join(path.read_text("utf-8") for path in documents.PATHS)
