@@ -247,7 +247,7 @@ class Backend(peewee.Database):
             for secret in sorted(self._target.secrets, key=len, reverse=True):
                 reason = reason.replace(secret, MASK)
             if isinstance(error, peewee.ImproperlyConfigured):
-                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+                reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
             is_transient = self.is_transient(error)
             self._force_close()
             # Not chained: the driver's own message may quote the password.
