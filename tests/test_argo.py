@@ -91,9 +91,9 @@ def _pods() -> Iterator[None]:
 
 def config_for(database: Database) -> str:
     """The configuration that README gives for a database, with the address of this one."""
-    config = readme.block(f"argo-{database.server.kind}")
+    config = readme.block("argo-" + {"postgresql": "postgresql", "mysql": "mariadb"}[database.server.dialect])
     given = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
-    port = {"postgresql": 5432, "mariadb": 3306}[database.server.kind]
+    port = {"postgresql": 5432, "mysql": 3306}[database.server.dialect]
     assert f"magnus:${{password}}@db.example.com:{port}/run_logs" in config
     return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", given)
 

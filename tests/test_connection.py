@@ -464,7 +464,7 @@ def test_a_server_is_reached_through_its_unix_socket(scheme: str, server_databas
 def test_a_server_takes_a_secret_of_any_characters(scheme: str, password: str, server_databases: Any) -> None:
     database = server_databases(scheme)
     quoted = password.replace("'", "''")
-    if database.server.kind == "mariadb":
+    if database.server.dialect == "mysql":
         quoted = quoted.replace("\\", "\\\\")
         database.sql(f"CREATE USER 'odd user'@'%' IDENTIFIED BY '{quoted}'")
     else:
@@ -472,12 +472,12 @@ def test_a_server_takes_a_secret_of_any_characters(scheme: str, password: str, s
     try:
         template = database.url.replace(f"{OWNER}:{PASSWORD}@", "${user}:${password}@")
         made = make_database(template, secrets(user="odd user", password=password), retry_seconds=0)
-        if database.server.kind == "mariadb":
+        if database.server.dialect == "mysql":
             database.sql(f"GRANT ALL ON {database.name}.* TO 'odd user'@'%'")
         made.connect()
         made.close()
     finally:
-        database.sql("DROP USER 'odd user'@'%'" if database.server.kind == "mariadb" else 'DROP ROLE "odd user"')
+        database.sql("DROP USER 'odd user'@'%'" if database.server.dialect == "mysql" else 'DROP ROLE "odd user"')
 
 
 # Any string at all

@@ -108,15 +108,16 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[List[Any]]:
 
 
 def sessions(database: Database) -> List[int]:
-    if database.server.kind == "mariadb":
-        rows = database.sql("SELECT id FROM information_schema.processlist WHERE user = 'scott'")
+    server: Any = database.server
+    if server.dialect == "mysql":
+        rows = database.sql(f"SELECT id FROM {server.monitoring_schema}.processlist WHERE user = 'scott'")
     else:
         rows = database.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'scott'")
     return [number for (number,) in rows]
 
 
 def end_session(database: Database, number: int) -> None:
-    if database.server.kind == "mariadb":
+    if database.server.dialect == "mysql":
         database.sql(f"KILL {number}")
     else:
         database.sql("SELECT pg_terminate_backend(?)", number)
@@ -307,7 +308,7 @@ def test_with_the_server_down_nothing_is_not_found(faulty: DBStore, away: Databa
 def test_a_session_that_was_idle_too_long_is_opened_again(faulty: DBStore, away: Database) -> None:
     faulty.create_run_log("run")
     faulty.close()
-    if away.server.kind == "mariadb":
+    if away.server.dialect == "mysql":
         away.sql("SET GLOBAL wait_timeout = 1")
     else:
         away.sql(f"ALTER DATABASE {away.name} SET idle_session_timeout = '100ms'")
@@ -316,7 +317,7 @@ def test_a_session_that_was_idle_too_long_is_opened_again(faulty: DBStore, away:
         until(lambda: not sessions(away))
         faulty.set_parameters("run", {"x": 2})
     finally:
-        if away.server.kind == "mariadb":
+        if away.server.dialect == "mysql":
             away.sql("SET GLOBAL wait_timeout = 28800")
         else:
             away.sql(f"ALTER DATABASE {away.name} RESET idle_session_timeout")
@@ -410,7 +411,7 @@ def test_a_write_whose_acknowledgement_is_lost_is_done_once(
     faulty.create_run_log("run")
     proxy = Proxy(away.server.port)
     # Without TLS, which is not the test's: the proxy has to read the words.
-    plain = "?sslmode=disable" if away.server.kind == "postgresql" else ""
+    plain = "?sslmode=disable" if away.server.dialect == "postgresql" else "?ssl_disabled=true"
     distant = DBStore(connection_string=away.url.replace(f":{away.server.port}/", f":{proxy.port}/") + plain)
     try:
         distant.get_run_log_by_id("run")
@@ -431,12 +432,14 @@ def test_a_write_whose_acknowledgement_is_lost_is_done_once(
 
 def test_a_lock_of_somebody_elses_is_waited_for(faulty: DBStore, away: Database) -> None:
     faulty.create_run_log("run")
-    other = away.server.administrator(away.name)
+    server: Any = away.server
+    other = server.administrator(away.name)
     cursor = other.cursor()
-    if away.server.kind == "mariadb":
+    if server.dialect == "mysql":
         cursor.execute("LOCK TABLES db_log WRITE")
         waiting = (
-            "SELECT 1 FROM information_schema.processlist WHERE user = 'scott' AND state LIKE 'Waiting for table%'"
+            f"SELECT 1 FROM {server.monitoring_schema}.processlist "
+            "WHERE user = 'scott' AND state LIKE 'Waiting for table%'"
         )
         release = "UNLOCK TABLES"
     else:
@@ -466,7 +469,7 @@ def put_all(number: int, url: str) -> None:
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
 def test_deadlocks_and_serialization_failures_are_not_shown(faulty: DBStore, away: Database, isolation: str) -> None:
-    if away.server.kind == "mariadb" and isolation == "SERIALIZABLE":
+    if away.server.dialect == "mysql" and isolation == "SERIALIZABLE":
         pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
     if away.server.kind == "postgresql":
         away.sql(f"ALTER DATABASE {away.name} SET default_transaction_isolation = '{isolation.lower()}'")
@@ -493,8 +496,8 @@ def set_all(number: int, url: str) -> None:
 
 def test_who_sets_the_same_parameters_in_another_order_causes_no_deadlock(faulty: DBStore, away: Database) -> None:
     counted = (
-        "SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'Innodb_deadlocks'"
-        if away.server.kind == "mariadb"
+        "SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'"
+        if away.server.dialect == "mysql"
         else f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{away.name}'"
     )
     faulty.create_run_log("run")
@@ -516,7 +519,7 @@ def create_many(number: int, url: str) -> int:
 
 
 def test_a_table_without_an_index_is_right_whatever_the_servers_isolation(faulty: DBStore, away: Database) -> None:
-    if away.server.kind == "mariadb":
+    if away.server.dialect == "mysql":
         pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
     faulty.create_run_log("run")
     faulty.close()
@@ -558,7 +561,7 @@ def test_what_is_wrong_for_good_is_told_at_once(
 def test_a_value_beyond_what_the_server_takes_is_told_at_once(
     faulty: DBStore, away: Database, waits: Waits, value: str
 ) -> None:
-    if away.server.kind != "mariadb":
+    if away.server.dialect != "mysql":
         pytest.skip("PostgreSQL takes up to 1 GB")
     faulty.create_run_log("run")
     with pytest.raises(peewee.DataError, match="Parameter x of the run run has .*max_allowed_packet"):
