@@ -6,6 +6,7 @@ import logging
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import peewee
@@ -597,3 +598,102 @@ def test_a_database_that_stays_away_is_told_in_the_end(away: Database, waits: Wa
 def test_the_patience_is_a_number() -> None:
     with pytest.raises(ValueError, match="retry_timeout"):
         DBStore(retry_timeout="for ever").get_run_log_by_id("run")
+
+
+# Errors of MariaDB and MySQL alone
+
+ON_MYSQL = pytest.mark.parametrize("fragile", [each for each in SERVERS if each.startswith("mysql")], indirect=True)
+
+
+def fail_inserts(database: Database, code: int, text: str) -> None:
+    """Let the server raise an error at each INSERT, until the trigger `failing` is dropped."""
+    database.sql(
+        "CREATE TRIGGER failing BEFORE INSERT ON db_log FOR EACH ROW "
+        f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = ?",
+        text,
+    )
+
+
+@ON_MYSQL
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (1020, "Record has changed since last read in table 'db_log'"),
+        (1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT"),
+        (3032, "The server is currently in offline mode"),
+        (3101, "Plugin instructed the server to rollback the current transaction."),
+    ],
+)
+def test_mysql_transient_error_is_retried(faulty: DBStore, away: Database, waits: Waits, code: int, text: str) -> None:
+    faulty.create_run_log("run")
+    fail_inserts(away, code, text)
+    with meanwhile(lambda: faulty.set_parameters("run", {"x": 1})):
+        assert waits.one.wait(DEADLINE)
+        away.sql("DROP TRIGGER failing")
+    assert text in waits.texts[0]
+    assert faulty.get_parameters("run") == {"x": 1}
+
+
+@ON_MYSQL
+def test_mysql_full_disk_at_commit_is_not_retried(faulty: DBStore, away: Database, waits: Waits) -> None:
+    faulty.create_run_log("run")
+    fail_inserts(away, 1180, "Got error 28 - 'No space left on device' during COMMIT")
+    with pytest.raises(peewee.OperationalError, match="No space left on device"):
+        faulty.set_parameters("run", {"x": 1})
+    assert not waits.texts
+
+
+@ON_MYSQL
+def test_mysql_session_has_short_lock_waits_and_no_snapshot_isolation(faulty: DBStore, away: Database) -> None:
+    faulty.create_run_log("run")
+    names = "'innodb_lock_wait_timeout', 'innodb_snapshot_isolation'"
+    rows = faulty.table.database.execute_sql(f"SHOW SESSION VARIABLES WHERE variable_name IN ({names})").fetchall()
+    variables = dict(rows)
+    assert variables["innodb_lock_wait_timeout"] == "5"
+    assert variables.get("innodb_snapshot_isolation", "OFF") == "OFF"
+
+
+def test_mysql_certificate_that_is_not_trusted_is_not_retried(waits: Waits, tmp_path: Path) -> None:
+    if "mysql+pymysql" not in SERVERS:
+        pytest.skip("TEST_SERVER_TREE has no server for mysql+pymysql")
+    for name in ("server", "other"):
+        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
+        new_key = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+        subprocess.run([*new_key, *files], check=True, stderr=subprocess.DEVNULL)
+    (tmp_path / "server.key").chmod(0o644)
+    for each in (tmp_path, *tmp_path.parents):  # for the server's user
+        each.chmod(each.stat().st_mode | 0o555)
+    server = new_server(
+        SERVERS["mysql+pymysql"], ssl_cert=str(tmp_path / "server.pem"), ssl_key=str(tmp_path / "server.key")
+    )
+    try:
+        url = server.database("mysql+pymysql").url
+        trusting = f"{url}?ssl_ca={tmp_path}/server.pem&ssl_verify_cert=true"
+        store = DBStore(connection_string=trusting)
+        store.create_run_log("run")
+        store.close()
+        with pytest.raises(peewee.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+            DBStore(connection_string=trusting.replace("server.pem", "other.pem")).get_run_log_by_id("run")
+        assert not waits.texts
+    finally:
+        server.remove()
+
+
+def test_mysql_first_login_without_tls() -> None:
+    """The server has not cached the password yet, so the client encrypts it with the server's RSA key."""
+    if SERVERS.get("mysql+pymysql") != "mysql":
+        pytest.skip("Needs MySQL in TEST_SERVER_TREE")
+    server = new_server("mysql", tls_version="")
+    try:
+        database = server.database("mysql+pymysql")
+        assert {row[0] for row in database.sql("SELECT plugin FROM mysql.user WHERE user = 'scott'")} == {
+            "caching_sha2_password"
+        }
+        database.sql("FLUSH PRIVILEGES")
+        store = DBStore(connection_string=database.url)
+        store.create_run_log("run")
+        [[_, cipher]] = store.table.database.execute_sql("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchall()
+        assert cipher == ""
+        store.close()
+    finally:
+        server.remove()
