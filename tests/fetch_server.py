@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Download a database server of another Debian release into a folder, for the tests to run on.
 
-Nothing is installed: the packages are unpacked into a root tree, and apt keeps its state beside it. They come from the
-mirror that the system's own apt sources name. The last line printed is the tree's path, for TEST_SERVER_TREE:
+Nothing is installed. The packages come from the mirror in the system's own apt sources and are unpacked into a root
+tree. It is kept and used again. The command prints the tree's path, for TEST_SERVER_TREE:
 
     TEST_SERVER_TREE=$(python tests/fetch_server.py mysql) pytest tests/test_faults.py -k restart
 """
@@ -22,18 +22,21 @@ COMPLETE = "complete"  # the file that marks a finished download
 
 
 class Source(NamedTuple):
-    """The release and the packages that a server comes from."""
+    """The release and the packages that a server comes from, and where its program is in them."""
 
     release: str
     packages: List[str]
+    program: str
 
 
 # Every server is started by util-linux's setpriv, and its installer calls sh. MariaDB's is a script of many programs.
 COMMON = ["dash", "util-linux"]
 SOURCES: Dict[str, Source] = {
-    "mysql": Source("sid", [*COMMON, "mysql-server-core"]),
-    "mariadb": Source("trixie", [*COMMON, "mariadb-server", "coreutils", "grep", "hostname", "mawk", "sed"]),
-    "postgresql": Source("trixie", [*COMMON, "postgresql"]),
+    "mysql": Source("sid", [*COMMON, "mysql-server-core"], "usr/sbin/mysqld"),
+    "mariadb": Source(
+        "trixie", [*COMMON, "mariadb-server", "coreutils", "grep", "hostname", "mawk", "sed"], "usr/sbin/mariadbd"
+    ),
+    "postgresql": Source("trixie", [*COMMON, "postgresql"], "usr/lib/postgresql/*/bin/postgres"),
 }
 
 
@@ -68,6 +71,17 @@ def fetch(kind: str, release: Optional[str] = None, cache: Optional[Path] = None
         _unpack(folder)
         (folder / COMPLETE).touch()
     return folder / "tree"
+
+
+def version(kind: str, tree: Path) -> str:
+    """Run the server's program for its version. Only root may do that.
+
+    Raises:
+        FetchError: If the program is missing, or does not run with the libraries in the tree.
+    """
+    for program in tree.glob(SOURCES[kind].program):
+        return _run("chroot", str(tree), f"/{program.relative_to(tree)}", "--version").strip()
+    raise FetchError(f"There is no {SOURCES[kind].program} in {tree}.")
 
 
 def _download(folder: Path, release: str, packages: List[str]) -> None:
@@ -158,7 +172,10 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="replace an earlier download")
     arguments = parser.parse_args()
     try:
-        print(fetch(arguments.kind, arguments.release, arguments.cache, arguments.again))
+        tree = fetch(arguments.kind, arguments.release, arguments.cache, arguments.again)
+        if os.geteuid() == 0:
+            print(version(arguments.kind, tree), file=sys.stderr)
+        print(tree)
     except FetchError as error:
         sys.exit(f"Cannot fetch {arguments.kind}: {error}")
 
