@@ -91,9 +91,9 @@ def _pods() -> Iterator[None]:
 
 def config_for(database: Database) -> str:
     """Return the documented configuration with the address of this database."""
-    config = documents.block({"postgresql": "argo-postgresql", "mariadb": "argo-mariadb"}[database.server.kind])
+    config = documents.block({"postgresql": "argo-postgresql", "mysql": "argo-mariadb"}[database.server.dialect])
     actual = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
-    port = {"postgresql": 5432, "mariadb": 3306}[database.server.kind]
+    port = {"postgresql": 5432, "mysql": 3306}[database.server.dialect]
     assert f"magnus:${{password}}@db.example.com:{port}/run_logs" in config
     return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", actual)
 
