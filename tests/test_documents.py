@@ -20,7 +20,7 @@ import documents
 import pytest
 from conftest import Project, new_server
 from magnus.datastore import StepLog
-from servers import OWNER, PASSWORD, SEARCH_PATH, Server
+from servers import OWNER, PASSWORD, SYSTEM, Server
 
 from magnus_peewee_store import DBStore, cli, create_tables, runs
 
@@ -143,7 +143,7 @@ def project(tmp_path: Path) -> Project:
     for file in EXAMPLES.glob("*.*"):  # without the runs of a user who tried the examples in place
         if file.is_file():
             shutil.copy(str(file), str(project.folder))
-    project.environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), SEARCH_PATH])
+    project.environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), SYSTEM.environment["PATH"]])
     project.environment["PYTHONWARNINGS"] = "ignore"
     return project
 

@@ -274,7 +274,9 @@ def test_large_value_is_stored_or_raises(legacy_database: AnyDatabase) -> None:
         store.create_run_log("run")
         store.set_parameters("run", {"small": 1, "large": 1})
         if is_mariadb(legacy_database):
-            with pytest.raises(peewee.DataError, match=r"Parameter 'large' of run 'run' .* 65535 bytes. Run create_tables"):
+            with pytest.raises(
+                peewee.DataError, match=r"Parameter 'large' of run 'run' .* 65535 bytes. Run create_tables"
+            ):
                 store.set_parameters("run", large)
             assert store.get_parameters("run") == {"small": 1, "large": 1}
             store.set_parameters("run", {"large": "x" * 65_533})
