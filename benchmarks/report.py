@@ -14,10 +14,10 @@ from benchmarks.databases import Database
 from benchmarks.results import Comparison, Count, Point, Result, Spread, spread
 from benchmarks.stores import THIS_STORE
 
-# A colour that is readable on white and on black, because README.md is shown on both.
+# A colour that is readable on white and on black, because docs/benchmarks.md is shown on both.
 TEXT_COLOUR = "#808080"
 THIS_STORE_COLOURS = ["#e8590c", "#1c7ed6", "#2b8a3e"]
-OTHER_STORE_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e"]
+OTHER_STORE_COLOURS = ["#868e96", "#ae3ec9", "#12b886", "#f03e3e", "#f59f00"]
 
 T = TypeVar("T")
 

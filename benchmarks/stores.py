@@ -156,6 +156,36 @@ class RawDriver:
         ]
 
 
+class RawDriverAndPydantic(RawDriver):
+    """Call the driver directly, but write JSON and validate it with pydantic within the calls, as every store must."""
+
+    def prepare_step_calls(self, run_id: str, number: int) -> List[Call]:
+        """Prepare the six calls of a step."""
+        name = logs.step_name(number)
+        return [
+            partial(self._write_step, run_id, logs.started(name)),
+            partial(self._read_step, run_id, name),
+            partial(self._read_parameters, run_id),
+            partial(self._write_parameters, run_id, logs.parameter(number)),
+            partial(self._write_step, run_id, logs.finished(name)),
+            partial(self._read_step, run_id, name),
+        ]
+
+    def _write_step(self, run_id: str, step_log: StepLog) -> None:
+        self._write(run_id, logs.step_row(step_log))
+
+    def _write_parameters(self, run_id: str, parameters: Dict[str, Any]) -> None:
+        for row in logs.parameter_rows(parameters):
+            self._write(run_id, row)
+
+    def _read_step(self, run_id: str, name: str) -> StepLog:
+        [[value]] = self._read(self._one, run_id, "Step", name)
+        return StepLog.model_validate_json(value)
+
+    def _read_parameters(self, run_id: str) -> Dict[str, Any]:
+        return {name: from_json(value) for name, value in self._read(self._parameters, run_id)}
+
+
 class DBStoreAdapter(StoreAdapter):
     """Adapt `DBStore`.
 
@@ -179,11 +209,13 @@ AnyStore = Union[StoreAdapter, RawDriver]
 def store_makers(database: Database) -> Dict[str, Callable[[], AnyStore]]:
     """Return functions that create each store, by its name. Each store gets a new database.
 
-    The first is this store and the second is the raw driver. With SQLite, the file stores of magnus are included.
+    The first is this store. Then come the raw driver, without and with pydantic. With SQLite, the file stores of magnus
+    are included.
     """
     makers: Dict[str, Callable[[], AnyStore]] = {
         THIS_STORE: lambda: DBStoreAdapter(database.new_url_with_table()),
         database.raw_driver_name: lambda: RawDriver(database.new_url_with_table()),
+        f"{database.raw_driver_name} and pydantic": lambda: RawDriverAndPydantic(database.new_url_with_table()),
         SQLALCHEMY: lambda: StoreAdapter(SQLAlchemyStore(database.new_url())),
     }
     if database.name == "sqlite":

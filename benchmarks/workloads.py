@@ -72,10 +72,12 @@ def step(database: Database, settings: Settings) -> Iterator[Result]:
         for name, samples in rounds.samples.items():
             yield Point(database.title, name, size, samples)
         if is_compared:
-            yield rounds.compare(database.raw_driver_name, at_most=1.4)
+            floors = (database.raw_driver_name, f"{database.raw_driver_name} and pydantic")
+            yield rounds.compare(floors[0], at_most=1.4)
+            yield rounds.compare(floors[1])
             goals = {SQLALCHEMY: 10.0, "chunked-fs": {100: 3.0, 1000: 6.0}[size]} if database.name == "sqlite" else {}
             for name in makers:
-                if name not in (THIS_STORE, database.raw_driver_name):
+                if name not in (THIS_STORE, *floors):
                     yield rounds.compare(name, criterion="speed-up", at_least=goals.get(name))
 
 

@@ -17,7 +17,7 @@ class ConnectionStringError(ConfigurationError):
 
 
 class CannotConnectError(RunLogStoreError, peewee.OperationalError):
-    """The database cannot be connected to. The message gives the masked URL and the reason.
+    """Cannot connect to the database. The message gives the masked URL and the reason.
 
     Args:
         message: The message.
@@ -46,7 +46,7 @@ class UnreadableRowError(RunLogStoreError, ValueError):
 
 
 class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
-    """No run has this id, or several runs begin with it. The message names the nearest ids."""
+    """No run has this id, or several ids begin with it. The message names the nearest ids."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""What each executor of magnus needs of the store. magnus finds it by the entry points of the group `integration`."""
+"""Adapt the store to each executor of magnus, which loads these classes by the entry points `integration`."""
 
 import logging
 import os
@@ -55,11 +55,11 @@ class LocalContainer(Local):
         Raises:
             ConnectionStringError: If the connection string names one, or is not valid.
         """
-        # No secrets: inside a container the secrets handler learns only later where its file is.
+        # Without secrets: in a container, the secrets handler does not know its file yet.
         _refuse_memory(self.service.find_file(with_secrets=False))
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Have the folder of an SQLite file, which also holds its write-ahead log, mounted into every container.
+        """Mount the folder of the SQLite file, with its write-ahead log, into every container.
 
         Raises:
             ConnectionStringError: If the database is in memory, or its folder cannot be mounted.
@@ -84,7 +84,7 @@ class LocalContainer(Local):
         self.executor._volumes[os.path.join(folder, "")] = {"bind": CONTAINER_FOLDER, "mode": "rw"}
 
     def configure_for_execution(self, **kwargs: Any) -> None:
-        """Have the store, inside a container, use the SQLite file in the mounted folder."""
+        """Use the SQLite file in the mounted folder, inside a container."""
         self.service.set_folder(CONTAINER_FOLDER)
 
 
@@ -96,7 +96,7 @@ class Argo(_DBIntegration):
     service_provider = "db"
 
     def validate(self, **kwargs: Any) -> None:
-        """Refuse SQLite where the workflow is rendered; in the first pod, if only pods have the secrets.
+        """Refuse SQLite when the workflow is rendered, or in the first pod if only pods have the secrets.
 
         Raises:
             ConnectionStringError: If the database is SQLite, or the connection string is not valid.

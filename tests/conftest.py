@@ -13,7 +13,7 @@ import pytest
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
-from servers import Database, Galera, MariaDB, PostgreSQL, Server, why_missing
+from servers import KIND_IN_TREE, Database, Galera, MariaDB, MySQL, PostgreSQL, Server, why_missing
 
 from magnus_peewee_store import DBStore
 
@@ -21,9 +21,14 @@ ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystem
 # Schemes of connection strings, with the driver, and the kind of server for each.
 SERVERS = {"postgresql+psycopg2": "postgresql", "postgresql+psycopg": "postgresql", "mysql+pymysql": "mariadb"}
 DATABASES = ["sqlite", *SERVERS]
+if KIND_IN_TREE:  # TEST_SERVER_TREE is set: run on its server alone
+    DIALECT = {"postgresql": "postgresql"}.get(KIND_IN_TREE, "mysql")
+    SERVERS = {scheme: KIND_IN_TREE for scheme in SERVERS if scheme.startswith(DIALECT)}
+    DATABASES = [*SERVERS]
 SETTINGS = {
     "postgresql": {"max_connections": "200"},
     "mariadb": {"max_connections": "200", "max_allowed_packet": "64M"},
+    "mysql": {"max_connections": "200", "max_allowed_packet": "64M"},
 }
 
 
@@ -60,7 +65,7 @@ def require(kind: str) -> None:
 def new_server(kind: str, **settings: str) -> Server:
     """Start a server and return it. Skip the test if the server is not installed; fail in CI."""
     require(kind)
-    server: Server = {"postgresql": PostgreSQL, "mariadb": MariaDB}[kind](**settings)
+    server: Server = {"postgresql": PostgreSQL, "mariadb": MariaDB, "mysql": MySQL}[kind](**settings)
     try:
         server.start()
     except BaseException:
@@ -95,6 +100,8 @@ def server_databases() -> Iterator[Callable[[str], Database]]:
     databases: Dict[str, Database] = {}
 
     def database(scheme: str) -> Database:
+        if scheme not in SERVERS:
+            pytest.skip(f"TEST_SERVER_TREE has no server for {scheme}")
         kind = SERVERS[scheme]
         if kind not in servers:
             servers[kind] = new_server(kind, **SETTINGS[kind])

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
 import argo
+import documents
 import pytest
-import readme
 from conftest import Project, database_for
 from magnus.datastore import RunLog, StepLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
@@ -90,10 +90,10 @@ def _pods() -> Iterator[None]:
 
 
 def config_for(database: Database) -> str:
-    """Return the configuration in README.md with the address of this database."""
-    config = readme.block(f"argo-{database.server.kind}")
+    """Return the documented configuration with the address of this database."""
+    config = documents.block({"postgresql": "argo-postgresql", "mysql": "argo-mariadb"}[database.server.dialect])
     actual = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
-    port = {"postgresql": 5432, "mariadb": 3306}[database.server.kind]
+    port = {"postgresql": 5432, "mysql": 3306}[database.server.dialect]
     assert f"magnus:${{password}}@db.example.com:{port}/run_logs" in config
     return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", actual)
 

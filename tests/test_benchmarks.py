@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import documents
 import pytest
-import readme
 
 FOLDER = Path(__file__).parent
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 def test_benchmark_writes_a_table_json_and_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[benchmark]'")
     json_file, plot = tmp_path / "results.json", tmp_path / "plot.png"
-    assert readme.block("benchmark").endswith("python -m benchmarks\n")
+    assert documents.block("benchmark").endswith("python -m benchmarks\n")
     options = ["--quick", "--rounds", "1", "--only", "step/sqlite", "--json", str(json_file), "--plot", str(plot)]
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", *options],
@@ -30,6 +30,7 @@ def test_benchmark_writes_a_table_json_and_a_plot(tmp_path: Path) -> None:
     text = json_file.read_text(encoding="utf-8")
     assert {each["against"]: len(each["samples"]) for each in json.loads(text)["comparisons"]} == {
         "raw sqlite3": 1,
+        "raw sqlite3 and pydantic": 1,
         "SQLAlchemy's way": 1,
         "chunked-fs": 1,
         "file-system": 1,

@@ -150,7 +150,7 @@ def test_every_command_works_on_each_database(database_per_server: AnyDatabase, 
     assert "keen-curie FAIL" in magnus("show", "keen", "--follow", fails=True)
     magnus("timeline", "keen", "-o", "run.html")
     assert "keen-curie" in (project.folder / "run.html").read_text()
-    assert "SUCCESS 1.0s \u2192 FAIL 1.0s" in magnus("diff", "calm", "keen")
+    assert "SUCCESS 1s \u2192 FAIL 1s" in magnus("diff", "calm", "keen")
     assert "2 copied." in magnus("copy", "--to", "${laptop}")
     assert "0 copied, 2 existed already." in magnus("copy", "--to", "${laptop}")
     assert "2 exported." in magnus("export", "--all", "-o", "out")
@@ -299,7 +299,7 @@ def test_delete_requires_confirmation(run: RunCommand, default_store: DBStore, t
     default_store.create_run_log("calm-hoover", status="PROCESSING")
     for command in (["delete", "calm-hoover"], ["prune", "--keep", "0"]):
         if command[0] == "delete":
-            assert "there is no terminal to ask on. Add --yes" in run(*command, exit_code=1).output
+            assert "there is no terminal for the confirmation. Add --yes" in run(*command, exit_code=1).output
         assert "deleted" not in run(*command, "--dry-run").output.replace("would be deleted", "").replace(
             "to delete", ""
         )

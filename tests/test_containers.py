@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import documents
 import pytest
-import readme
 from conftest import Project, database_for
 from magnus.datastore import RunLog
 from servers import PASSWORD, Database
@@ -89,7 +89,7 @@ def test_containers_write_the_mounted_sqlite_file(
     location: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    config = readme.block("local-container-sqlite")
+    config = documents.block("local-container-sqlite")
     setting = "connection_string: sqlite:///run-logs/runs.db"
     assert setting in config
     if location == "default":
@@ -123,7 +123,8 @@ def test_containers_write_to_a_server_on_localhost(
 ) -> None:
     for database in database_for(scheme, tmp_path, server_databases):
         assert isinstance(database, Database)
-        config = readme.block(f"local-container-{kind}")
+        names = {"postgresql": "local-container-postgresql", "mariadb": "local-container-mariadb"}
+        config = documents.block(names[kind])
         documented = f"magnus:${{password}}@localhost:{port}/run_logs"
         assert documented in config
         actual = f"scott:${{password}}@localhost:{database.server.port}/{database.name}"

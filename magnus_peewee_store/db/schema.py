@@ -1,5 +1,6 @@
-"""The table `db_log`: its definition, how it stands in a database, and creating or completing it."""
+"""Define, inspect, create and complete the table `db_log`."""
 
+import datetime
 import logging
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
@@ -8,7 +9,7 @@ from peewee import fn
 
 from magnus_peewee_store.db.backends import Backend
 from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError
-from magnus_peewee_store.times import utcnow
+from magnus_peewee_store.times import to_created_at, utcnow
 
 logger = logging.getLogger("magnus.db")
 
@@ -22,37 +23,47 @@ INDEXES = (
 
 
 class RunIdField(peewee.TextField):
-    """The column run_id; a backend's `field_types` may define its type."""
+    """The type of run_id; see `Backend.field_types`."""
 
     field_type = "RUN_ID"
 
 
 class AttributeKeyField(peewee.TextField):
-    """The column attribute_key; a backend's `field_types` may define its type."""
+    """The type of attribute_key; see `Backend.field_types`."""
 
     field_type = "ATTRIBUTE_KEY"
 
 
 class AttributeTypeField(peewee.TextField):
-    """The column attribute_type; a backend's `field_types` may define its type."""
+    """The type of attribute_type; see `Backend.field_types`."""
 
     field_type = "ATTRIBUTE_TYPE"
 
 
 class AttributeValueField(peewee.TextField):
-    """The column attribute_value; a backend's `field_types` may define its type."""
+    """The type of attribute_value; see `Backend.field_types`."""
 
     field_type = "ATTRIBUTE_VALUE"
 
 
 class CreatedAtField(peewee.DateTimeField):
-    """The column created_at; a backend's `field_types` may define its type."""
+    """The type of created_at; see `Backend.field_types`."""
 
     field_type = "CREATED_AT"
 
+    def python_value(self, value: Any) -> Any:
+        """Return the time in UTC. SQLite stores it as text, for which peewee's own parser takes ten times as long."""
+        if isinstance(value, str):
+            try:
+                time = datetime.datetime.fromisoformat(value)
+                return to_created_at(time) if time.tzinfo else time
+            except (OverflowError, ValueError):
+                pass
+        return super().python_value(value)
+
 
 class DBLog(peewee.Model):
-    """A row of `db_log`: one fragment of a run log. Bound to no database; each store binds a model of its own."""
+    """A row of `db_log`: one fragment of a run log. Not bound to a database; `Schema` binds a subclass."""
 
     pk = peewee.AutoField()
     run_id = RunIdField()
@@ -67,14 +78,14 @@ class DBLog(peewee.Model):
 
 
 class Layout(NamedTuple):
-    """How the table stands in a database, as far as reading and writing depend on it."""
+    """The properties of the table in a database on which reading and writing depend."""
 
     has_unique_index: bool
-    """Whether the database itself decides who writes a row first."""
+    """Whether the database rejects a second row for the same key."""
     next_pk: Optional[peewee.Node]
     """The SQL expression for a new row's pk, if the column has no default."""
     max_value_bytes: Optional[int]
-    """How many bytes attribute_value holds; None if there is no limit that matters."""
+    """The maximum size of attribute_value in bytes; None if there is no limit that matters."""
 
 
 class Schema:
@@ -89,7 +100,7 @@ class Schema:
         self.model = _bind(database)
 
     def inspect(self) -> Layout:
-        """Return how the table stands. The table must exist."""
+        """Return the layout of the table, which must exist."""
         columns = self._columns()
         pk = columns["pk"]
         return Layout(
@@ -123,18 +134,19 @@ class Schema:
         """Create the table, or complete it.
 
         Returns:
-            What was missing and now exists, one text each.
+            A description of each part that was created.
 
         Raises:
             DuplicateRowsError: If rows violate the unique index. Nothing is changed.
         """
         # One transaction, so that nobody sees the table without the index that an upsert needs.
+        # The table's name stands for a run: only one process at a time changes the table.
         with self.database.run_lock(TABLE):
             missing = self.missing()
             is_new = not self.model.table_exists()
             if is_new:
                 self.model._meta.table_settings = self.database.table_settings
-                # The indexes come later: duplicates in a table made by others may forbid them.
+                # The indexes come last: duplicates in a legacy table would make the unique index fail.
                 self.model._schema.create_table()
                 self.database.after_create(TABLE)
             if (UNIQUE, True) not in self._indexes():
@@ -148,7 +160,7 @@ class Schema:
             return missing
 
     def missing(self) -> List[str]:
-        """Return what `create` would create, one text each."""
+        """Return a description of each part that `create` would create."""
         if not self.model.table_exists():
             return [f"the table {TABLE}"]
         has_columns = self.database.has_complete_columns(self._columns())
@@ -194,7 +206,7 @@ def _bind(database: Backend) -> Any:
     """Return a model of the table, bound to a database."""
     meta: Dict[str, Any] = {"database": database, "table_name": TABLE}
     if not database.has_transactional_ddl:
-        # The table and its indexes appear at once only if they are created by one statement.
+        # Without transactional DDL, one statement must create the table and its indexes together.
         meta["indexes"] = ()
         meta["constraints"] = [
             peewee.SQL(f"{'UNIQUE ' if is_unique else ''}INDEX ({', '.join(columns)})")

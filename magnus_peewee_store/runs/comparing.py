@@ -16,8 +16,8 @@ def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Dict[str, Any]]]:
         b: Another.
 
     Returns:
-        By section (`run`, `parameters`, `metrics`, `code`, `steps`) and name the two values, `{"a": ..., "b": ...}`.
-        The value is left out for the run that lacks the name. A name within a dictionary is a dot path.
+        A dictionary by section (`run`, `parameters`, `metrics`, `code`, `steps`) and name. It holds the two values as
+        `{"a": ..., "b": ...}`, without the value of a run that lacks the name. A nested name is a dot path.
     """
     sections_a, sections_b = _sections(a), _sections(b)
     return {section: _differences(sections_a[section], sections_b[section]) for section in sections_a}

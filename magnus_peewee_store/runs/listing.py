@@ -11,7 +11,7 @@ from magnus.datastore import RunLog
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import UnreadableRowError
-from magnus_peewee_store.runs.reading import UNKNOWN, Run, attempts_of, duration_of, steps_of, to_run
+from magnus_peewee_store.runs.reading import attempts_of, duration_of, steps_of, to_run
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import to_created_at
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a list of runs shows of one. None stands for what is not known."""
+    """What a list of runs shows about one run. None means unknown."""
 
     run_id: str
     status: str
@@ -35,7 +35,7 @@ class RunSummary:
     steps_known: int
     """The steps that have begun."""
     failed_step: Optional[str]
-    """The innermost step that failed first."""
+    """The first failed step that contains no other failed step."""
     unreadable: List[str]
     """The type and key of each row that cannot be read."""
 
@@ -60,7 +60,7 @@ def list_runs(
         ['CREATED']
     """
     wanted = {name: value for name, value in (("status", status), ("tag", tag)) if value}
-    # A first selection in the database. The second decides, since other software formats JSON in other ways.
+    # The database selects first. `_matching` decides, because other software formats JSON in other ways.
     texts = [json.dumps(value) for value in wanted.values() if value.isascii()]
     row_limit = limit
     while True:
@@ -113,7 +113,8 @@ def _matching(store: DBStore, run_ids: Sequence[str], wanted: Dict[str, Any]) ->
 
 
 def _summarize_one(run_id: str, rows: Sequence[StoredRow]) -> RunSummary:
-    run = to_run(rows) if rows else Run(RunLog(run_id=run_id, status=UNKNOWN), None, [])
+    header = next((row for row in rows if row.attribute_type in fragments.RUN_LOG), rows[0] if rows else None)
+    run = to_run(run_id, [row.fragment for row in rows], header and header.created_at)
     steps = list(steps_of(run.run_log))
     unreadable_steps = [row for row in run.unreadable if row.attribute_type in fragments.STEP]
     failed = [step.internal_name for step in steps if step.status == defaults.FAIL]

@@ -1,7 +1,7 @@
 """Read a run from its rows, as far as they can be read, and answer questions about its log."""
 
 from datetime import datetime, timezone
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from magnus import defaults
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
@@ -56,8 +56,8 @@ def read_run(store: DBStore, run_id: str) -> Run:
         >>> runs.read_run(store, "my").run_log.parameters
         {'rows': 3}
     """
-    rows = store.table.read_runs([run_id])
-    return to_run(rows) if rows else read_exactly(store, find_run(store, run_id))
+    run = _read_if_there(store, run_id)
+    return run or read_exactly(store, find_run(store, run_id))
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
@@ -66,31 +66,34 @@ def read_exactly(store: DBStore, run_id: str) -> Run:
     Raises:
         RunNotFoundError: If there is no such run.
     """
-    rows = store.table.read_runs([run_id])
-    if not rows:
+    run = _read_if_there(store, run_id)
+    if not run:
         raise RunNotFoundError(f"There is no run '{run_id}'.")
-    return to_run(rows)
+    return run
 
 
-def to_run(rows: Sequence[StoredRow]) -> Run:
-    """Return the run that rows hold. There is at least one row; the oldest comes first."""
-    run_id = rows[0].run_id
-    started = rows[0].created_at
-    has_header = False
-    parsed = [(fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, RunLog(run_id=run_id, status=UNKNOWN))]
-    unreadable = []
-    for row in rows:
-        try:
-            parsed.append((row.attribute_type, row.attribute_key, fragments.parse(*row.fragment)))
-        except UnreadableRowError as error:
-            unreadable.append(UnreadableRow(*row[:3], str(error)))
-        else:
-            if row.attribute_type in fragments.RUN_LOG and not has_header:
-                started, has_header = row.created_at, True
-    run_log = fragments.assemble(parsed)
+def to_run(run_id: str, rows: Iterable[Tuple[str, str, str]], created_at: Any) -> Run:
+    """Return the run that rows hold.
+
+    Args:
+        run_id: The id of the run.
+        rows: attribute_type, attribute_key and attribute_value of its rows, oldest first.
+        created_at: That of the run's own row; without one, that of its oldest row.
+    """
+    unreadable: List[UnreadableRow] = []
+
+    def parse_rows() -> Iterator[Tuple[str, str, Any]]:
+        yield fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, RunLog(run_id=run_id, status=UNKNOWN)
+        for row in rows:
+            try:
+                yield row[0], row[1], fragments.parse(*row)
+            except UnreadableRowError as error:
+                unreadable.append(UnreadableRow(run_id, row[0], row[1], str(error)))
+
+    run_log = fragments.assemble(parse_rows())
     assert run_log  # noqa: S101 - there is a header
     run_log.run_config = scrub(run_log.run_config)
-    return Run(run_log, from_created_at(started), unreadable)
+    return Run(run_log, from_created_at(created_at), unreadable)
 
 
 def has_ended(header: StoredRow) -> bool:
@@ -104,7 +107,7 @@ def has_ended(header: StoredRow) -> bool:
 def steps_of(run_log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
     """Yield all steps, each before those in its branches, without the nodes that only end a graph."""
     for step in run_log.steps.values():
-        if step.step_type not in fragments.TERMINAL:
+        if step.step_type not in fragments.TERMINAL_STEP_TYPES:
             yield step
         for branch in step.branches.values():
             yield from steps_of(branch)
@@ -151,3 +154,12 @@ def code_version(code: CodeIdentity) -> str:
     """Return the kind and identifier of a version of code, and whether the code was changed since."""
     changed = "" if code.code_identifier_dependable else " (changed)"
     return f"{code.code_identifier_type} {code.code_identifier}{changed}"
+
+
+def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
+    rows = store.table.read(run_id)
+    if not rows:
+        return None
+    has_header = any(row[0] in fragments.RUN_LOG for row in rows)
+    created_at, _ = store.table.created_at_range(run_id, fragments.RUN_LOG if has_header else None)
+    return to_run(run_id, rows, created_at)

@@ -36,15 +36,15 @@ class Target(NamedTuple):
     """The connection string as messages may show it."""
     secrets: Tuple[str, ...]
     """Texts that no message may show."""
-    unknown_secrets: Tuple[str, ...]
-    """The names of placeholders that no secret has filled in."""
+    missing_secrets: Tuple[str, ...]
+    """The names of placeholders without a secret."""
 
 
 class Backend(peewee.Database):
     """What every backend adds to peewee's database class.
 
-    All threads of a process share one connection, one at a time. A forked child never uses its parent's connection.
-    Transient errors are retried. An error in connecting shows the masked URL and no secret.
+    All threads of a process share one connection and take turns. A forked child never uses its parent's connection.
+    Transient errors are retried. Connection errors show the masked URL and no secret.
 
     Args:
         resolve: Returns the database to connect to. It is called again for each connection, since cloud databases
@@ -89,7 +89,7 @@ class Backend(peewee.Database):
         A connection that is refused is tried once more if a secret has changed in the meantime.
 
         Raises:
-            CannotConnectError: For every kind of failure.
+            CannotConnectError: If it fails, for whatever reason.
         """
         if reuse_if_open and not self.is_closed():
             return False
@@ -101,7 +101,7 @@ class Backend(peewee.Database):
                 raise
         return self._connect_once()
 
-    def force_close(self) -> None:
+    def _force_close(self) -> None:
         """Close the connection, whatever state it is in."""
         if not self.is_closed():
             connection: Any = self.connection()
@@ -133,9 +133,10 @@ class Backend(peewee.Database):
                             self.connect()
                         return work(attempt)
                     except peewee.PeeweeException as error:
+                        # Decided before closing, because the decision needs the connection's state.
                         is_transient = self.is_transient(error)
                         if is_transient:
-                            self.force_close()
+                            self._force_close()
                         raise
             except peewee.PeeweeException as error:
                 if not is_transient:
@@ -157,18 +158,18 @@ class Backend(peewee.Database):
         return isinstance(error, CannotConnectError) and error.is_transient
 
     def discard_inherited_connection(self) -> None:
-        """Forget, in a forked child, the parent's connection. The next use opens a new one."""
+        """Discard the parent's connection in a forked child. The next use opens a new one."""
         self.lock = threading.RLock()
         if self.is_closed():
             return
-        # To close it, even when the child exits, would end the parent's session on a server, and SQLite forbids it
-        # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is never released.
+        # Closing it, even at exit, would end the parent's session on a server, and SQLite forbids it
+        # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is leaked on purpose.
         inherited = self.connection()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
         self.dispose()
 
     def exists(self) -> bool:
-        """Return False if connecting would create the database."""
+        """Return True if the database exists. Only SQLite creates it when it connects."""
         return True
 
     def version_string(self) -> str:
@@ -205,11 +206,11 @@ class Backend(peewee.Database):
         return fn.NEXTVAL("id_seq")
 
     def max_value_bytes(self, column: Any) -> Optional[int]:
-        """Return how many bytes a text column holds; None if there is no limit that matters."""
+        """Return the maximum size of a text column in bytes; None if there is no limit that matters."""
         return None
 
     def binary(self, column: Any) -> Any:
-        """Return the SQL expression that compares a column of a table made by others byte for byte."""
+        """Return the SQL expression that compares a column of a legacy table byte for byte."""
         return column
 
     @contextlib.contextmanager
@@ -223,10 +224,10 @@ class Backend(peewee.Database):
         return bool(columns["pk"].identity)
 
     def complete_columns(self, table: str) -> None:
-        """Change the columns of a table made by others to what `create_tables` creates."""
+        """Change the columns of a legacy table to what `create_tables` creates."""
 
     def after_create(self, table: str) -> None:
-        """Finish a table that was just created."""
+        """Change a table that was just created."""
 
     def _update_target(self) -> bool:
         """Resolve the secrets again, and return whether that changed anything."""
@@ -246,14 +247,14 @@ class Backend(peewee.Database):
             for secret in sorted(self._target.secrets, key=len, reverse=True):
                 reason = reason.replace(secret, MASK)
             if isinstance(error, peewee.ImproperlyConfigured):
-                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+                reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
             is_transient = self.is_transient(error)
-            self.force_close()
+            self._force_close()
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
 
     def _before_connecting(self) -> None:
-        """Prepare what a connection needs."""
+        """Prepare a connection attempt."""
 
 
 _backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()
