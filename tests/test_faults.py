@@ -5,6 +5,7 @@ import itertools
 import logging
 import socket
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -688,30 +689,28 @@ def test_mysql_session_has_short_lock_waits_and_no_snapshot_isolation(
     assert variables.get("innodb_snapshot_isolation", "OFF") == "OFF"
 
 
-def test_mysql_certificate_that_is_not_trusted_is_not_retried(wait_messages: WaitMessages, tmp_path: Path) -> None:
+def test_mysql_certificate_that_is_not_trusted_is_not_retried(wait_messages: WaitMessages) -> None:
     if "mysql+pymysql" not in SERVERS:
         pytest.skip("TEST_SERVER_TREE has no server for mysql+pymysql")
-    for name in ("server", "other"):
-        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
-        new_key = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-        subprocess.run([*new_key, *files], check=True, stderr=subprocess.DEVNULL)
-    (tmp_path / "server.key").chmod(0o644)
-    for each in (tmp_path, *tmp_path.parents):  # for the server's user
-        each.chmod(each.stat().st_mode | 0o555)
-    server = new_server(
-        SERVERS["mysql+pymysql"], ssl_cert=str(tmp_path / "server.pem"), ssl_key=str(tmp_path / "server.key")
-    )
-    try:
-        url = server.database("mysql+pymysql").url
-        trusting = f"{url}?ssl_ca={tmp_path}/server.pem&ssl_verify_cert=true"
+    # Not in tmp_path: pytest keeps other users, as the server's, out of it.
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for each in ("server", "other"):
+            files = ["-keyout", f"{folder}/{each}.key", "-out", f"{folder}/{each}.pem"]
+            options = "-x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1".split()
+            subprocess.run(["openssl", "req", *options, *files], check=True, stderr=subprocess.DEVNULL)
+        (folder / "server.key").chmod(0o644)
+        certificate = {"ssl_cert": f"{folder}/server.pem", "ssl_key": f"{folder}/server.key"}
+        server = new_server(SERVERS["mysql+pymysql"], **certificate)
+        stack.callback(server.remove)
+        trusting = f"{server.database('mysql+pymysql').url}?ssl_ca={folder}/server.pem&ssl_verify_cert=true"
         store = DBStore(connection_string=trusting)
         store.create_run_log("run")
         store.close()
         with pytest.raises(peewee.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
             DBStore(connection_string=trusting.replace("server.pem", "other.pem")).get_run_log_by_id("run")
         assert not wait_messages.messages
-    finally:
-        server.remove()
 
 
 def test_mysql_first_login_without_tls() -> None:
