@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from datetime import datetime
 from typing import IO, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -48,6 +49,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._shared = range(count - 1)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
 
     def take(self, own: Set[Optional[int]]) -> Tuple[bool, Optional[int]]:
         """Take a slot that is free.
