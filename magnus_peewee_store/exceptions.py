@@ -16,6 +16,10 @@ class ConnectionStringError(ConfigurationError):
     """The connection string is not valid, or does not suit the executor. The message says what to write."""
 
 
+class ParallelExecutionError(ConfigurationError):
+    """The executor `local-parallel` cannot run this pipeline here. The message says why, and what to change."""
+
+
 class CannotConnectError(RunLogStoreError, peewee.OperationalError):
     """Cannot connect to the database. The message gives the masked URL and the reason.
 

@@ -132,6 +132,24 @@ def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
     return {row[1]: parse(*row) for row in rows if row[0] in PARAMETER}
 
 
+def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) -> List[Fragment]:
+    """Leave out the parameters that are as they were read, if they cover all that was read.
+
+    magnus reads all parameters before a step and sets all of them after it. So it would undo what another step has set
+    in the meantime.
+
+    Args:
+        parameters: The parameters to write.
+        read: The values that were read, as JSON, by name.
+    """
+    parameters = list(parameters)
+    names = {fragment.attribute_key for fragment in parameters}
+    # magnus passes names on in lower case, since it does so through environment variables.
+    if not all(name in names or name.lower() in names for name in read):
+        return parameters
+    return [each for each in parameters if not _is_same_json(each.attribute_value, read.get(each.attribute_key))]
+
+
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
     """Return the run log that the rows of a run hold; types that are unknown are skipped.
 
@@ -213,6 +231,13 @@ def _parse_value(value: str) -> Any:
         return from_json(value)
     except ValueError:
         return json.loads(value)  # See `_parse_log`.
+
+
+def _is_same_json(value: str, other: Optional[str]) -> bool:
+    """Compare as JSON, in which 1, 1.0 and true differ, and the order of keys does not matter."""
+    if other is None or value == other:
+        return other is not None
+    return json.dumps(json.loads(value), sort_keys=True) == json.dumps(json.loads(other), sort_keys=True)
 
 
 def _dump_branch(branch_log: BranchLog) -> Fragment:

@@ -698,7 +698,7 @@ def test_mysql_certificate_that_is_not_trusted_is_not_retried(wait_messages: Wai
         folder.chmod(0o755)
         for each in ("server", "other"):
             files = ["-keyout", f"{folder}/{each}.key", "-out", f"{folder}/{each}.pem"]
-            options = "-x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1".split()
+            options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
             subprocess.run(["openssl", "req", *options, *files], check=True, stderr=subprocess.DEVNULL)
         (folder / "server.key").chmod(0o644)
         certificate = {"ssl_cert": f"{folder}/server.pem", "ssl_key": f"{folder}/server.key"}
