@@ -9,8 +9,9 @@ import peewee
 from peewee import fn
 
 from magnus_peewee_store.db.backends import Backend
+from magnus_peewee_store.db.backends.base import TABLE
 from magnus_peewee_store.db.queries import Queries, Types
-from magnus_peewee_store.db.schema import TABLE, Schema
+from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.exceptions import ValueTooLargeError
 from magnus_peewee_store.times import utcnow
 
@@ -182,7 +183,7 @@ class LogTable:
 
     def exists(self) -> bool:
         """Return True if the table exists."""
-        return self.database.retry(lambda attempt: bool(self._log.table_exists()))
+        return self.database.retry(lambda attempt: self._schema.exists())
 
     def create(self) -> List[str]:
         """Create or complete the table; see `Schema.create`."""
@@ -196,13 +197,17 @@ class LogTable:
         """Return by run how many rows violate the unique index."""
         return self.database.retry(lambda attempt: self._schema.duplicates())
 
+    def widen_pk(self) -> str:
+        """Return the SQL that widens pk, if half of its numbers are used; see `Schema.widen_pk`."""
+        return self.database.retry(lambda attempt: self._schema.widen_pk())
+
     def version_string(self) -> str:
         """Return the name and version of the database product."""
         return self.database.retry(lambda attempt: self.database.version_string())
 
     def size(self) -> int:
         """Return the size of the table with its indexes, in bytes."""
-        return self.database.retry(lambda attempt: self.database.table_size(TABLE))
+        return self.database.retry(lambda attempt: self.database.table_size())
 
     def close(self) -> None:
         """Close the connection. The next call opens a new one."""

@@ -171,7 +171,7 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
 
 def are_same(a: Backend, b: Backend) -> bool:
     """Return True if two databases are the same, as far as their connection strings show."""
-    return a.database == b.database and {**a.connect_params} == {**b.connect_params}
+    return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
 
 
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:

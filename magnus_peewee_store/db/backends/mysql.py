@@ -1,13 +1,14 @@
 """MariaDB and MySQL, through PyMySQL."""
 
 import contextlib
+import re
 from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.backends.base import Backend
-from magnus_peewee_store.exceptions import CannotConnectError
+from magnus_peewee_store.db.backends.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
+from magnus_peewee_store.exceptions import CannotConnectError, RunLogStoreError
 
 # An index of InnoDB holds at most 3,072 bytes, and a character of utf8mb4 has up to 4:
 # https://dev.mysql.com/doc/refman/8.0/en/innodb-limits.html
@@ -21,6 +22,14 @@ COLUMN_TYPES = {
 
 ERROR_DURING_COMMIT = 1180
 CANNOT_CONNECT = 2003
+DATABASE_DENIED = 1044
+TABLE_DENIED = 1142
+DENIED = re.compile(
+    r"(?P<privileges>[A-Z, ]+) command denied to user .* for table [`'](?:.*`\.`)?(?P<table>[^`']+)[`']"
+)
+
+# Those that distinguish trailing spaces, too: of MariaDB, of MySQL, and of VARBINARY.
+EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
 
 class MySQLBackend(Backend, peewee.MySQLDatabase):
@@ -100,12 +109,12 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         [[version]] = self.execute_sql("SELECT VERSION()").fetchall()
         return str(version) if "MariaDB" in version else f"MySQL {version}"
 
-    def table_size(self, table: str) -> int:
+    def table_size(self) -> int:
         """Return the server's estimate of the table's size with its indexes, in bytes."""
         [[size]] = self.execute_sql(
             "SELECT data_length + index_length FROM information_schema.tables "
             "WHERE table_schema = DATABASE() AND table_name = %s",
-            (table,),
+            (TABLE,),
         ).fetchall()
         return int(size)
 
@@ -144,6 +153,27 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             return "CERTIFICATE_VERIFY_FAILED" not in str(error)
         return code in self.TRANSIENT_ERRORS
 
+    def explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Return an error with the GRANT to run, if the role lacks a privilege."""
+        code, reason = (*error.args, "", "")[:2]
+        if code == DATABASE_DENIED:
+            user = self.connect_params.get("user")
+            return self._privilege_error(
+                "every privilege",
+                f"GRANT SELECT, INSERT, UPDATE ON `{self.database}`.{TABLE} TO '{user}'@'%'",
+                reason,
+            )
+        denied = code == TABLE_DENIED and DENIED.match(reason)
+        if not denied or self.is_closed():
+            return None
+        [[account]] = self.execute_sql("SELECT CURRENT_USER()").fetchall()
+        user, _, host = account.rpartition("@")
+        return self._privilege_error(
+            f"{denied['privileges']} on the table {denied['table']}",
+            f"GRANT {denied['privileges']} ON `{self.database}`.{denied['table']} TO '{user}'@'{host}'",
+            reason,
+        )
+
     @property
     def table_settings(self) -> Tuple[str, ...]:  # type: ignore[override]
         """Options of CREATE TABLE: keys compare byte for byte, whatever the database's default is."""
@@ -155,13 +185,37 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             columns[name].full_type.upper() == column_type for name, column_type in COLUMN_TYPES.items()
         )
 
-    def complete_columns(self, table: str) -> None:
+    def complete_columns(self, model: Any) -> None:
         """Set the columns' types and collation and the default of pk, in one copy of the table."""
         changes = [f"MODIFY {name} {column_type} NOT NULL" for name, column_type in COLUMN_TYPES.items()]
         self.execute_sql(
-            f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation()}, "
-            f"MODIFY pk INTEGER NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
+            f"ALTER TABLE {TABLE} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation()}, "
+            f"MODIFY pk BIGINT NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
         )
+
+    def widen_pk(self) -> str:
+        """Return the SQL that widens pk."""
+        return f"ALTER TABLE {TABLE} MODIFY pk BIGINT NOT NULL AUTO_INCREMENT;"
+
+    def compares_bytes(self) -> bool:
+        """Return True if the collations of the key columns distinguish case, accents and trailing spaces."""
+        rows = self.execute_sql(
+            "SELECT collation_name FROM information_schema.columns "
+            "WHERE table_schema = DATABASE() AND table_name = %s AND column_name IN (%s, %s, %s)",
+            (TABLE, *KEY_COLUMNS),
+        ).fetchall()
+        return all(str(collation).endswith(EXACT_COLLATIONS) for (collation,) in rows)
+
+    def unusable_indexes(self) -> Dict[str, str]:
+        """Return the indexes over prefixes, and all if the columns do not compare byte for byte."""
+        rows = self.execute_sql(f"SHOW INDEX FROM {TABLE}").fetchall()
+        # The columns of the result: https://mariadb.com/kb/en/show-index/
+        unusable = {} if self.compares_bytes() else dict.fromkeys((row[2] for row in rows), INEXACT)
+        return {**unusable, **{row[2]: PREFIX for row in rows if row[7] is not None}}
+
+    def drop_index(self, name: str) -> None:
+        """Drop an index."""
+        self.execute_sql(f"DROP INDEX `{name}` ON {TABLE}")
 
     def _is_mariadb(self) -> bool:
         return bool(self.server_version >= (10,))  # MySQL has no version 10.
