@@ -2,12 +2,11 @@
 
 import contextlib
 import uuid
-from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
 from conftest import AnyDatabase, SqliteFile
-from magnus.datastore import RunLog, StepLog
+from magnus.datastore import StepLog
 from servers import OWNER, Database
 
 from magnus_peewee_store import (
@@ -178,9 +177,9 @@ def test_privilege_error_names_the_schema(scheme: str, server_databases: Any) ->
     database.sql("CREATE SCHEMA team_a")
     try:
         for option in ("?options=-csearch_path%3Dteam_a", "?schema=team_a"):
-            with new_store(role.url + option) as store:
-                with pytest.raises(PrivilegeError, match=f"GRANT USAGE, CREATE ON SCHEMA team_a TO {role.name}"):
-                    store.create_run_log("run")
+            match = f"GRANT USAGE, CREATE ON SCHEMA team_a TO {role.name}"
+            with new_store(role.url + option) as store, pytest.raises(PrivilegeError, match=match):
+                store.create_run_log("run")
     finally:
         database.sql("DROP SCHEMA team_a CASCADE")
         role.drop()
@@ -250,3 +249,49 @@ def test_file_that_is_no_database_is_named(sqlite_file: SqliteFile) -> None:
     sqlite_file.path.write_text("not a database " * 100)
     with new_store(sqlite_file.url) as store, pytest.raises(CorruptFileError, match=r"runs\.db is .*no SQLite file"):
         store.create_run_log("run")
+
+
+# Values and names
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_value_nested_too_deep_is_named(store: DBStore) -> None:
+    deep = nested(100_000)
+    store.create_run_log("run")
+    with pytest.raises(InvalidValueError, match="Parameter 'loss' .*nested too deep"):
+        store.set_parameters("run", {"x": 1, "loss": deep})
+    with pytest.raises(InvalidValueError, match="Step 'train' .*nested too deep"):
+        store.add_step_log(StepLog(name="train", internal_name="train", user_defined_metrics={"m": deep}), "run")
+    with pytest.raises(InvalidValueError, match="RunLog 'run_log' .*nested too deep"):
+        store.set_run_config("run", {"x": deep})
+    run_log = store.get_run_log_by_id("run", full=True)
+    assert (run_log.parameters, run_log.steps, run_log.run_config, run_log.status) == ({}, {}, {}, "CREATED")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", 5, b"run"])
+def test_run_id_and_name_that_are_no_text_are_named(store: DBStore, text: Any) -> None:
+    store.create_run_log("run")
+    calls: List[Callable[[], Any]] = [
+        lambda: store.get_run_log_by_id(text),
+        lambda: store.get_parameters(text),
+        lambda: store.set_parameters(text, {"x": 1}),
+        lambda: store.update_run_log_status(text, "SUCCESS"),
+        lambda: store.set_parameters("run", {text: 1}),
+        lambda: store.set_parameters("run", {text: 1, "x": 2}),
+        lambda: store.get_step_log(text, "run"),
+        lambda: store.get_branch_log(text, "run"),
+    ]
+    if isinstance(text, str):  # Otherwise magnus' own class refuses it.
+        calls.append(lambda: store.create_run_log(text))
+    for call in calls:
+        with pytest.raises(InvalidValueError) as exc_info:
+            call()
+        assert repr(text) in str(exc_info.value)
+    run_log = store.get_run_log_by_id("run", full=True)
+    assert (run_log.parameters, run_log.steps, run_log.run_config, run_log.status) == ({}, {}, {}, "CREATED")
