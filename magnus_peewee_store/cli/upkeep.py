@@ -121,6 +121,8 @@ def _advice(report: runs.CheckReport) -> str:
         )
     if report.missing:
         return "Run magnus db create-tables."
+    if report.widen_pk:
+        return f"Half of the numbers of the column pk are used. While no pipeline runs, run: {report.widen_pk}"
     return "The rest of these runs is shown as usual. magnus db delete removes a run."
 
 

@@ -25,7 +25,8 @@ KEY_COLUMNS = ("run_id", "attribute_type", "attribute_key")
 # Why an index cannot decide which rows are the same.
 PREFIX = "compares only the beginnings of names"
 INEXACT = "does not compare names byte for byte"
-PARTIAL = "does not check every row at once"
+DEFERRABLE = "belongs to a deferrable constraint"
+PARTIAL = "does not cover all rows"
 
 RETRY_TIMEOUT = 60.0  # seconds
 FIRST_PAUSE = 0.05

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tup
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.backends.base import INEXACT, KEY_COLUMNS, PARTIAL, TABLE, Backend
+from magnus_peewee_store.db.backends.base import DEFERRABLE, INEXACT, KEY_COLUMNS, PARTIAL, TABLE, Backend
 from magnus_peewee_store.exceptions import CannotConnectError, MissingSchemaError, PrivilegeError, RunLogStoreError
 
 # A row of pg_collation is read as JSON, because its column collisdeterministic came with PostgreSQL 12.
@@ -20,11 +20,12 @@ COUNT_INEXACT_COLUMNS = """
     )
 """
 UNUSABLE_INDEXES = """
-    SELECT name, is_partial
+    SELECT name, is_partial, is_deferrable
     FROM (
         SELECT
             i.relname AS name,
-            x.indpred IS NOT NULL OR NOT x.indisvalid OR NOT x.indimmediate AS is_partial,
+            x.indpred IS NOT NULL OR NOT x.indisvalid AS is_partial,
+            NOT x.indimmediate AS is_deferrable,
             EXISTS (
                 SELECT 1
                 FROM UNNEST(x.indcollation) AS used JOIN pg_collation AS c ON c.oid = used
@@ -33,7 +34,7 @@ UNUSABLE_INDEXES = """
         FROM pg_index AS x JOIN pg_class AS i ON i.oid = x.indexrelid
         WHERE x.indrelid = %s::regclass
     ) AS indexes
-    WHERE is_partial OR is_inexact
+    WHERE is_partial OR is_deferrable OR is_inexact
 """
 
 
@@ -249,7 +250,10 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     def unusable_indexes(self) -> Dict[str, str]:
         """Return indexes that ON CONFLICT cannot use, and those of a nondeterministic collation."""
         rows = self.execute_sql(UNUSABLE_INDEXES, (self.qualified(TABLE),)).fetchall()
-        return {name: PARTIAL if is_partial else INEXACT for name, is_partial in rows}
+        return {
+            name: PARTIAL if is_partial else DEFERRABLE if is_deferrable else INEXACT
+            for name, is_partial, is_deferrable in rows
+        }
 
     def drop_index(self, name: str) -> None:
         """Drop an index, or the constraint that it belongs to."""
