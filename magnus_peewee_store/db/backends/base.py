@@ -304,6 +304,8 @@ class Backend(peewee.Database):
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
                 reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+            if "certificate" in reason.lower():
+                reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
             self.force_close()
             # Not chained: the driver's own message may quote the password.

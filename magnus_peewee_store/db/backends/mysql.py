@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tup
 
 import peewee
 from peewee import SQL, NodeList, fn
+from playhouse.mysql_ext import MySQLConnectorDatabase
 
 from magnus_peewee_store.db.backends.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
-from magnus_peewee_store.exceptions import CannotConnectError, RunLogStoreError
+from magnus_peewee_store.db.backends.mysql_tls import VERIFYING, driver_options, find_mode
+from magnus_peewee_store.exceptions import CannotConnectError, ConnectionStringError, RunLogStoreError
 
 # An index of InnoDB holds at most 3,072 bytes, and a character of utf8mb4 has up to 4:
 # https://dev.mysql.com/doc/refman/8.0/en/innodb-limits.html
@@ -21,7 +23,6 @@ COLUMN_TYPES = {
 }
 
 ERROR_DURING_COMMIT = 1180
-CANNOT_CONNECT = 2003
 DATABASE_DENIED = 1044
 TABLE_DENIED = 1142
 DENIED = re.compile(
@@ -65,6 +66,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             1836,  # read-only mode
             1927,  # connection was killed
             2002,  # cannot connect through the socket
+            2003,  # cannot connect to the port
             2005,  # unknown host
             2006,  # server has gone away
             2013,  # lost connection during a query
@@ -74,6 +76,22 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             4031,  # disconnected because of inactivity
         }
     )
+
+    def init(self, database: Optional[str], *args: Any, **options: Any) -> None:
+        """Initialize the database as peewee does, with MySQL's own words for TLS.
+
+        Raises:
+            ConnectionStringError: If the options for TLS are not valid.
+        """
+        try:
+            mode = find_mode(options)
+        except ValueError as error:
+            raise ConnectionStringError(f"The connection string {self.masked_url} is not valid: {error}.") from None
+        self._requires_tls = mode == "REQUIRED" or mode in VERIFYING
+        options = driver_options(options, mode)
+        if mode == "REQUIRED" and not isinstance(self, MySQLConnectorDatabase):
+            options["ssl"] = {"verify_mode": "none"}  # PyMySQL's way to say it
+        super().init(database, *args, **options)
 
     @property
     def has_json_rows(self) -> bool:  # type: ignore[override]
@@ -141,16 +159,16 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         """Decide by the connection's state, then by the error's number."""
         if isinstance(error, CannotConnectError):
             return error.is_transient
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Its number is that of a lost connection.
+            return False
         if not self.is_closed():
             connection: Any = self.connection()
-            if not getattr(connection, "open", True):
+            # PyMySQL and mysqlclient, and mysql-connector, whose error has no number then.
+            if not getattr(connection, "open", True) or not getattr(connection, "is_connected", lambda: True)():
                 return True
         code = error.args[0] if error.args else None
-        # Two numbers stand for transient and for permanent errors; their messages differ.
         if code == ERROR_DURING_COMMIT:
             return "error 149" in str(error)  # nodes of Group Replication collided; a full disk is 1180, too
-        if code == CANNOT_CONNECT:
-            return "CERTIFICATE_VERIFY_FAILED" not in str(error)
         return code in self.TRANSIENT_ERRORS
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
@@ -233,14 +251,23 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         # InnoDB does not detect every deadlock; the rest ends only with this timeout, by default after 50 s.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
         cursor.execute(
-            "SHOW VARIABLES WHERE Variable_name IN ('innodb_snapshot_isolation', 'max_allowed_packet', 'wsrep_on')"
+            "SHOW VARIABLES WHERE Variable_name IN "
+            "('innodb_snapshot_isolation', 'max_allowed_packet', 'version', 'wsrep_on')"
         )
         variables = {str(name).lower(): value for name, value in cursor.fetchall()}
         self.max_packet = int(variables["max_allowed_packet"])
+        # MariaDB tells MySQL's drivers that it is MySQL 5.5.5.
+        self.server_version = tuple(map(int, re.findall(r"\d+", variables["version"])[:3]))
         if variables.get("innodb_snapshot_isolation") == "ON":
             # Would end a writer with error 1020 where READ COMMITTED has it wait for the other writer.
             cursor.execute("SET SESSION innodb_snapshot_isolation = OFF")
         if variables.get("wsrep_on") == "ON":
             # Every statement sees what any node of the cluster has acknowledged before.
             cursor.execute("SET SESSION wsrep_sync_wait = 7")
+        if self._requires_tls:
+            # Older versions of PyMySQL do without TLS if the server does not offer it.
+            cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+            [[_, cipher]] = cursor.fetchall()
+            if not cipher:
+                raise peewee.OperationalError("the server offers no TLS, which the connection string requires")
         cursor.close()

@@ -76,7 +76,13 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         }
     )
     # A failed connection has no SQLSTATE, only the messages of libpq and of the server.
-    PERMANENT_MESSAGES = ("authentication failed", "does not exist", "no pg_hba.conf entry")
+    PERMANENT_MESSAGES = (
+        "authentication failed",
+        "certificate",
+        "does not exist",
+        "does not support ssl",
+        "no pg_hba.conf entry",
+    )
     TRANSIENT_MESSAGES = (
         "refused",
         "no such file or directory",  # the socket of a server that is not running
