@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from magnus import defaults, utils
 from ruamel.yaml.error import YAMLError
 
-from magnus_peewee_store.db.schema import TABLE
+from magnus_peewee_store.db.backends.base import TABLE
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
 from magnus_peewee_store.store import DBStore
 
@@ -57,7 +57,11 @@ def open_store(config_file: Optional[str] = None, connection_string: Optional[st
         magnus_peewee_store.exceptions.MissingTableError: There is no SQLite file ...
     """
     store = find_configuration(config_file, connection_string).make_store()
-    check_exists(store)
+    try:
+        check_exists(store)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

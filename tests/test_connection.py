@@ -26,8 +26,16 @@ from playhouse.pool import PooledMySQLDatabase, PooledPostgresqlDatabase, Pooled
 from playhouse.postgres_ext import Psycopg3Database
 from servers import OWNER, PASSWORD
 
-from magnus_peewee_store import ConfigurationError, ConnectionStringError, DBStore, MissingTableError, create_tables
+from magnus_peewee_store import (
+    ConfigurationError,
+    ConnectionStringError,
+    DBStore,
+    MissingTableError,
+    create_tables,
+    runs,
+)
 from magnus_peewee_store.db.url import ConnectionString, make_database
+from magnus_peewee_store.runs.transfer import are_same
 
 
 def secret_getter(**values: str) -> Any:
@@ -437,6 +445,57 @@ def test_search_path_option_selects_the_schema(scheme: str, server_databases: An
         store.set_parameters("run", {"x": 1})
         assert database.sql("SELECT attribute_key FROM team_a.db_log ORDER BY pk") == [("run_log",), ("x",)]
         assert database.sql("SELECT to_regclass('public.db_log') IS NULL") == [(True,)]
+    finally:
+        store.close()
+        database.sql("DROP SCHEMA team_a CASCADE")
+
+
+@pytest.mark.parametrize("schema", ["team_a", 'Team "A"', "123"])
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_schema_option_selects_the_schema(scheme: str, schema: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    quoted = '"' + schema.replace('"', '""') + '"'
+    database.sql(f"CREATE SCHEMA {quoted} AUTHORIZATION {OWNER}")
+    url = f"{database.url}?schema={quote(schema)}"
+    store, other_store = DBStore(connection_string=url), DBStore(connection_string=database.url)
+    try:
+        assert create_tables(url) == ["the table db_log"]
+        assert create_tables(url) == []
+        store.create_run_log("run")
+        store.set_parameters("run", {"x": 1, "y": 2})
+        store.update_run_log_status("run", "SUCCESS")
+        assert store.get_run_log_by_id("run").parameters == {"x": 1, "y": 2}
+        assert [row.run_id for row in runs.list_runs(store)] == ["run"]
+        assert runs.check(store).is_healthy and runs.check(store).size > 0
+        assert database.sql(f"SELECT attribute_key FROM {quoted}.db_log ORDER BY pk") == [("run_log",), ("x",), ("y",)]
+        assert not are_same(store.table.database, other_store.table.database)
+        other_store.create_run_log("other run")
+        assert [row.run_id for row in runs.list_runs(store)] == ["run"]
+    finally:
+        store.close()
+        other_store.close()
+        database.sql(f"DROP SCHEMA {quoted} CASCADE")
+        database.sql("DROP TABLE IF EXISTS db_log")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_schema_option_completes_legacy_table(scheme: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    database.sql(f"CREATE SCHEMA team_a AUTHORIZATION {OWNER}")
+    columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at TIMESTAMP"
+    database.sql("CREATE SEQUENCE team_a.id_seq")
+    database.sql(f"CREATE TABLE team_a.db_log (pk INTEGER NOT NULL PRIMARY KEY, {columns})")
+    database.sql(f"ALTER TABLE team_a.db_log OWNER TO {OWNER}")
+    database.sql(f"ALTER SEQUENCE team_a.id_seq OWNER TO {OWNER}")
+    url = f"{database.url}?schema=team_a"
+    store = DBStore(connection_string=url)
+    try:
+        store.create_run_log("run")
+        store.close()
+        create_tables(url)
+        assert create_tables(url) == []
+        store.set_parameters("run", {"x": 1})
+        assert database.sql("SELECT pk, attribute_key FROM team_a.db_log ORDER BY pk") == [(1, "run_log"), (2, "x")]
     finally:
         store.close()
         database.sql("DROP SCHEMA team_a CASCADE")

@@ -255,6 +255,8 @@ def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
     for name, value in parse_qsl((parts["query"] or "")[1:] if parts else ""):
         if name in ("password", "passwd"):
             arguments["password"] = value  # playhouse turns a password of digits into a number
+        elif name == "schema":
+            arguments["schema"] = value
     return arguments
 
 

@@ -45,6 +45,8 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
 
     This is a generator: nothing happens until you iterate over it.
 
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         store: The store.
         run_ids: The whole ids.
@@ -118,6 +120,8 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 
     This is a generator: nothing happens until you iterate over it.
 
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         store: The store.
         paths: What `find_run_logs` returned.
@@ -144,6 +148,8 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 
 def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Iterator[Outcome]:
     """Copy runs into another database, unless it has them: their rows as they are, without secrets.
+
+    This is a generator: nothing happens until you iterate over it.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -177,7 +183,7 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
 
 def are_same(a: Backend, b: Backend) -> bool:
     """Return True if two databases have the same connection parameters."""
-    return a.database == b.database and {**a.connect_params} == {**b.connect_params}
+    return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
 
 
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:

@@ -1,16 +1,18 @@
 """SQLite."""
 
 import os
+import re
 import sqlite3
 import threading
 import time
 from datetime import datetime
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.backends.base import Backend
+from magnus_peewee_store.db.backends.base import INEXACT, PARTIAL, TABLE, Backend
+from magnus_peewee_store.exceptions import CorruptFileError, RunLogStoreError
 from magnus_peewee_store.times import TICK
 
 MEMORY = ":memory:"
@@ -51,10 +53,57 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Return the version of the SQLite library."""
         return f"SQLite {sqlite3.sqlite_version}"
 
-    def table_size(self, table: str) -> int:
+    def table_size(self) -> int:
         """Return the size of the whole file."""
         [[size]] = self.execute_sql("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchall()
         return int(size)
+
+    def explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Return an error for a damaged file."""
+        reason = str(error)
+        if not any(text in reason for text in ("malformed", "is not a database")):
+            return None
+        return CorruptFileError(
+            f"The SQLite file of {self.masked_url} is damaged, or is no SQLite file: {reason}. Restore a backup, or "
+            "recover its rows with SQLite's own shell: sqlite3 FILE .recover | sqlite3 RECOVERED_FILE"
+        )
+
+    def binary(self, column: Any) -> Any:
+        """Use the collation BINARY, whatever that of the column is."""
+        return NodeList((column, SQL("COLLATE BINARY")))
+
+    def is_narrow(self, column: Any) -> bool:
+        """Return False: SQLite's integers have 64 bits."""
+        return False
+
+    def complete_columns(self, model: Any) -> None:
+        """Copy the rows to a new table, since SQLite does not change columns."""
+        columns = ", ".join(model._meta.columns)
+        self.execute_sql(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_incomplete")
+        model._schema.create_table()
+        self.execute_sql(f"INSERT INTO {TABLE} ({columns}) SELECT {columns} FROM {TABLE}_incomplete")  # noqa: S608
+        self.execute_sql(f"DROP TABLE {TABLE}_incomplete")
+
+    def compares_bytes(self) -> bool:
+        """Return False if the table's definition has another collation than BINARY: SQLite does not say where."""
+        [[definition]] = self.execute_sql("SELECT sql FROM sqlite_master WHERE name = ?", (TABLE,)).fetchall()
+        return not re.search(r"\bcollate\W+(nocase|rtrim)\b", definition, re.IGNORECASE)
+
+    def unusable_indexes(self) -> Dict[str, str]:
+        """Return indexes with a condition, or with another collation than BINARY."""
+        unusable = {}
+        for name, is_partial in self.execute_sql("SELECT name, partial FROM pragma_index_list(?)", (TABLE,)).fetchall():
+            collations = self.execute_sql("SELECT coll FROM pragma_index_xinfo(?) WHERE key", (name,)).fetchall()
+            if is_partial:
+                unusable[name] = PARTIAL
+            elif any(collation != "BINARY" for (collation,) in collations):
+                unusable[name] = INEXACT
+        return unusable
+
+    def drop_index(self, name: str) -> None:
+        """Drop an index. That of a constraint goes with the table, which `complete_columns` replaces."""
+        if not name.startswith("sqlite_autoindex"):
+            super().drop_index(name)
 
     def discard_inherited_connection(self) -> None:
         """Keep a database in memory, which the fork has copied; discard the connection to a file."""
