@@ -305,7 +305,7 @@ class Backend(peewee.Database):
                 raise explanation from None
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
-                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+                reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
             if "certificate" in reason.lower():
                 reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
