@@ -41,7 +41,7 @@ class MissingSchemaError(RunLogStoreError, peewee.ProgrammingError):
     """The schema for the table does not exist. The message contains the CREATE SCHEMA to run."""
 
 
-class PrivilegeError(RunLogStoreError, peewee.ProgrammingError):
+class PrivilegeError(RunLogStoreError, peewee.OperationalError):
     """The role lacks a privilege. The message names it, and contains the GRANT to run."""
 
 

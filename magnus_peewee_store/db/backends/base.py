@@ -38,6 +38,8 @@ T = TypeVar("T")
 class Target(NamedTuple):
     """The database that a connection string names, with its secrets filled in."""
 
+    scheme: str
+    """The scheme of the URL, as playhouse names it."""
     database_class: Type[peewee.Database]
     parameters: Dict[str, Any]
     """The arguments of the database class."""
@@ -295,7 +297,7 @@ class Backend(peewee.Database):
         try:
             self._before_connecting()
             return bool(super().connect())
-        except (peewee.PeeweeException, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
             explanation = self.explain(error)
             if explanation is not None:
                 self.force_close()
