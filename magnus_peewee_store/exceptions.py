@@ -49,6 +49,10 @@ class CorruptFileError(RunLogStoreError, peewee.DatabaseError):
     """The SQLite file is damaged, or no SQLite file. The message says how to recover its rows."""
 
 
+class NetworkFileError(RunLogStoreError, peewee.OperationalError):
+    """The SQLite file lies on a network file system that failed to lock or write it. The message says where to move."""
+
+
 class DuplicateRowsError(RunLogStoreError, peewee.IntegrityError):
     """The unique index cannot be created, because other software wrote rows twice. The message says which rows."""
 
