@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -101,6 +102,39 @@ def test_folder_of_the_tests_is_local(tmp_path: Path) -> None:
 def test_missing_mount_table_counts_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_files, "MOUNT_TABLE", str(tmp_path / "missing"))
     assert network_type(str(tmp_path)) is None
+
+
+WRITERS = """
+import subprocess, sys
+from magnus_peewee_store import DBStore
+store = DBStore(connection_string=f"sqlite:///{sys.argv[1]}/runs.db")
+if len(sys.argv) == 2:
+    store.create_run_log("run")
+    writers = [subprocess.Popen([sys.executable, sys.argv[0], sys.argv[1], str(number)]) for number in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    print(store.table.database.journal_mode, len(store.get_parameters("run")))
+else:
+    for number in range(10):
+        store.set_parameters("run", {f"{sys.argv[2]}-{number}": number})
+store.close()
+"""
+
+
+def test_processes_share_file_on_mount_of_network_type(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not shutil.which("bindfs") or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root, /dev/fuse, and bindfs: apt-get install bindfs")
+    folders = [tmp_path / name for name in ("source", "mount")]
+    for folder in folders:
+        folder.mkdir()
+    source, mount = map(str, folders)
+    (tmp_path / "writers.py").write_text(WRITERS)
+    mounting = f"bindfs -o subtype=sshfs {source} {mount} && trap 'umount {mount}' EXIT"
+    script = f"{mounting} && {sys.executable} {tmp_path}/writers.py {mount}"
+    command = ["unshare", "--mount", "bash", "-c", script]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout
+    assert "network file system (fuse.sshfs)" in " ".join(result.stdout.split())
+    assert result.stdout.splitlines()[-1] == "delete 40"
 
 
 @pytest.fixture
