@@ -45,6 +45,7 @@ setup(
             *MYSQL,
             "hypothesis>=6",
             "magnus[docker]",
+            "mysql-connector-python",
             "psycopg2-binary",
             "pytest>=8",
             "pytest-xdist",

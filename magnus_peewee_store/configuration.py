@@ -89,6 +89,13 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
             f"{config_file} does not keep run logs in a database. Add to it: run_log_store: {{type: db}}"
         )
 
+    misplaced = [key for key in ("connection_string", "retry_timeout") if key in run_log_store]
+    if is_db and misplaced and not connection_string:
+        # magnus ignores them there, and runs with the default database.
+        raise ConfigurationError(
+            f"In {source}, the section 'run_log_store:' has {' and '.join(map(repr, misplaced))} beside 'type:', where "
+            "magnus ignores it. Write it under 'config:', which stands beside 'type:'."
+        )
     store_config: Dict[str, Any] = {}
     if connection_string:
         store_config, source = {"connection_string": connection_string}, "the connection string given"

@@ -45,12 +45,16 @@ class MissingSchemaError(RunLogStoreError, peewee.ProgrammingError):
     """The schema for the table does not exist. The message contains the CREATE SCHEMA to run."""
 
 
-class PrivilegeError(RunLogStoreError, peewee.ProgrammingError):
+class PrivilegeError(RunLogStoreError, peewee.OperationalError):
     """The role lacks a privilege. The message names it, and contains the GRANT to run."""
 
 
 class CorruptFileError(RunLogStoreError, peewee.DatabaseError):
     """The SQLite file is damaged, or no SQLite file. The message says how to recover its rows."""
+
+
+class NetworkFileError(RunLogStoreError, peewee.OperationalError):
+    """The SQLite file lies on a network file system that failed to lock or write it. The message says where to move."""
 
 
 class DuplicateRowsError(RunLogStoreError, peewee.IntegrityError):

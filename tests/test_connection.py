@@ -22,7 +22,6 @@ from magnus import context
 from magnus.extensions.secrets.dotenv.implementation import DotEnvSecrets
 from magnus.extensions.secrets.env_secrets.implementation import EnvSecretsManager
 from magnus.secrets import DoNothingSecretManager
-from playhouse.pool import PooledMySQLDatabase, PooledPostgresqlDatabase, PooledSqliteDatabase
 from playhouse.postgres_ext import Psycopg3Database
 from servers import OWNER, PASSWORD
 
@@ -319,6 +318,8 @@ def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> No
         ("postgresql://scott:ti?ger@h/db", "postgresql://***"),
         ("postgresql://scott:ti#ger@h/db", "postgresql://***"),
         ("postgresql://h/db?password=ti@ger", "postgresql://***"),
+        ("postgresql://scott:Qz000@00zQ", "postgresql://***"),
+        ("postgresql://scott:Qz000", "postgresql://***"),
         ("host=h password=tiger", "***"),
     ],
 )
@@ -355,15 +356,12 @@ def test_import_needs_no_server_driver() -> None:
     ("scheme", "database_class"),
     [
         ("sqlite+pysqlite", peewee.SqliteDatabase),
-        ("sqlite+pool", PooledSqliteDatabase),
         ("postgresql", peewee.PostgresqlDatabase),
         ("postgres", peewee.PostgresqlDatabase),
-        ("postgresql+pool", PooledPostgresqlDatabase),
         ("postgresql+psycopg2", peewee.PostgresqlDatabase),
         ("postgresql+psycopg", Psycopg3Database),
         ("psycopg3", Psycopg3Database),
         ("mysql", peewee.MySQLDatabase),
-        ("mysql+pool", PooledMySQLDatabase),
         ("mysql+pymysql", peewee.MySQLDatabase),
         ("mysql+mysqldb", peewee.MySQLDatabase),
         ("mariadb", peewee.MySQLDatabase),
@@ -374,6 +372,52 @@ def test_playhouse_and_sqlalchemy_schemes(scheme: str, database_class: type) -> 
     database = make_database(f"{scheme}:///db" if scheme.startswith("sqlite") else f"{scheme}://scott:tiger@h/db")
     assert isinstance(database, database_class)
     assert database.connect_params.get("password", "tiger") == "tiger"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql", "psycopg3", "sqlite"])
+def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
+    rest = "/runs.db" if scheme == "sqlite" else "scott:tiger@h/db"
+    with pytest.raises(ConnectionStringError, match=rf"Write {scheme}:// instead of {scheme}\+pool://") as exc_info:
+        DBStore(connection_string=f"{scheme}+pool://{rest}").create_run_log("run")
+    assert "tiger" not in str(exc_info.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "warnings"),
+    [
+        ("cockroachdb://scott:tiger@h/db", 1),
+        ("postgresext://scott:tiger@h/db", 1),
+        ("mariadb+mariadbconnector://scott:tiger@h/db", 1),
+        ("mysql+mysqlconnector://scott:tiger@h/db", 0),
+        ("postgresql+psycopg://scott:tiger@h/db", 0),
+        ("sqlite:///:memory:", 0),
+    ],
+)
+def test_untested_scheme_is_warned_of_once(url: str, warnings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: List[str] = []
+    monkeypatch.setattr(logging.getLogger("magnus.db"), "handle", lambda record: messages.append(record.getMessage()))
+    make_database(url)
+    assert len(messages) == warnings
+    assert all(
+        "no test of this package covers the scheme" in message and "tiger" not in message for message in messages
+    )
+
+
+def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> None:
+    pytest.importorskip("mysql.connector")
+    database = server_databases("mysql+pymysql")
+    store = DBStore(connection_string=database.url.replace("mysql+pymysql", "mysqlconnector"))
+    try:
+        store.create_run_log("run")
+        store.set_parameters("run", {"x": 1, "\N{SNAKE}": [float("inf"), "a ", "A"]})
+        [[session]] = store.table.database.execute_sql("SELECT CONNECTION_ID()").fetchall()
+        database.sql(f"KILL {session}")
+        store.set_parameters("run", {"x": 2})
+        assert store.get_parameters("run") == {"x": 2, "\N{SNAKE}": [float("inf"), "a ", "A"]}
+        assert runs.check(store).is_healthy and "MariaDB" in runs.check(store).product
+    finally:
+        store.close()
+        database.sql("DROP TABLE db_log")
 
 
 def test_unknown_scheme_error_lists_known_schemes() -> None:

@@ -129,7 +129,7 @@ def test_privilege_error_contains_the_grant_to_run(
         assert "tiger" not in message
         assert all(privilege in grant for privilege in lacking)
         for account in role.accounts:  # MariaDB cannot tell which account it is before the role may connect.
-            role.database.sql(" TO ".join([grant.partition(" TO ")[0], account]))
+            role.database.sql(f"{grant.partition(' TO ')[0]} TO {account}")
         call(store)
 
 

@@ -29,6 +29,7 @@ DEFERRABLE = "belongs to a deferrable constraint"
 PARTIAL = "does not cover all rows"
 
 RETRY_TIMEOUT = 60.0  # seconds
+SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 
@@ -38,6 +39,8 @@ T = TypeVar("T")
 class Target(NamedTuple):
     """The database that a connection string names, with its secrets filled in."""
 
+    scheme: str
+    """The scheme of the URL, as playhouse names it."""
     database_class: Type[peewee.Database]
     parameters: Dict[str, Any]
     """The arguments of the database class."""
@@ -85,7 +88,7 @@ class Backend(peewee.Database):
         self._target = resolve()
         self.retry_timeout = retry_timeout
         self.lock = threading.RLock()
-        super().__init__(thread_safe=False, **peewee_options, **{**self.settings, **self._target.parameters})
+        super().__init__(thread_safe=False, **peewee_options, **self._options())
         _backends.add(self)
 
     @property
@@ -290,14 +293,22 @@ class Backend(peewee.Database):
         has_changed = target != self._target
         if has_changed:
             self._target = target
-            self.init(**{**self.settings, **target.parameters})
+            self.init(**self._options())
         return has_changed
+
+    def _options(self) -> Dict[str, Any]:
+        """Return the arguments of the database class."""
+        settings = dict(self.settings)
+        if "connect_timeout" in settings:
+            limit = int(max(self.retry_timeout, SHORTEST_CONNECT_TIMEOUT))
+            settings["connect_timeout"] = min(settings["connect_timeout"], limit)
+        return {**settings, **self._target.parameters}
 
     def _connect_once(self) -> bool:
         try:
             self._before_connecting()
             return bool(super().connect())
-        except (peewee.PeeweeException, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
             explanation = self.explain(error)
             if explanation is not None:
                 self._force_close()

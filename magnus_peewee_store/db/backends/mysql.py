@@ -10,7 +10,7 @@ from playhouse.mysql_ext import MySQLConnectorDatabase
 
 from magnus_peewee_store.db.backends.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
 from magnus_peewee_store.db.backends.mysql_tls import VERIFYING, driver_options, find_mode
-from magnus_peewee_store.exceptions import CannotConnectError, ConnectionStringError, RunLogStoreError
+from magnus_peewee_store.exceptions import CannotConnectError, ConnectionStringError, PrivilegeError, RunLogStoreError
 
 # An index of InnoDB holds at most 3,072 bytes, and a character of utf8mb4 has up to 4:
 # https://dev.mysql.com/doc/refman/8.0/en/innodb-limits.html
@@ -178,10 +178,10 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         code, reason = (*error.args, "", "")[:2]
         if code == DATABASE_DENIED:
             user = self.connect_params.get("user")
-            return self._privilege_error(
-                "every privilege",
-                f"GRANT SELECT, INSERT, UPDATE ON `{self.database}`.{TABLE} TO '{user}'@'%'",
-                reason,
+            grant = f"GRANT SELECT, INSERT, UPDATE ON `{self.database}`.* TO '{user}'@'%'"
+            return PrivilegeError(
+                f"Cannot connect to {self.masked_url}: {self._mask(reason)}. The database does not exist, or the role "
+                f"has no privilege on it. Have an administrator run: {self._mask(grant)}"
             )
         denied = code == TABLE_DENIED and DENIED.match(reason)
         if not denied or self.is_closed():

@@ -1,5 +1,6 @@
 """SQLite."""
 
+import logging
 import os
 import re
 import sqlite3
@@ -12,10 +13,19 @@ import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.backends.base import INEXACT, PARTIAL, TABLE, Backend
-from magnus_peewee_store.exceptions import CorruptFileError, RunLogStoreError
+from magnus_peewee_store.db.network_files import network_type
+from magnus_peewee_store.exceptions import CorruptFileError, NetworkFileError, RunLogStoreError
 from magnus_peewee_store.times import TICK
 
+logger = logging.getLogger("magnus.db")
+
 MEMORY = ":memory:"
+
+NETWORK_FAULTS = ("locking protocol", "disk I/O error", "database is locked")
+NETWORK_ADVICE = (
+    "Use a server, as in postgresql://user:password@host:5432/database, or a file in a local folder if all "
+    "processes run on one machine."
+)
 
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
@@ -27,6 +37,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._network_type: Optional[str] = None
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
         self.register_function(_next_created_at, "next_created_at")
 
@@ -59,8 +70,13 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return int(size)
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
-        """Return an error for a damaged file."""
+        """Return an error for a damaged file, or for one on a network file system that failed."""
         reason = str(error)
+        if self._network_type and any(text in reason for text in NETWORK_FAULTS):
+            return NetworkFileError(
+                f"The SQLite file of {self.masked_url} lies on a network file system ({self._network_type}), which "
+                f"failed: {reason}. {NETWORK_ADVICE}"
+            )
         if not any(text in reason for text in ("malformed", "is not a database")):
             return None
         return CorruptFileError(
@@ -121,18 +137,29 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
     def _before_connecting(self) -> None:
         if not self._is_in_memory():
-            os.makedirs(os.path.dirname(self.database), exist_ok=True)
+            folder = os.path.dirname(self.database)
+            os.makedirs(folder, exist_ok=True)
+            if self._network_type is None:
+                self._network_type = network_type(folder)
+                if self._network_type:
+                    logger.warning(
+                        "The SQLite file of %s lies on a network file system (%s), where SQLite is slower, and safe "
+                        "only if the file system locks files correctly. %s",
+                        *(self.masked_url, self._network_type, NETWORK_ADVICE),
+                    )
 
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
+        # The write-ahead log needs memory that all processes share: https://www.sqlite.org/wal.html
+        journal_mode = "delete" if self._network_type else "wal"
         give_up_at = time.monotonic() + self.timeout
         while True:
             try:
-                connection.execute("PRAGMA journal_mode = wal")
+                connection.execute(f"PRAGMA journal_mode = {journal_mode}")
                 return
             except sqlite3.OperationalError as error:
                 if "readonly" in str(error):
                     return  # It can still be read.
-                # SQLite ignores the busy timeout while another process switches the file to write-ahead logging.
+                # SQLite ignores the busy timeout while another process switches the file's journal mode.
                 if "locked" not in str(error) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.01)
