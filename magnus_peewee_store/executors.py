@@ -44,7 +44,7 @@ class _Branch(NamedTuple):
 class LocalParallel(LocalExecutor):
     """Run the branches of parallel and map nodes in parallel processes on this machine.
 
-    Everything else runs as with magnus' executor `local`.
+    Everything else runs as with magnus' executor `local`. A process executes one branch after the other.
 
     Args:
         max_workers: How many branches work at once, those of nested nodes included. By default the number of CPUs.
@@ -110,6 +110,7 @@ class LocalParallel(LocalExecutor):
             [partial(self._execute_branch, branch) for branch in branches],
             self._slots,
             on_failure=lambda index, failure: self._fail_branch(branches[index], failure),
+            at_end=self._close_store,
         )
         node.fan_in(executor=self, map_variable=map_variable)
 
@@ -132,9 +133,10 @@ class LocalParallel(LocalExecutor):
         return list(branches.values())
 
     def _execute_branch(self, branch: _Branch) -> None:
-        """Execute a branch, in its own process."""
         for graph, map_variable in branch.executions:
             self.execute_graph(graph, map_variable=map_variable)
+
+    def _close_store(self) -> None:
         store = self._context.run_log_store
         if isinstance(store, DBStore):
             store.close()

@@ -23,8 +23,11 @@ POLL = 0.05  # How many seconds to wait for a free slot before looking again.
 SAFETY_POLL = 1.0  # A process that an ended one left behind may hide its end from the selector.
 ENDING_POLL = 0.001  # Between closing its files and its end, a process needs less than a millisecond.
 
-_DONE = b"\0"
-_REPORT_BYTES = 4096  # A pipe takes so many without waiting for the reader.
+FROM_CHILD = ("stdout", "stderr", "report")
+
+_REPORT_BYTES = 4096  # A pipe takes so many at once.
+_REPORT_END = b"\0"
+_STOP = b"\xff\xff\xff\xff"
 
 
 class Failure(NamedTuple):
@@ -32,7 +35,16 @@ class Failure(NamedTuple):
 
     reason: str
     started: datetime
-    """When its process started, as local time without a zone."""
+    """When it was called, as local time without a zone."""
+
+
+class Outcome(NamedTuple):
+    """How a function has ended."""
+
+    job: int
+    """The index of the function."""
+    failure: Optional[Failure]
+    """Why it did not return; None if it did."""
 
 
 class Slots:
@@ -58,18 +70,18 @@ class Slots:
             own: The slots that this process has taken. None is the one that it has by itself.
 
         Returns:
-            Whether there was one, and the slot.
+            Whether all slots are taken, and the slot.
         """
         import fcntl
 
         if None not in own:
-            return True, None
+            return False, None
         for slot in self._shared:
             if slot not in own:
                 with contextlib.suppress(OSError):
                     fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-                    return True, slot
-        return False, None
+                    return False, slot
+        return True, None
 
     def give_back(self, slot: Optional[int]) -> None:
         """Give back a slot."""
@@ -79,9 +91,15 @@ class Slots:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
 
 
-def run(jobs: Sequence[Callable[[], None]], slots: Slots, on_failure: Callable[[int, Failure], None]) -> None:
+def run(
+    jobs: Sequence[Callable[[], None]],
+    slots: Slots,
+    on_failure: Callable[[int, Failure], None],
+    at_end: Callable[[], None] = lambda: None,
+) -> None:
     """Run each function in a forked process, and wait until all have ended.
 
+    A process takes the next function when one has returned. One that has failed ends, and a new one takes its place.
     What they write to stdout and stderr appears there line by line. They have no stdin. They end when this process
     ends, however it ends.
 
@@ -90,43 +108,59 @@ def run(jobs: Sequence[Callable[[], None]], slots: Slots, on_failure: Callable[[
         slots: Limits how many run at once.
         on_failure: Called with the index of a function that raised, or whose process was killed or exited. None of
             its descendants runs any more.
+        at_end: Called in a process before it ends.
     """
-    waiting = deque(enumerate(jobs))
+    waiting = deque(range(len(jobs)))
     with _open_lifeline() as lifeline, selectors.DefaultSelector() as selector:
         workers: List[_Worker] = []
         try:
             while waiting or workers:
-                is_full = _start_workers(waiting, workers, slots, lifeline, selector)
-                for worker in _wait_for_ended(workers, selector, POLL if is_full else SAFETY_POLL):
-                    workers.remove(worker)
-                    slots.give_back(worker.slot)
-                    failure = worker.find_failure()
-                    if failure:
-                        on_failure(worker.index, failure)
+                is_full = False
+                while waiting and not is_full:
+                    is_full, slot = slots.take({worker.slot for worker in workers})
+                    if not is_full:
+                        # In the list first, so that Ctrl-C during the fork does not leave it behind.
+                        workers.append(_Worker(jobs, waiting.popleft(), at_end, slot))
+                        workers[-1].start(lifeline, selector)
+                _relay_output(workers, selector, POLL if is_full else SAFETY_POLL)
+                for worker in list(workers):
+                    outcome = worker.take_outcome()
+                    if outcome and outcome.failure:
+                        on_failure(outcome.job, outcome.failure)
+                    elif outcome:
+                        worker.assign(waiting)
+                    if worker.has_ended():
+                        workers.remove(worker)
+                        worker.close(selector)
+                        slots.give_back(worker.slot)
         except BaseException:
             _interrupt(workers, selector)
             raise
 
 
 class _Worker:
-    """A forked process and the pipes from it."""
+    """A forked process, and the pipes to and from it."""
 
-    def __init__(self, index: int, work: Callable[[], None], slot: Optional[int]) -> None:
-        self.index = index
+    def __init__(
+        self, jobs: Sequence[Callable[[], None]], index: int, at_end: Callable[[], None], slot: Optional[int]
+    ) -> None:
         self.slot = slot
-        self.started = datetime.now()
         self.is_ending = False
-        self._work = work
-        self._partial_lines: Dict[str, bytes] = {"stdout": b"", "stderr": b""}
-        self._process = multiprocessing.get_context("fork").Process(target=self._run)
+        self._jobs = jobs
+        self._at_end = at_end
+        self._index: Optional[int] = index
+        self._started = datetime.now()
+        self._report = b""
+        self._partial_lines = {"stdout": b"", "stderr": b""}
         self._readers: Dict[str, int] = {}
         self._writers: Dict[str, int] = {}
-        self._lifeline: Tuple[int, int] = (-1, -1)
+        self._lifeline = (-1, -1)
+        self._process = multiprocessing.get_context("fork").Process(target=self._run)
 
     def start(self, lifeline: Tuple[int, int], selector: selectors.BaseSelector) -> None:
         """Fork, and have the selector watch the pipes."""
         self._lifeline = lifeline
-        for name in ("stdout", "stderr", "report"):
+        for name in ("stdout", "stderr", "report", "tasks"):
             self._readers[name], self._writers[name] = os.pipe()
         # In the child, the garbage collector would write to the objects that both share, and so copy their memory.
         gc.freeze()
@@ -135,18 +169,29 @@ class _Worker:
         finally:
             if multiprocessing.parent_process() is None:  # A child keeps frozen what it shares with its parent.
                 gc.unfreeze()
-            for writer in self._writers.values():
-                os.close(writer)
-        for name in self._partial_lines:
+            for end in (*(self._writers.pop(name) for name in FROM_CHILD), self._readers.pop("tasks")):
+                os.close(end)
+        for name in FROM_CHILD:
             selector.register(self._readers[name], selectors.EVENT_READ, (self, name))
         selector.register(self._process.sentinel, selectors.EVENT_READ, (self, "sentinel"))
+
+    def assign(self, waiting: Deque[int]) -> None:
+        """Hand over the next function. If there is none, the process ends."""
+        task = waiting[0].to_bytes(len(_STOP), "big") if waiting else _STOP
+        try:
+            os.write(self._writers["tasks"], task)
+        except BrokenPipeError:  # It has been killed since. Another process takes the function.
+            return
+        if waiting:
+            self._index = waiting.popleft()
+            self._started = datetime.now()
 
     def handle(self, name: str, selector: selectors.BaseSelector) -> None:
         """Handle that a pipe is ready."""
         if name == "sentinel":
             self.is_ending = True
             selector.unregister(self._process.sentinel)
-        elif not self._relay(name):
+        elif not self._read(name):
             selector.unregister(self._readers[name])
 
     def is_started(self) -> bool:
@@ -157,36 +202,26 @@ class _Worker:
         """Return True if the process has ended, and reap it."""
         return self._process.exitcode is not None
 
-    def finish(self, selector: selectors.BaseSelector) -> None:
-        """Write the rest of the output of an ended process."""
-        for name in self._partial_lines:
-            # Not until the end of the file, because a process that was left behind may keep it open.
-            while select.select([self._readers[name]], [], [], 0)[0] and self._relay(name):
-                pass
-            if self._partial_lines[name]:
-                self._write(name, b"\n")
-        for fd in (*self._readers.values(), self._process.sentinel):
-            with contextlib.suppress(KeyError):
-                selector.unregister(fd)
-
-    def find_failure(self) -> Optional[Failure]:
-        """Return why the function did not return; None if it did."""
-        report = self._read_report()
-        for reader in self._readers.values():
-            os.close(reader)
-        exitcode = self._process.exitcode
-        self._process.close()
-        if report == _DONE:
+    def take_outcome(self) -> Optional[Outcome]:
+        """Return how the current function has ended; None if it has not, or there is none."""
+        has_ended = self.has_ended()
+        if self._index is None or not (has_ended or self._report.endswith(_REPORT_END)):
             return None
-        if report:
-            reason = report.decode("utf-8", "replace")
-        elif exitcode is not None and exitcode < 0:
-            reason = f"The process was killed by {signal.Signals(-exitcode).name}."
-            if exitcode == -signal.SIGKILL:
-                reason += " Linux does that when memory runs out."
-        else:
-            reason = f"The process exited with code {exitcode} before the end."
-        return Failure(reason, self.started)
+        self._finish_output()
+        reason = self._read_reason()
+        outcome = Outcome(self._index, Failure(reason, self._started) if reason else None)
+        self._index, self._report = None, b""
+        return outcome
+
+    def close(self, selector: selectors.BaseSelector) -> None:
+        """Write the rest of the output of an ended process, and close the pipes."""
+        self._finish_output()
+        for reader in (*self._readers.values(), self._process.sentinel):
+            with contextlib.suppress(KeyError):
+                selector.unregister(reader)
+        for end in (*self._readers.values(), *self._writers.values()):
+            os.close(end)
+        self._process.close()
 
     def send(self, signal_number: int) -> None:
         """Send a signal to the process and to what it has started, such as a shell command."""
@@ -201,49 +236,73 @@ class _Worker:
             self._process.kill()  # It may not have its own process group yet.
             self._process.join()
 
-    def _relay(self, name: str) -> bool:
-        """Write the complete lines among what can be read. Return False at the end of the file."""
+    def _read(self, name: str) -> bool:
+        """Read what a pipe holds, and write the complete lines. Return False at the end of the file."""
         data = os.read(self._readers[name], 1 << 16)
-        lines, newline, self._partial_lines[name] = (self._partial_lines[name] + data).rpartition(b"\n")
-        if newline:
-            _write(name, lines + newline)
+        if name == "report":
+            self._report += data
+        else:
+            lines, newline, self._partial_lines[name] = (self._partial_lines[name] + data).rpartition(b"\n")
+            if newline:
+                _write(name, lines + newline)
         return bool(data)
 
-    def _write(self, name: str, end: bytes) -> None:
-        data, self._partial_lines[name] = self._partial_lines[name], b""
-        _write(name, data + end)
+    def _read_until(self, name: str, seconds: float) -> None:
+        """Read until the end of the file, or until nothing has come for some seconds."""
+        while select.select([self._readers[name]], [], [], seconds)[0] and self._read(name):
+            pass
 
-    def _read_report(self) -> bytes:
-        """Return what the process reported. Without a report, wait until its own children have ended, too.
+    def _finish_output(self) -> None:
+        """Write the rest of the output of a function, which may lack a newline at its end."""
+        for name in self._partial_lines:
+            # Not until the end of the file, because a process that was left behind may keep it open.
+            self._read_until(name, seconds=0)
+            rest, self._partial_lines[name] = self._partial_lines[name], b""
+            if rest:
+                _write(name, rest + b"\n")
 
-        They have inherited the pipe, so its end is theirs.
-        """
-        reader, report, give_up_at = self._readers["report"], b"", time.monotonic() + GRACE
-        if self._process.exitcode:
+    def _read_reason(self) -> str:
+        """Return why the current function has failed; an empty text if it has not."""
+        self._read_until("report", seconds=0)
+        if self._report.endswith(_REPORT_END):
+            return self._report[:-1].decode("utf-8", "replace")
+        # It was killed or exited. Its own children have inherited the pipe, so the end of the file is theirs, too.
+        exitcode = self._process.exitcode or 0
+        if exitcode:
             self.send(signal.SIGKILL)
-        while report != _DONE and select.select([reader], [], [], max(give_up_at - time.monotonic(), 0))[0]:
-            data = os.read(reader, _REPORT_BYTES)
-            if not data:
-                break
-            report += data
-        return report
+        self._read_until("report", GRACE)
+        if exitcode >= 0:
+            return f"The process exited with code {exitcode} before the end."
+        hint = " Linux does that when memory runs out." if exitcode == -signal.SIGKILL else ""
+        return f"The process was killed by {signal.Signals(-exitcode).name}.{hint}"
 
     def _run(self) -> None:
-        """Run the function in the child, and report how it ended."""
+        """In the child: call the functions that the parent assigns, and report how they end."""
         self._detach()
-        exitcode = 1
+        reason = b""
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._index is not None and not reason:
+                reason = self._call(self._jobs[self._index])
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                os.write(self._writers["report"], reason[: _REPORT_BYTES - 1] + _REPORT_END)
+                task = _STOP if reason else os.read(self._readers["tasks"], len(_STOP))
+                self._index = None if task == _STOP else int.from_bytes(task, "big")
+        self._at_end()
+        sys.exit(1 if reason else 0)
+
+    def _call(self, job: Callable[[], None]) -> bytes:
+        """Call a function, and return why it failed; an empty text if it did not."""
         try:
-            self._work()
-            report, exitcode = _DONE, 0
+            job()
         except KeyboardInterrupt:
-            report = b"It was interrupted."
+            return b"It was interrupted."
         except SystemExit as error:
-            report = f"It called sys.exit({'' if error.code is None else repr(error.code)}).".encode()
+            return f"It called sys.exit({'' if error.code is None else repr(error.code)}).".encode()
         except BaseException as error:
             traceback.print_exc()
-            report = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace")
-        os.write(self._writers["report"], report[:_REPORT_BYTES])
-        sys.exit(exitcode)
+            return f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").replace(_REPORT_END, b"")
+        return b""
 
     def _detach(self) -> None:
         """Give the child its own session and output, and have it end with its parent."""
@@ -260,33 +319,11 @@ class _Worker:
             setattr(sys, name, _line_buffered(getattr(sys, name), fd))
 
 
-def _start_workers(
-    waiting: Deque[Tuple[int, Callable[[], None]]],
-    workers: List[_Worker],
-    slots: Slots,
-    lifeline: Tuple[int, int],
-    selector: selectors.BaseSelector,
-) -> bool:
-    """Start as many as there are slots. Return True if some must wait for a slot."""
-    while waiting:
-        is_free, slot = slots.take({worker.slot for worker in workers})
-        if not is_free:
-            return True
-        worker = _Worker(*waiting.popleft(), slot)
-        workers.append(worker)  # First, so that Ctrl-C during the fork does not leave it behind.
-        worker.start(lifeline, selector)
-    return False
-
-
-def _wait_for_ended(workers: Sequence[_Worker], selector: selectors.BaseSelector, timeout: float) -> Iterator[_Worker]:
-    """Write the output of processes for a while, and yield those that have ended."""
+def _relay_output(workers: Sequence[_Worker], selector: selectors.BaseSelector, timeout: float) -> None:
+    """Write the output of processes, as soon as there is any."""
     for key, _ in selector.select(ENDING_POLL if any(worker.is_ending for worker in workers) else timeout):
         worker, name = key.data
         worker.handle(name, selector)
-    for worker in list(workers):
-        if worker.has_ended():
-            worker.finish(selector)
-            yield worker
 
 
 def _interrupt(workers: List[_Worker], selector: selectors.BaseSelector) -> None:
@@ -295,13 +332,14 @@ def _interrupt(workers: List[_Worker], selector: selectors.BaseSelector) -> None
     try:
         for worker in workers:
             worker.send(signal.SIGINT)
-        running = [worker for worker in workers if worker.is_started()]
-        while running and time.monotonic() < give_up_at:
-            for worker in _wait_for_ended(running, selector, POLL):
-                running.remove(worker)
+        while time.monotonic() < give_up_at and any(each.is_started() and not each.has_ended() for each in workers):
+            _relay_output(workers, selector, POLL)
     finally:
-        for worker in workers:
+        started = [worker for worker in workers if worker.is_started()]
+        for worker in started:
             worker.kill()
+        for worker in started:
+            worker.close(selector)
 
 
 @contextlib.contextmanager

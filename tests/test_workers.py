@@ -61,6 +61,16 @@ def test_failures_give_their_reason(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.count("ValueError: failed on purpose") == 1
 
 
+def test_process_takes_the_next_job_unless_one_failed(tmp_path: Path) -> None:
+    def note() -> None:
+        with (tmp_path / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    assert list(run([note, note, raise_error, note, kill_self, note, note], count=1)) == [2, 4]
+    first, second, third, fourth, fifth = (tmp_path / "pids").read_text().split()
+    assert first == second != third != fourth == fifth
+
+
 def most_at_once(log: Path) -> int:
     """Return how many leaves worked at once, by the lines that they wrote at their start and end."""
     changes = [1 if line == "start" else -1 for line in log.read_text().split()]
