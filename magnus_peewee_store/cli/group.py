@@ -75,7 +75,7 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             "--retry-timeout",
             type=click.FloatRange(min=0),
             metavar="SECONDS",
-            help="How long to wait for a database that is away. The default is 5, or less if the configuration says so.",
+            help="How long to wait for a database that is away: by default 5, or less if the configuration says so.",
         )
         @functools.wraps(command)
         def wrapped(
