@@ -150,7 +150,7 @@ def test_every_command_works_on_each_database(database_per_server: AnyDatabase, 
     assert "keen-curie FAIL" in magnus("show", "keen", "--follow", fails=True)
     magnus("timeline", "keen", "-o", "run.html")
     assert "keen-curie" in (project.folder / "run.html").read_text()
-    assert "SUCCESS 1.0s \u2192 FAIL 1.0s" in magnus("diff", "calm", "keen")
+    assert "SUCCESS 1s \u2192 FAIL 1s" in magnus("diff", "calm", "keen")
     assert "2 copied." in magnus("copy", "--to", "${laptop}")
     assert "0 copied, 2 existed already." in magnus("copy", "--to", "${laptop}")
     assert "2 exported." in magnus("export", "--all", "-o", "out")

@@ -1,7 +1,7 @@
 """Read a run from its rows, as far as they can be read, and answer questions about its log."""
 
 from datetime import datetime, timezone
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus import defaults
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
@@ -151,3 +151,14 @@ def code_version(code: CodeIdentity) -> str:
     """Return the kind and identifier of a version of code, and whether the code was changed since."""
     changed = "" if code.code_identifier_dependable else " (changed)"
     return f"{code.code_identifier_type} {code.code_identifier}{changed}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
+    """Return a dictionary without dictionaries in it, except empty ones: their names become dot paths."""
+    flat: Dict[str, Any] = {}
+    for name, value in values.items():
+        if value and isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
