@@ -1,6 +1,8 @@
 """The table `db_log`: its definition, how it stands in a database, and creating or completing it."""
 
+import contextlib
 import logging
+from datetime import datetime
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import peewee
@@ -8,7 +10,7 @@ from peewee import fn
 
 from magnus_peewee_store.db.backends import Backend
 from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError
-from magnus_peewee_store.times import utcnow
+from magnus_peewee_store.times import ISO_LENGTHS, utcnow
 
 logger = logging.getLogger("magnus.db")
 
@@ -49,6 +51,13 @@ class CreatedAtField(peewee.DateTimeField):
     """The column created_at; a backend's `field_types` may define its type."""
 
     field_type = "CREATED_AT"
+
+    def python_value(self, value: Any) -> Any:
+        """Parse a text of SQLite; peewee's own way takes ten times as long."""
+        if isinstance(value, str) and len(value) in ISO_LENGTHS:
+            with contextlib.suppress(ValueError):
+                return datetime.fromisoformat(value)
+        return super().python_value(value)
 
 
 class DBLog(peewee.Model):

@@ -3,7 +3,7 @@
 import datetime
 import functools
 import json
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 import peewee
 from peewee import fn
@@ -148,6 +148,24 @@ class LogTable:
         if types is not None:
             rows = rows.where(log.attribute_type.in_(types))
         return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
+
+    @_retrying
+    def read_fields(
+        self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Sequence[Sequence[Union[str, int]]]
+    ) -> List[Any]:
+        """Return run_id, attribute_type, attribute_key and a value for rows of several runs, each run's oldest first.
+
+        The value is attribute_value for `types`, and for `field_types` what `Backend.json_fields` makes of it.
+        """
+        log = self._log
+        value = self.database.json_fields(log.attribute_value, paths)
+        value = peewee.Case(None, [(log.attribute_type.in_(field_types), value)], log.attribute_value)
+        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value)
+        rows = rows.where(
+            self._queries.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types)
+        )
+        # Without peewee's conversions, which take longer than the query.
+        return list(self.database.execute(rows.order_by(log.run_id, log.created_at, log.pk)).fetchall())
 
     @_retrying
     def newest_created_at(self, run_id: str) -> Any:

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from datetime import datetime
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -42,6 +42,14 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Use json_each."""
         values = [SQL(f"json_extract(new_rows.value, '$[{number}]')") for number in range(3)]
         return NodeList((fn.json_each(document), SQL("AS new_rows"))), SQL("new_rows.key"), values
+
+    def json_fields(self, document: Any, paths: Sequence[Sequence[Union[str, int]]]) -> Any:
+        """Use json_extract, which reads no more of the document than Python would have to."""
+        if not self.has_json_rows:
+            return document
+        # NaN and Infinity are not valid JSON; json_extract would refuse them, or return null.
+        values = fn.json_extract(document, *("$" + "".join(map(_path_part, path)) for path in paths))
+        return peewee.Case(None, [(fn.json_valid(document), values)], document)
 
     def exists(self) -> bool:
         """Return True if the file exists."""
@@ -94,3 +102,9 @@ def _next_created_at(now: str, newest: Optional[str], ordinal: int = 0) -> str:
     if newest is not None and now <= newest:
         now, ordinal = newest, ordinal + 1
     return str(datetime.fromisoformat(now) + ordinal * TICK) if ordinal else now
+
+
+def _path_part(part: Union[str, int]) -> str:
+    if isinstance(part, str):
+        return f'."{part}"'
+    return f"[{part}]" if part >= 0 else f"[#{part}]"
