@@ -3,7 +3,7 @@
 import itertools
 import operator
 from datetime import datetime
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from magnus.datastore import RunLog, StepLog
 from pydantic_core import SchemaValidator, core_schema, from_json
@@ -34,6 +34,10 @@ class RunFields(NamedTuple):
     steps: Dict[str, StepFields]
     """By internal name, without the nodes that only end a graph."""
     unreadable: List[UnreadableRow]
+    reused: Dict[str, str] = {}
+    """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in."""
+    reused_metrics: Dict[str, Dict[str, Any]] = {}
+    """The metrics of reused steps, and of the steps in their branches, by internal name."""
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -79,13 +83,64 @@ _parse_step = SchemaValidator(
 ).validate_json
 
 
-def read_fields(store: DBStore, run_ids: Sequence[str]) -> Dict[str, RunFields]:
-    """Return the fields of runs by run id, in the order of the ids, as far as they can be read.
+def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
+    """Return the fields of runs, in the order of the ids, as far as they can be read.
 
     Args:
         store: The store.
         run_ids: The whole ids, at most a few hundred.
     """
+    known = _read_own_fields(store, run_ids)
+    missing = _missing_originals(known, known)
+    while missing:
+        loaded = _read_own_fields(store, missing)
+        known.update(loaded)
+        missing = _missing_originals(loaded, known)
+    return [_add_reused(known[run_id], known) for run_id in run_ids]
+
+
+def _missing_originals(runs: Mapping[str, RunFields], known: Mapping[str, RunFields]) -> List[str]:
+    originals = (run.original_run_id for run in runs.values() if run.original_run_id and _reused_steps(run))
+    return list(dict.fromkeys(run_id for run_id in originals if run_id not in known))
+
+
+def _reused_steps(run: RunFields) -> List[str]:
+    return [name for name, step in run.steps.items() if step[2]] if run.original_run_id else []
+
+
+def _add_reused(run: RunFields, known: Dict[str, RunFields]) -> RunFields:
+    """Return a run with the metrics of its reused steps, which are those of the original run; see `reuse`.
+
+    The results replace the runs in `known`.
+    """
+    chain = [run]
+    while _reused_steps(chain[-1]) and not chain[-1].reused:
+        original = known.get(chain[-1].original_run_id or "")
+        if original is None or original in chain:
+            break
+        chain.append(original)
+    for run_ in reversed(chain):
+        known[run_.run_id] = _add_reused_of(run_, known.get(run_.original_run_id or ""))
+    return known[run.run_id]
+
+
+def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
+    names = _reused_steps(run)
+    if not names or run.reused or original is None:
+        return run
+    metrics_of = {name: step[3] for name, step in original.steps.items()}
+    metrics_of.update(original.reused_metrics)
+    reused = {name: original.reused.get(name, original.run_id) for name in names}
+    found = {
+        inner: metrics
+        for name in names
+        for inner, metrics in metrics_of.items()
+        if inner == name or inner.startswith(f"{name}.")
+    }
+    return run._replace(reused=reused, reused_metrics=found)
+
+
+def _read_own_fields(store: DBStore, run_ids: Sequence[str]) -> Dict[str, RunFields]:
     headers: Dict[str, List[StoredRow]] = {}
     for header in store.table.read_runs(run_ids, fragments.RUN_LOG):
         headers.setdefault(header.run_id, []).append(header)
@@ -132,7 +187,7 @@ def _to_fields(headers: Sequence[StoredRow], rows: Iterable[Sequence[Any]]) -> R
 def _read_slowly(store: DBStore, run_id: str) -> RunFields:
     """Return the fields of a run that has rows which are not as expected."""
     rows = store.table.read_runs([run_id], fragments.RUN_LOG + fragments.PARAMETER + fragments.STEP)
-    run = to_run(rows) if rows else Run(RunLog(run_id=run_id, status=UNKNOWN), None, [])
+    run = to_run(rows) if rows else Run(RunLog(run_id=run_id, status=UNKNOWN), None)
     run_log = run.run_log
     return RunFields(
         run_id,

@@ -1,4 +1,4 @@
-"""Find a run by its id, or by the beginning of its id."""
+"""Find a run by its id, by the beginning of its id, or by its place among the newest runs."""
 
 import difflib
 from typing import Sequence
@@ -13,13 +13,18 @@ def find_run(store: DBStore, run_id: str) -> str:
 
     Args:
         store: The store.
-        run_id: The id, or a beginning of it that no other run shares.
+        run_id: The id; a beginning of it that no other run shares; `latest`, or `-1`, for the newest run, `-2` for the
+            one before it; or `latest:FAIL` for the newest run with a status.
 
     Raises:
         RunNotFoundError: If there is no such run, or several ids begin so.
+        ConditionError: If `latest:` is followed by no status.
     """
     if has_run(store, run_id):
         return run_id
+    place = _PLACE.fullmatch(run_id)
+    if place:
+        return _find_by_place(store, run_id, int(place["number"] or 1), place["status"])
     rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
     found = list(dict.fromkeys(each for each, _ in rows))
     if len(found) == 1:
@@ -29,6 +34,18 @@ def find_run(store: DBStore, run_id: str) -> str:
         raise RunNotFoundError(f"More than one run begins with '{run_id}': {', '.join(found[:9])}{more}")
     known = [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)]
     raise RunNotFoundError(f"There is no run '{run_id}'.{suggest(run_id, known)}")
+
+
+def _find_by_place(store: DBStore, text: str, number: int, status: Optional[str]) -> str:
+    """Return the id of the newest run with a status, or of the one at a place among the newest."""
+    # Imported here because searching needs this module.
+    from magnus_peewee_store.runs.searching import list_runs
+
+    found = list_runs(store, status=status, limit=1) if status else store.table.runs(fragments.RUN_LOG, limit=number)
+    if len(found) < number:
+        wanted = f" with the status '{status}'" if status else ""
+        raise RunNotFoundError(f"There is no run '{text}': {'no run' if status or not found else f'only {len(found)}'}")
+    return found[-1]
 
 
 def has_run(store: DBStore, run_id: str) -> bool:

@@ -42,6 +42,11 @@ class RunSummary:
     """The parameters as the run left them. A name within a dictionary is a dot path."""
     metrics: Dict[str, Any] = field(default_factory=dict)
     """The metrics by the step's internal name, a dot and the metric's name, which may be a dot path, too."""
+    reused: Dict[str, str] = field(default_factory=dict)
+    """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in.
+
+    Its metrics are among the metrics.
+    """
 
 
 def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
@@ -51,11 +56,7 @@ def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
         store: The store.
         run_ids: The whole ids.
     """
-    return [
-        _summarize_one(fields)
-        for batch in batches(run_ids, BATCH_SIZE)
-        for fields in read_fields(store, batch).values()
-    ]
+    return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_fields(store, batch)]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -79,6 +80,7 @@ def _summarize_one(run: RunFields) -> RunSummary:
         pipeline=run.pipeline or None,
         params=run.params,
         metrics=_metrics_of(run),
+        reused=run.reused,
     )
 
 
@@ -89,8 +91,9 @@ def _failed_step(run: RunFields) -> str:
 
 def _metrics_of(run: RunFields) -> Dict[str, Any]:
     metrics: Dict[str, Any] = {}
-    for step_name, step in run.steps.items():
-        for name, value in step[3].items():
+    own_metrics = {name: step[3] for name, step in run.steps.items()}
+    for step_name, step_metrics in {**own_metrics, **run.reused_metrics}.items() if run.reused else own_metrics.items():
+        for name, value in step_metrics.items():
             if isinstance(value, dict) and value:
                 metrics.update(flatten(value, f"{step_name}.{name}."))
             else:

@@ -1,5 +1,8 @@
 """Read a run from its rows, as far as they can be read, and answer questions about its log."""
 
+import base64
+import html
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -10,6 +13,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.runs.reuse import complete, has_reused_steps
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, parse_time
@@ -27,15 +31,28 @@ class UnreadableRow(NamedTuple):
     reason: str
 
 
-class Run(NamedTuple):
-    """A run, as far as its rows can be read."""
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as its rows can be read. A notebook displays it as its timeline."""
 
     run_log: RunLog
     """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
     started: Optional[datetime]
     """When it started, in UTC; None if that cannot be read."""
-    unreadable: List[UnreadableRow]
+    unreadable: List[UnreadableRow] = field(default_factory=list)
     """The rows that cannot be read."""
+    complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
+    """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
+    reused: Dict[str, str] = field(default_factory=dict)
+    """By the internal name of each reused step the id of the run that it ran in."""
+
+    def _repr_html_(self) -> str:
+        # Imported here because only notebooks need it. As an image, its styles do not affect the notebook.
+        from magnus_peewee_store.report import to_svg
+
+        image = base64.b64encode(to_svg(self.run_log).encode()).decode()
+        alternative = html.escape(f"Timeline of run {self.run_log.run_id}")
+        return f'<img alt="{alternative}" style="max-width: 100%" src="data:image/svg+xml;base64,{image}">'
 
 
 def read_run(store: DBStore, run_id: str) -> Run:
@@ -57,11 +74,20 @@ def read_run(store: DBStore, run_id: str) -> Run:
         {'rows': 3}
     """
     rows = store.table.read_runs([run_id])
-    return to_run(rows) if rows else read_exactly(store, find_run(store, run_id))
+    run = to_run(rows) if rows else read_exactly(store, find_run(store, run_id))
+    if not has_reused_steps(run.run_log):
+        return run
+
+    def read_original(original_run_id: str) -> Optional[RunLog]:
+        rows = store.table.read_runs([original_run_id])
+        return to_run(rows).run_log if rows else None
+
+    complete_log, reused = complete(run.run_log, read_original)
+    return replace(run, complete_log=complete_log, reused=reused)
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read a run by its whole id, as far as its rows can be read.
+    """Read a run by its whole id, as far as its rows can be read, and not the runs that it reuses steps of.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -90,7 +116,7 @@ def to_run(rows: Sequence[StoredRow]) -> Run:
     run_log = fragments.assemble(parsed)
     assert run_log  # noqa: S101 - there is a header
     run_log.run_config = scrub(run_log.run_config)
-    return Run(run_log, from_created_at(started), unreadable)
+    return Run(run_log, from_created_at(started), unreadable, run_log)
 
 
 def has_ended(header: StoredRow) -> bool:
