@@ -18,7 +18,8 @@ from magnus_peewee_store.cli.console import echo_json, list_of, make_console, pr
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.types import Time
 from magnus_peewee_store.runs.finding import suggest
-from magnus_peewee_store.runs.reading import ENDED, read_exactly, steps_of
+from magnus_peewee_store.runs.reading import read_exactly, steps_of
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore
 

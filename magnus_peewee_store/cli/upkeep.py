@@ -21,7 +21,7 @@ from magnus_peewee_store.cli.console import (
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.types import Age
 from magnus_peewee_store.runs.finding import has_run
-from magnus_peewee_store.runs.reading import ENDED
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_time
 

@@ -9,15 +9,12 @@ import re
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
-from magnus import defaults
-
 from magnus_peewee_store.exceptions import ConditionError
 from magnus_peewee_store.runs.listing import RunSummary
-from magnus_peewee_store.runs.reading import UNKNOWN
+from magnus_peewee_store.runs.statuses import UNKNOWN, parse_status
 from magnus_peewee_store.times import parse_age, parse_time
 
 PARAMS, METRICS = "params.", "metrics."  # what a name may begin with, to say which of the two it is
-STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, defaults.SUCCESS, defaults.FAIL, UNKNOWN)
 OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -76,18 +73,6 @@ def parse_condition(text: str) -> Condition:
     value = parts["value"].strip()
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
     return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
-
-
-def parse_status(text: str) -> str:
-    """Return a status as magnus writes it. Upper and lower case are the same.
-
-    Raises:
-        ConditionError: If there is no such status. The message lists the known ones.
-    """
-    status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
-    if status not in STATUSES:
-        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join(STATUSES)}.")
-    return status
 
 
 class Name:

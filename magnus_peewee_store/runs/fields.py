@@ -10,7 +10,8 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.runs.reading import UNKNOWN, Run, UnreadableRow, flatten, steps_of, to_run
+from magnus_peewee_store.runs.reading import Run, UnreadableRow, flatten, steps_of, to_run
+from magnus_peewee_store.runs.statuses import UNKNOWN
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at
 

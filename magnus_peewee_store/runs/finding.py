@@ -1,10 +1,14 @@
 """Find a run by its id, by the beginning of its id, or by its place among the newest runs."""
 
+import contextlib
 import difflib
+import json
+import re
 from typing import Sequence
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.exceptions import RunNotFoundError
+from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.runs.statuses import parse_status
 from magnus_peewee_store.store import DBStore
 
 
@@ -22,9 +26,10 @@ def find_run(store: DBStore, run_id: str) -> str:
     """
     if has_run(store, run_id):
         return run_id
-    place = _PLACE.fullmatch(run_id)
-    if place:
-        return _find_by_place(store, run_id, int(place["number"] or 1), place["status"])
+    if run_id == "latest" or re.fullmatch("-[1-9][0-9]{0,5}", run_id):
+        return _find_by_place(store, run_id, 1 if run_id == "latest" else -int(run_id))
+    if run_id.startswith("latest:"):
+        return _find_by_status(store, run_id, parse_status(run_id[len("latest:") :]))
     rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
     found = list(dict.fromkeys(each for each, _ in rows))
     if len(found) == 1:
@@ -36,16 +41,20 @@ def find_run(store: DBStore, run_id: str) -> str:
     raise RunNotFoundError(f"There is no run '{run_id}'.{suggest(run_id, known)}")
 
 
-def _find_by_place(store: DBStore, text: str, number: int, status: Optional[str]) -> str:
-    """Return the id of the newest run with a status, or of the one at a place among the newest."""
-    # Imported here because searching needs this module.
-    from magnus_peewee_store.runs.searching import list_runs
-
-    found = list_runs(store, status=status, limit=1) if status else store.table.runs(fragments.RUN_LOG, limit=number)
+def _find_by_place(store: DBStore, text: str, number: int) -> str:
+    found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
     if len(found) < number:
-        wanted = f" with the status '{status}'" if status else ""
-        raise RunNotFoundError(f"There is no run '{text}': {'no run' if status or not found else f'only {len(found)}'}")
+        raise RunNotFoundError(f"There is no run '{text}', since there are only {len(found):,} runs.")
     return found[-1]
+
+
+def _find_by_status(store: DBStore, text: str, status: str) -> str:
+    for limit in (10, None):  # Usually one of the first has it. The text may also stand elsewhere in the run's row.
+        for run_id, _ in store.table.runs(fragments.RUN_LOG, containing=[json.dumps(status)], limit=limit):
+            with contextlib.suppress(UnreadableRowError):
+                if fragments.parse(*store.table.read(run_id, fragments.RUN_LOG)[-1]).status == status:
+                    return run_id
+    raise RunNotFoundError(f"There is no run '{text}', since no run has the status '{status}'.")
 
 
 def has_run(store: DBStore, run_id: str) -> bool:

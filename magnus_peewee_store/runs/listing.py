@@ -9,7 +9,8 @@ from magnus import defaults
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.runs.fields import RunFields, read_fields
-from magnus_peewee_store.runs.reading import ENDED, flatten
+from magnus_peewee_store.runs.reading import flatten
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from magnus import defaults
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store import fragments
@@ -14,12 +13,10 @@ from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.runs.finding import find_run
 from magnus_peewee_store.runs.reuse import complete, has_reused_steps
+from magnus_peewee_store.runs.statuses import ENDED, UNKNOWN
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, parse_time
-
-ENDED = (defaults.SUCCESS, defaults.FAIL)
-UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
 
 
 class UnreadableRow(NamedTuple):
