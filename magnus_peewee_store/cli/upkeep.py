@@ -19,8 +19,9 @@ from magnus_peewee_store.cli.console import (
     progress_bar,
 )
 from magnus_peewee_store.cli.group import json_option, on_database
-from magnus_peewee_store.cli.types import Age
-from magnus_peewee_store.runs.finding import has_run
+from magnus_peewee_store.cli.tables import runs_table
+from magnus_peewee_store.cli.types import Age, RunCommand, RunId
+from magnus_peewee_store.runs.finding import find_by_place, has_run
 from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_time
@@ -64,18 +65,19 @@ def check(store: DBStore, is_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@click.command()
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
-    """Delete runs, after showing them and asking. Give whole ids.
+    """Delete runs, after showing them and asking. Give whole ids, or latest or -1.
 
     \b
     Example:
       magnus db delete calm-hoover
     """
+    run_ids = tuple(find_by_place(store, run_id) or run_id for run_id in run_ids)
     # A shortened id could name another run once its own run is deleted.
     existing = [run_id for run_id in dict.fromkeys(run_ids) if has_run(store, run_id)]
     unknown = [run_id for run_id in run_ids if run_id not in existing]
@@ -130,7 +132,7 @@ def _delete(store: DBStore, run_ids: Sequence[str], yes: bool, dry_run: bool) ->
         return
     console = make_console()
     summaries = runs.summarize(store, run_ids[:LIST_LENGTH])
-    console.print(views.runs_table(summaries, console.width))
+    console.print(runs_table(summaries, console.width)[0])
     if len(run_ids) > LIST_LENGTH:
         [newest] = runs.summarize(store, run_ids[-1:])
         first, last = format_time(summaries[0].started), format_time(newest.started)

@@ -141,6 +141,12 @@ class LogTable:
         return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
 
     @_retrying
+    def count_runs(self, types: Sequence[str]) -> int:
+        """Return how many runs have a row of these types."""
+        log = self._log
+        return int(log.select(fn.COUNT(log.run_id.distinct())).where(log.attribute_type.in_(types)).scalar())
+
+    @_retrying
     def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> List[StoredRow]:
         """Return rows of several runs, at most a few hundred, oldest first."""
         log = self._log

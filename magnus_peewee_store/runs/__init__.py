@@ -3,7 +3,7 @@
 Each function takes a `DBStore`.
 """
 
-from magnus_peewee_store.runs.comparing import diff
+from magnus_peewee_store.runs.comparing import compare, diff
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.finding import find_run
 from magnus_peewee_store.runs.listing import RunSummary, summarize
@@ -21,6 +21,7 @@ __all__ = [
     "RunSummary",
     "UnreadableRow",
     "check",
+    "compare",
     "copy_runs",
     "delete_runs",
     "diff",

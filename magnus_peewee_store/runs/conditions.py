@@ -7,7 +7,7 @@ import json
 import operator
 import re
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus_peewee_store.exceptions import ConditionError
 from magnus_peewee_store.runs.listing import RunSummary
@@ -24,6 +24,7 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "~": operator.contains,
 }
+HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")  # those that the run's own row holds
 FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "run_id": lambda run: run.run_id,
     "status": lambda run: run.status,
@@ -126,6 +127,15 @@ class Filter:
         """Return True if any value that the run has for the name meets the condition."""
         return any(map(self._operand.compare, self.name.values(run)))
 
+    def is_on_header(self) -> bool:
+        """Return True if the run's own row is enough to evaluate it."""
+        return self.condition.name in HEADER_FIELDS
+
+    def earliest_start(self) -> Optional[datetime]:
+        """Return a time before which no run that meets the condition started."""
+        name, symbol, value = self.condition
+        return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
+
     def header_texts(self) -> List[str]:
         """Return texts that the run's own row contains, whatever its case, if the run meets the condition."""
         name, symbol, value = self.condition
@@ -151,7 +161,7 @@ class _Operand:
 
     def compare(self, value: Any) -> bool:
         if self._symbol == "~":
-            return self._text.lower() in _as_text(value).lower()
+            return self._text.lower() in as_text(value).lower()
         if self._symbol == "!=":
             return not self._equals(value)
         if self._symbol == "=":
@@ -190,7 +200,7 @@ def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) 
     for run in runs:
         values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
         own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
-        own_texts = [_as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
+        own_texts = [as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
         if own_numbers:
             numbers.append((choose(own_numbers), run))
         elif any(own_texts):
@@ -206,7 +216,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value in full: texts as they are, times in ISO 8601, all else as JSON."""
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -100,6 +100,25 @@ def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
     return [_add_reused(known[run_id], known) for run_id in run_ids]
 
 
+def read_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
+    """Return what the runs' own rows hold, in the order of the ids."""
+    headers = _read_header_rows(store, run_ids)
+    fields = []
+    for run_id in run_ids:
+        try:
+            fields.append(_to_fields(headers[run_id], ()))
+        except (KeyError, ValueError, RecursionError):
+            fields.append(_read_slowly(store, run_id))
+    return fields
+
+
+def _read_header_rows(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+    headers: Dict[str, List[StoredRow]] = {}
+    for row in store.table.read_runs(run_ids, fragments.RUN_LOG):
+        headers.setdefault(row.run_id, []).append(row)
+    return headers
+
+
 def _missing_originals(runs: Mapping[str, RunFields], known: Mapping[str, RunFields]) -> List[str]:
     originals = (run.original_run_id for run in runs.values() if run.original_run_id and _reused_steps(run))
     return list(dict.fromkeys(run_id for run_id in originals if run_id not in known))
@@ -142,9 +161,7 @@ def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
 
 
 def _read_own_fields(store: DBStore, run_ids: Sequence[str]) -> Dict[str, RunFields]:
-    headers: Dict[str, List[StoredRow]] = {}
-    for header in store.table.read_runs(run_ids, fragments.RUN_LOG):
-        headers.setdefault(header.run_id, []).append(header)
+    headers = _read_header_rows(store, run_ids)
     rows = store.table.read_fields(run_ids, fragments.PARAMETER, fragments.STEP, _STEP_PATHS)
     rows_of = {run_id: list(own_rows) for run_id, own_rows in itertools.groupby(rows, operator.itemgetter(0))}
     fields = {}

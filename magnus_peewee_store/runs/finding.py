@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import json
 import re
-from typing import Sequence
+from typing import Optional, Sequence
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
@@ -26,10 +26,9 @@ def find_run(store: DBStore, run_id: str) -> str:
     """
     if has_run(store, run_id):
         return run_id
-    if run_id == "latest" or re.fullmatch("-[1-9][0-9]{0,5}", run_id):
-        return _find_by_place(store, run_id, 1 if run_id == "latest" else -int(run_id))
-    if run_id.startswith("latest:"):
-        return _find_by_status(store, run_id, parse_status(run_id[len("latest:") :]))
+    place = find_by_place(store, run_id)
+    if place:
+        return place
     rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
     found = list(dict.fromkeys(each for each, _ in rows))
     if len(found) == 1:
@@ -41,10 +40,24 @@ def find_run(store: DBStore, run_id: str) -> str:
     raise RunNotFoundError(f"There is no run '{run_id}'.{suggest(run_id, known)}")
 
 
-def _find_by_place(store: DBStore, text: str, number: int) -> str:
+def find_by_place(store: DBStore, text: str) -> Optional[str]:
+    """Return the id of the run that `latest`, `latest:FAIL` or `-1` names; None if the text is none of these, or an id.
+
+    Raises:
+        RunNotFoundError: If there are not so many runs.
+        ConditionError: If `latest:` is followed by no status.
+    """
+    is_number = re.fullmatch("-[1-9][0-9]{0,5}", text)
+    if not (is_number or text.startswith("latest")) or has_run(store, text):
+        return None
+    if text.startswith("latest:"):
+        return _find_by_status(store, text, parse_status(text[len("latest:") :]))
+    if not is_number and text != "latest":
+        return None
+    number = -int(text) if is_number else 1
     found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
     if len(found) < number:
-        raise RunNotFoundError(f"There is no run '{text}', since there are only {len(found):,} runs.")
+        raise RunNotFoundError(f"There is no run '{text}': the database has {len(found):,}.")
     return found[-1]
 
 

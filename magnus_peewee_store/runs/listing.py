@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, TypeVar
 from magnus import defaults
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.runs.fields import RunFields, read_fields
+from magnus_peewee_store.runs.fields import RunFields, read_fields, read_headers
 from magnus_peewee_store.runs.reading import flatten
 from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
@@ -58,6 +58,11 @@ def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
         run_ids: The whole ids.
     """
     return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_fields(store, batch)]
+
+
+def summarize_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
+    """Return summaries like `summarize`, of what the runs' own rows hold only."""
+    return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_headers(store, batch)]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -162,6 +163,24 @@ def duration_of(status: str, started: Optional[datetime], attempts: Iterable[Ste
         return max(0.0, (datetime.now(timezone.utc) - started).total_seconds())
     span = time_span(attempts)
     return (span[1] - span[0]).total_seconds() if span else None
+
+
+def results_of(run_log: RunLog) -> List[str]:
+    """Return the names of the parameters that steps set or changed, as far as the log shows it.
+
+    magnus logs with each attempt the parameters that it started with. Those of the first attempt are what the run
+    started with.
+    """
+    attempts = [attempt for step in run_log.steps.values() for attempt in step.attempts]
+    if not any(attempt.parameters for attempt in attempts):
+        return []
+    first = attempts[0].parameters
+    # Compared as JSON, because NaN differs from itself.
+    return [
+        name
+        for name, value in run_log.parameters.items()
+        if name not in first or json.dumps(value) != json.dumps(first[name])
+    ]
 
 
 def code_versions(run_log: RunLog) -> List[str]:
