@@ -30,6 +30,7 @@ setup(
     extras_require={
         "postgres": POSTGRES,
         "mysql": MYSQL,
+        "pandas": ["pandas>=1.3"],
         "browser": ["pypdf>=4", "selenium>=4.11"],  # for the tests of what a browser shows
         "benchmark": [
             *POSTGRES,
@@ -42,6 +43,7 @@ setup(
             *MYSQL,
             "hypothesis>=6",
             "magnus[docker]",
+            "pandas>=1.3",
             "psycopg2-binary",
             "pytest>=8",
             "pytest-xdist",

@@ -6,6 +6,7 @@ Each function takes a `DBStore`.
 from magnus_peewee_store.runs.comparing import compare, diff
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
 from magnus_peewee_store.runs.listing import RunSummary, summarize
 from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
 from magnus_peewee_store.runs.searching import list_runs, search
@@ -30,8 +31,10 @@ __all__ = [
     "find_run_logs",
     "import_runs",
     "list_runs",
+    "metrics_dataframe",
     "prunable",
     "read_run",
     "search",
     "summarize",
+    "to_dataframe",
 ]

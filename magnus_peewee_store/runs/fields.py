@@ -40,6 +40,10 @@ class RunFields(NamedTuple):
     reused_metrics: Dict[str, Dict[str, Any]] = {}
     """The metrics of reused steps, and of the steps in their branches, by internal name."""
 
+    def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
+        """Return the metrics of each step by its internal name, those of reused steps, too."""
+        return {**{name: step[3] for name, step in self.steps.items()}, **self.reused_metrics}
+
 
 _TEXT = core_schema.str_schema(strict=True)
 _NULLABLE_TEXT = core_schema.nullable_schema(_TEXT)

@@ -97,8 +97,7 @@ def _failed_step(run: RunFields) -> str:
 
 def _metrics_of(run: RunFields) -> Dict[str, Any]:
     metrics: Dict[str, Any] = {}
-    own_metrics = {name: step[3] for name, step in run.steps.items()}
-    for step_name, step_metrics in {**own_metrics, **run.reused_metrics}.items() if run.reused else own_metrics.items():
+    for step_name, step_metrics in run.metrics_by_step().items():
         for name, value in step_metrics.items():
             if isinstance(value, dict) and value:
                 metrics.update(flatten(value, f"{step_name}.{name}."))
