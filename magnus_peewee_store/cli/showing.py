@@ -5,7 +5,7 @@ import shlex
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Dict, Optional
 
 import click
 from magnus import defaults
@@ -15,11 +15,10 @@ from rich.segment import SegmentLines
 
 from magnus_peewee_store import report, runs
 from magnus_peewee_store.cli import views
-from magnus_peewee_store.cli.console import list_of, make_console, printable
+from magnus_peewee_store.cli.console import make_console, printable
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.types import RunCommand, RunId
-from magnus_peewee_store.runs.finding import suggest
-from magnus_peewee_store.runs.reading import read_exactly, steps_of
+from magnus_peewee_store.runs.reading import read_exactly
 from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore
@@ -48,7 +47,7 @@ def show(store: DBStore, run_id: str, step: Optional[str], follow: bool, is_json
     run = runs.read_run(store, run_id)
     console = make_console()
     if step:
-        step_log = _find_step(run, step)
+        step_log = views.find_step(run, step)
         if is_json:
             click.echo(json.dumps(step_log.model_dump(), indent=4))
         else:
@@ -89,20 +88,6 @@ def _resume_command(run_log: RunLog) -> str:
     options = [(option, str(run_log.run_config[key])) for option, key in files.items() if run_log.run_config.get(key)]
     words = [word for option in [*options, ("--use-cached", run_log.run_id)] for word in option]
     return " ".join(map(shlex.quote, ["magnus", "execute", *words]))
-
-
-def _find_step(run: runs.Run, name: str) -> Any:
-    """Return a step by its internal name, or by its own name if only one step has it."""
-    steps = list(steps_of(run.complete_log))
-    found = [step for step in steps if step.internal_name == name] or [step for step in steps if step.name == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = list_of([step.internal_name for step in found])
-        message = printable(f"More than one step of run '{run.run_log.run_id}' is named '{name}'")
-        raise click.ClickException(f"{message}: {names}")
-    known = [each for step in steps for each in (step.internal_name, step.name)]
-    raise click.ClickException(printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}"))
 
 
 def _follow(store: DBStore, run_id: str) -> None:

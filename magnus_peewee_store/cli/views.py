@@ -11,9 +11,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.cli.console import LIST_LENGTH, printable
+from magnus_peewee_store.cli.console import LIST_LENGTH, list_of, printable
 from magnus_peewee_store.cli.values import format_value, status_text
 from magnus_peewee_store.runs import CheckReport, Run
+from magnus_peewee_store.runs.finding import suggest
 from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, results_of, steps_of
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -77,6 +78,20 @@ def status_lines(run: Run) -> Dict[str, str]:
     }
     lines[""] = _label(run.run_log.run_id, run.run_log.status, None).plain
     return lines
+
+
+def find_step(run: Run, name: str) -> StepLog:
+    """Return a step by its internal name, or by its own name if only one step has it."""
+    steps = list(steps_of(run.complete_log))
+    found = [step for step in steps if step.internal_name == name] or [step for step in steps if step.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = list_of([step.internal_name for step in found])
+        message = printable(f"More than one step of run '{run.run_log.run_id}' is named '{name}'")
+        raise click.ClickException(f"{message}: {names}")
+    known = [each for step in steps for each in (step.internal_name, step.name)]
+    raise click.ClickException(printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}"))
 
 
 def check_table(report: CheckReport) -> Table:

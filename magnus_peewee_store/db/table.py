@@ -156,6 +156,13 @@ class LogTable:
         return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
 
     @_retrying
+    def find(self, types: Types, text: str) -> List[StoredRow]:
+        """Return the rows whose value contains a text, ignoring case, oldest first."""
+        log = self._log
+        rows = log.select(*self._stored).where(log.attribute_type.in_(types), log.attribute_value.contains(text))
+        return [StoredRow(*row) for row in rows.order_by(log.created_at, log.pk).tuples()]
+
+    @_retrying
     def read_fields(
         self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Sequence[Sequence[Union[str, int]]]
     ) -> List[Any]:

@@ -10,12 +10,14 @@ from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
 from magnus_peewee_store.runs.listing import RunSummary, summarize
 from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
 from magnus_peewee_store.runs.searching import list_runs, search
+from magnus_peewee_store.runs.tracing import DataUse, lineage
 from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
 from magnus_peewee_store.runs.upkeep import CheckReport, Prunable, check, delete_runs, prunable
 
 __all__ = [
     "CheckReport",
     "Condition",
+    "DataUse",
     "Outcome",
     "Prunable",
     "Run",
@@ -30,6 +32,7 @@ __all__ = [
     "find_run",
     "find_run_logs",
     "import_runs",
+    "lineage",
     "list_runs",
     "metrics_dataframe",
     "prunable",

@@ -6,8 +6,8 @@ from typing import Any, Dict, Sequence
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.runs.reading import Run, code_versions, duration_of, flatten, steps_of
+from magnus_peewee_store.runs.tracing import PRINTED
 
-PRINTED = ".execution.log"  # in the names of the files that hold what steps printed
 LEAST_CHANGE = 0.1  # both in seconds and as a fraction: durations that differ by less are equal
 
 Values = Dict[str, Any]
