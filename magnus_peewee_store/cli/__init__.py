@@ -13,10 +13,11 @@ from magnus_peewee_store.cli.listing import list_runs
 from magnus_peewee_store.cli.moving import copy_runs, export_runs, import_runs
 from magnus_peewee_store.cli.showing import show, timeline
 from magnus_peewee_store.cli.tracing import lineage, logs
-from magnus_peewee_store.cli.upkeep import check, create_tables, delete, prune
+from magnus_peewee_store.cli.upkeep import check, create_tables, create_views, delete, prune
 
 COMMANDS = (
     create_tables,
+    create_views,
     check,
     list_runs,
     show,

@@ -1,4 +1,4 @@
-"""The commands that look after a database: create-tables, check, delete, prune."""
+"""The commands that look after a database: create-tables, create-views, check, delete, prune."""
 
 import sys
 from dataclasses import asdict
@@ -41,6 +41,26 @@ def create_tables(store: DBStore) -> None:
         click.echo(f"Created {part}.")
     if not created:
         click.echo("Nothing is missing.")
+
+
+@click.command("create-views")
+@click.option("--drop", is_flag=True, help="Drop the views.")
+@on_database()
+def create_views(store: DBStore, drop: bool) -> None:
+    """Create views for SQL clients: run_metrics and run_params. Running it again is safe.
+
+    run_metrics has the columns run_id, step, metric, value and text; run_params has run_id, param, value and text.
+    value is the number, or NULL if it is none; text is the value as text.
+
+    \b
+    Example:
+      magnus db create-views
+    """
+    names = runs.drop_views(store) if drop else runs.create_views(store)
+    for name in names:
+        click.echo(f"{'Dropped' if drop else 'Created'} the view {name}.")
+    if not names:
+        click.echo("There are no views to drop.")
 
 
 @click.command()

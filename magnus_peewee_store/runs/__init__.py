@@ -12,7 +12,15 @@ from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
 from magnus_peewee_store.runs.searching import list_runs, search
 from magnus_peewee_store.runs.tracing import DataUse, lineage
 from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
-from magnus_peewee_store.runs.upkeep import CheckReport, Prunable, check, delete_runs, prunable
+from magnus_peewee_store.runs.upkeep import (
+    CheckReport,
+    Prunable,
+    check,
+    create_views,
+    delete_runs,
+    drop_views,
+    prunable,
+)
 
 __all__ = [
     "CheckReport",
@@ -26,8 +34,10 @@ __all__ = [
     "check",
     "compare",
     "copy_runs",
+    "create_views",
     "delete_runs",
     "diff",
+    "drop_views",
     "export_runs",
     "find_run",
     "find_run_logs",

@@ -80,6 +80,14 @@ class Backend(peewee.Database):
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
     has_json_rows = True
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
+    # SQL that creates a view on values in documents; `views.create_views` fills in the names.
+    value_view: ClassVar[str]
+    member_view: ClassVar[str]
+    # The document, the document with quotes around NaN, or NULL if neither is JSON.
+    view_document: ClassVar[str] = (
+        "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
+    )
+    view_functions: ClassVar[Dict[str, str]] = {}  # what the views need, by signature
     extra = ""  # the extra of this package that installs the driver
 
     def __init__(

@@ -15,6 +15,11 @@ from magnus_peewee_store.times import TICK
 
 MEMORY = ":memory:"
 
+_VIEW_VALUES = """
+    CASE WHEN member.type IN ('integer', 'real') THEN member.value END AS value,
+    CASE member.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(member.value AS TEXT) END AS text
+"""
+
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
     """SQLite, configured for many writing processes, and for acknowledged writes to survive a power cut."""
@@ -23,6 +28,17 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     field_types = {**peewee.SqliteDatabase.field_types, **Backend.field_types}
     settings = {"check_same_thread": False, "pragmas": {"synchronous": "full"}}
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
+
+    value_view = f"""
+        CREATE VIEW {{view}} AS SELECT log.run_id AS run_id, log.attribute_key AS {{key_column}}, {_VIEW_VALUES}
+        FROM {{table}} AS log, json_each('[' || {{document}} || ']') AS member WHERE log.attribute_type IN ({{types}})
+    """  # noqa: S608 - constants
+    member_view = f"""
+        CREATE VIEW {{view}} AS SELECT
+            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}}, {_VIEW_VALUES}
+        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member
+        WHERE log.attribute_type IN ({{types}})
+    """  # noqa: S608 - constants
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
