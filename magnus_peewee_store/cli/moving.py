@@ -8,12 +8,13 @@ import click
 from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.console import printable, progress_bar
 from magnus_peewee_store.cli.group import on_database, open_target
+from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.runs.transfer import are_same
 from magnus_peewee_store.store import DBStore
 
 
-@click.command("export")
-@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.command("export", cls=RunCommand)
+@click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
 @click.option("--all", "is_all", is_flag=True, help="Export all runs.")
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
 @on_database()
@@ -44,8 +45,8 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
     _report_outcomes(runs.import_runs(store, found), len(found), "imported")
 
 
-@click.command("copy")
-@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.command("copy", cls=RunCommand)
+@click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
 @on_database()
 def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:

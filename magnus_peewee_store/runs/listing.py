@@ -1,19 +1,18 @@
-"""List and summarize runs."""
+"""Summarize runs."""
 
-import json
-from dataclasses import dataclass
-from datetime import datetime
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Optional, Sequence, TypeVar
 
 from magnus import defaults
-from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.exceptions import UnreadableRowError
-from magnus_peewee_store.runs.reading import attempts_of, duration_of, steps_of, to_run
+from magnus_peewee_store.runs.fields import RunFields, read_fields, read_headers
+from magnus_peewee_store.runs.reading import flatten
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
-from magnus_peewee_store.times import to_created_at
+from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 
 BATCH_SIZE = 200  # runs to read in one query
 
@@ -38,41 +37,17 @@ class RunSummary:
     """The first failed step that contains no other failed step."""
     unreadable: List[str]
     """The type and key of each row that cannot be read."""
+    pipeline: Optional[str] = None
+    """The file that defines the pipeline."""
+    params: Dict[str, Any] = field(default_factory=dict)
+    """The parameters as the run left them. A name within a dictionary is a dot path."""
+    metrics: Dict[str, Any] = field(default_factory=dict)
+    """The metrics by the step's internal name, a dot and the metric's name, which may be a dot path, too."""
+    reused: Dict[str, str] = field(default_factory=dict)
+    """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in.
 
-
-def list_runs(
-    store: DBStore, status: str = "", tag: str = "", since: Optional[datetime] = None, limit: int = 20
-) -> List[RunSummary]:
-    """List runs, newest first.
-
-    Args:
-        store: The store.
-        status: Only runs with this status.
-        tag: Only runs with this tag.
-        since: Only runs that started at this time or later. A time without a zone is local time.
-        limit: The largest number of runs.
-
-    Example:
-        >>> from magnus_peewee_store import DBStore, runs
-        >>> store = DBStore(connection_string="sqlite:///:memory:")
-        >>> _ = store.create_run_log("my-run", tag="nightly")
-        >>> [run.status for run in runs.list_runs(store, tag="nightly")]
-        ['CREATED']
+    Its metrics are among the metrics.
     """
-    wanted = {name: value for name, value in (("status", status), ("tag", tag)) if value}
-    # The database selects first. `_matching` decides, because other software formats JSON in other ways.
-    texts = [json.dumps(value) for value in wanted.values() if value.isascii()]
-    row_limit = limit
-    while True:
-        found = store.table.runs(
-            fragments.RUN_LOG, since=to_created_at(since) if since else None, containing=texts, limit=row_limit
-        )
-        run_ids = list(dict.fromkeys(run_id for run_id, _ in found))
-        if wanted:
-            run_ids = _matching(store, run_ids, wanted)
-        if len(run_ids) >= limit or len(found) < row_limit:
-            return summarize(store, run_ids[:limit])
-        row_limit *= 4
 
 
 def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
@@ -82,13 +57,12 @@ def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
         store: The store.
         run_ids: The whole ids.
     """
-    summaries = []
-    for batch in batches(run_ids, BATCH_SIZE):
-        rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in batch}
-        for row in store.table.read_runs(batch, fragments.RUN_LOG + fragments.STEP):
-            rows_of[row.run_id].append(row)
-        summaries += [_summarize_one(run_id, rows) for run_id, rows in rows_of.items()]
-    return summaries
+    return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_fields(store, batch)]
+
+
+def summarize_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
+    """Return summaries like `summarize`, of what the runs' own rows hold only."""
+    return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_headers(store, batch)]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -97,36 +71,48 @@ def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _matching(store: DBStore, run_ids: Sequence[str], wanted: Dict[str, Any]) -> List[str]:
-    headers: Dict[str, RunLog] = {}
-    for batch in batches(run_ids, BATCH_SIZE):
-        for row in store.table.read_runs(batch, fragments.RUN_LOG):
-            try:
-                headers[row.run_id] = fragments.parse(*row.fragment)
-            except UnreadableRowError:
-                continue
-    return [
-        run_id
-        for run_id in run_ids
-        if run_id in headers and all(getattr(headers[run_id], name) == value for name, value in wanted.items())
-    ]
-
-
-def _summarize_one(run_id: str, rows: Sequence[StoredRow]) -> RunSummary:
-    header = next((row for row in rows if row.attribute_type in fragments.RUN_LOG), rows[0] if rows else None)
-    run = to_run(run_id, [row.fragment for row in rows], header and header.created_at)
-    steps = list(steps_of(run.run_log))
-    unreadable_steps = [row for row in run.unreadable if row.attribute_type in fragments.STEP]
-    failed = [step.internal_name for step in steps if step.status == defaults.FAIL]
-    innermost = [name for name in failed if not any(other.startswith(f"{name}.") for other in failed)]
+def _summarize_one(run: RunFields) -> RunSummary:
+    statuses = [step[0] for step in run.steps.values()]
     return RunSummary(
-        run_id=run_id,
-        status=run.run_log.status,
-        tag=run.run_log.tag or None,
+        run_id=run.run_id,
+        status=run.status,
+        tag=run.tag or None,
         started=run.started,
-        duration=duration_of(run.run_log.status, run.started, attempts_of(steps)),
-        steps_done=sum(step.status == defaults.SUCCESS for step in steps),
-        steps_known=len(steps) + len(unreadable_steps),
-        failed_step=innermost[0] if innermost else None,
+        duration=_duration_of(run),
+        steps_done=statuses.count(defaults.SUCCESS),
+        steps_known=len(run.steps) + sum(row.attribute_type in fragments.STEP for row in run.unreadable),
+        failed_step=_failed_step(run) if defaults.FAIL in statuses else None,
         unreadable=[f"{row.attribute_type} {row.attribute_key}" for row in run.unreadable],
+        pipeline=run.pipeline or None,
+        params=run.params,
+        metrics=_metrics_of(run),
+        reused=run.reused,
     )
+
+
+def _failed_step(run: RunFields) -> str:
+    failed = [name for name, step in run.steps.items() if step[0] == defaults.FAIL]
+    return next(name for name in failed if not any(other.startswith(f"{name}.") for other in failed))
+
+
+def _metrics_of(run: RunFields) -> Dict[str, Any]:
+    metrics: Dict[str, Any] = {}
+    for step_name, step_metrics in run.metrics_by_step().items():
+        for name, value in step_metrics.items():
+            if isinstance(value, dict) and value:
+                metrics.update(flatten(value, f"{step_name}.{name}."))
+            else:
+                # Runs have the same names: each takes memory once.
+                metrics[sys.intern(f"{step_name}.{name}")] = value
+    return metrics
+
+
+def _duration_of(run: RunFields) -> Optional[float]:
+    """Return what `reading.duration_of` returns."""
+    if run.status not in ENDED and run.started:
+        return max(0.0, (datetime.now(timezone.utc) - run.started).total_seconds())
+    times = [time for step in run.steps.values() for time in step[4:] if time]
+    if {*map(len, times)} <= {*ISO_LENGTHS}:
+        times = [min(times), max(times)] if times else []  # as texts, since parsing takes longer
+    parsed = [time for time in map(parse_time, times) if time]
+    return (max(parsed) - min(parsed)).total_seconds() if parsed else None

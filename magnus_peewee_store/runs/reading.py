@@ -1,21 +1,23 @@
 """Read a run from its rows, as far as they can be read, and answer questions about its log."""
 
+import base64
+import html
+import json
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-from magnus import defaults
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.runs.reuse import complete, has_reused_steps
+from magnus_peewee_store.runs.statuses import ENDED, UNKNOWN
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, parse_time
-
-ENDED = (defaults.SUCCESS, defaults.FAIL)
-UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
 
 
 class UnreadableRow(NamedTuple):
@@ -27,15 +29,28 @@ class UnreadableRow(NamedTuple):
     reason: str
 
 
-class Run(NamedTuple):
-    """A run, as far as its rows can be read."""
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as its rows can be read. A notebook displays it as its timeline."""
 
     run_log: RunLog
     """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
     started: Optional[datetime]
     """When it started, in UTC; None if that cannot be read."""
-    unreadable: List[UnreadableRow]
+    unreadable: List[UnreadableRow] = field(default_factory=list)
     """The rows that cannot be read."""
+    complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
+    """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
+    reused: Dict[str, str] = field(default_factory=dict)
+    """By the internal name of each reused step the id of the run that it ran in."""
+
+    def _repr_html_(self) -> str:
+        # Imported here because only notebooks need it. As an image, its styles do not affect the notebook.
+        from magnus_peewee_store.report import to_svg
+
+        image = base64.b64encode(to_svg(self.run_log).encode()).decode()
+        alternative = html.escape(f"Timeline of run {self.run_log.run_id}")
+        return f'<img alt="{alternative}" style="max-width: 100%" src="data:image/svg+xml;base64,{image}">'
 
 
 def read_run(store: DBStore, run_id: str) -> Run:
@@ -56,12 +71,20 @@ def read_run(store: DBStore, run_id: str) -> Run:
         >>> runs.read_run(store, "my").run_log.parameters
         {'rows': 3}
     """
-    run = _read_if_there(store, run_id)
-    return run or read_exactly(store, find_run(store, run_id))
+    run = _read_if_there(store, run_id) or read_exactly(store, find_run(store, run_id))
+    if not has_reused_steps(run.run_log):
+        return run
+
+    def read_original(original_run_id: str) -> Optional[RunLog]:
+        original = _read_if_there(store, original_run_id)
+        return original.run_log if original else None
+
+    complete_log, reused = complete(run.run_log, read_original)
+    return replace(run, complete_log=complete_log, reused=reused)
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read a run by its whole id, as far as its rows can be read.
+    """Read a run by its whole id, as far as its rows can be read, and not the runs that it reuses steps of.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -93,7 +116,7 @@ def to_run(run_id: str, rows: Iterable[Tuple[str, str, str]], created_at: Any) -
     run_log = fragments.assemble(parse_rows())
     assert run_log  # noqa: S101 - there is a header
     run_log.run_config = scrub(run_log.run_config)
-    return Run(run_log, from_created_at(created_at), unreadable)
+    return Run(run_log, from_created_at(created_at), unreadable, run_log)
 
 
 def has_ended(header: StoredRow) -> bool:
@@ -144,6 +167,24 @@ def duration_of(status: str, started: Optional[datetime], attempts: Iterable[Ste
     return (span[1] - span[0]).total_seconds() if span else None
 
 
+def results_of(run_log: RunLog) -> List[str]:
+    """Return the names of the parameters that steps set or changed, as far as the log shows it.
+
+    magnus logs with each attempt the parameters that it started with. Those of the first attempt are what the run
+    started with.
+    """
+    attempts = [attempt for step in run_log.steps.values() for attempt in step.attempts]
+    if not any(attempt.parameters for attempt in attempts):
+        return []
+    first = attempts[0].parameters
+    # Compared as JSON, because NaN differs from itself.
+    return [
+        name
+        for name, value in run_log.parameters.items()
+        if name not in first or json.dumps(value) != json.dumps(first[name])
+    ]
+
+
 def code_versions(run_log: RunLog) -> List[str]:
     """Return the versions of the code that the steps ran, such as `git 1b9f...`; usually one."""
     codes = [code for step in steps_of(run_log) for code in step.code_identities]
@@ -163,3 +204,14 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
     has_header = any(row[0] in fragments.RUN_LOG for row in rows)
     created_at, _ = store.table.created_at_range(run_id, fragments.RUN_LOG if has_header else None)
     return to_run(run_id, rows, created_at)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
+    """Return a dictionary without dictionaries in it, except empty ones: their names become dot paths."""
+    flat: Dict[str, Any] = {}
+    for name, value in values.items():
+        if value and isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
