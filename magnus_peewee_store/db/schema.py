@@ -177,7 +177,6 @@ class Schema:
             return []
         # One transaction, so that nobody sees the table without the index that an upsert needs.
         # The table's name stands for a run: only one process at a time changes the table.
-        # The table's name stands for a run: only one process at a time changes the table.
         with self.database.run_lock(TABLE):
             missing = self.missing()
             is_new = not self.exists()
