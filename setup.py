@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 POSTGRES = ["psycopg[binary]>=3.1"]
-MYSQL = ["pymysql[rsa]>=1.0"]  # rsa: MySQL's caching_sha2_password encrypts a password with it, where there is no TLS
+MYSQL = ["pymysql[rsa]>=1.0"]  # MySQL's caching_sha2_password needs rsa on connections without TLS.
 
 setup(
     name="magnus-peewee-store",
@@ -17,20 +17,22 @@ setup(
     package_data={"magnus_peewee_store": ["py.typed"], "magnus_peewee_store.report": ["*.css"]},
     python_requires=">=3.8,<3.13",
     install_requires=[
-        # As magnus 0.5 has them.
+        "peewee>=4.5,<5",
+        # magnus brings the following ones, too.
         "click",
         "magnus>=0.5,<0.6",
-        "peewee>=4.5,<5",
+        "pydantic>=2.4",
+        "pydantic-core",
         "rich>=13.5.2,<14",
-        # magnus 0.5's own command imports pkg_resources, which setuptools 82 no longer has. Before 75.8.2 that
-        # does not find a dependency of magnus' that is installed under its normalized name, and loads no command.
+        "ruamel.yaml",
+        # magnus 0.5's command imports pkg_resources, which setuptools 82 removed. Before 75.8.2, pkg_resources does not
+        # find packages that are installed under their normalized names, and then loads no command.
         "setuptools<81",
         "setuptools>=75.8.2; python_version >= '3.9'",
     ],
     extras_require={
         "postgres": POSTGRES,
         "mysql": MYSQL,
-        "browser": ["pypdf>=4", "selenium>=4.11"],  # for the tests of what a browser shows
         "benchmark": [
             *POSTGRES,
             *MYSQL,
@@ -52,8 +54,10 @@ setup(
     },
     entry_points={
         "run_log_store": ["db = magnus_peewee_store:DBStore"],
+        "executor": ["local-parallel = magnus_peewee_store.executors:LocalParallel"],
         "integration": [
             "db-local = magnus_peewee_store.integrations:Local",
+            "db-local-parallel = magnus_peewee_store.integrations:LocalParallel",
             "db-mocked = magnus_peewee_store.integrations:Mocked",
             "db-local-container = magnus_peewee_store.integrations:LocalContainer",
             "db-argo = magnus_peewee_store.integrations:Argo",

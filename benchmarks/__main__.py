@@ -9,12 +9,12 @@ from typing import Callable, Dict, Iterator, List, Optional
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from servers import why_missing
 
-from benchmarks import process_workloads, report, workloads
+from benchmarks import parallel_workloads, process_workloads, report, workloads
 from benchmarks.databases import DATABASES, Database, start_database
 from benchmarks.results import Result
 from benchmarks.timing import FULL, QUICK, Settings
+from tests.servers import why_missing
 
 BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "step": workloads.step,
@@ -24,6 +24,7 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "many-processes": workloads.many_processes,
     "first-call": process_workloads.first_call,
     "pipeline": process_workloads.pipeline,
+    "parallel": parallel_workloads.parallel,
     "runs": workloads.runs,
     "counts": workloads.counts,
 }

@@ -4,10 +4,9 @@ import itertools
 import time
 from typing import Any, Callable, NamedTuple
 
-from concurrency import FORKSERVER, run_in_processes
-
 from benchmarks import logs
 from benchmarks.stores import AnyStore
+from tests.concurrency import FORKSERVER, run_in_processes
 
 FORKSERVER.set_forkserver_preload(["benchmarks.stores"])
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 from urllib.parse import urlsplit
 
-from servers import MariaDB, PostgreSQL, Server
-
 from magnus_peewee_store import create_tables
+from tests.servers import MariaDB, PostgreSQL, Server
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 

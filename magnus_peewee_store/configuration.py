@@ -1,4 +1,4 @@
-"""Find the database as a pipeline finds it: in magnus' configuration, with its secrets handler."""
+"""Find the store's configuration as a pipeline does, with its secrets handler."""
 
 import os
 from typing import Any, Dict, NamedTuple, Optional
@@ -14,14 +14,14 @@ CONNECTION_STRING_VARIABLE = "MAGNUS_DB_CONNECTION_STRING"
 
 
 class Configuration(NamedTuple):
-    """Which database to open, and who says so."""
+    """The store's configuration, and where it was found."""
 
     store_config: Dict[str, Any]
     """The arguments of `DBStore`."""
     secrets_handler: Any
     """A secrets handler of magnus."""
     source: str
-    """What names the database: a file, an environment variable, an option."""
+    """Where it was found: a file, an environment variable or an option."""
 
     def make_store(self) -> DBStore:
         """Return the store. It connects when it is first used."""
@@ -31,7 +31,7 @@ class Configuration(NamedTuple):
 
 
 def open_store(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> DBStore:
-    """Open the run logs that exist, for notebooks and scripts. Nothing is created.
+    """Open an existing database, for notebooks and scripts. Nothing is created.
 
     The database is found as a pipeline finds it: in `config_file`; without one, in the project's `magnus-config.yaml`,
     the environment variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets
@@ -45,7 +45,7 @@ def open_store(config_file: Optional[str] = None, connection_string: Optional[st
         The store.
 
     Raises:
-        ConfigurationError: If the configuration is not valid, or names no database.
+        ConfigurationError: If the configuration is not valid, or does not use this store.
         CannotConnectError: If the database cannot be connected to.
         MissingTableError: If the SQLite file or the table does not exist.
 
@@ -69,10 +69,10 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
     """Return the configuration that `open_store` uses.
 
     Raises:
-        ConfigurationError: If it is not valid, or names no database.
+        ConfigurationError: If it is not valid, or does not use this store.
     """
     if config_file and connection_string:
-        raise ConfigurationError("A configuration file and a connection string both name a database. Give one of them.")
+        raise ConfigurationError("A configuration file and a connection string are given. Give only one.")
     project_file = defaults.USER_CONFIG_FILE
     project = _section(_load(project_file), "defaults", project_file) if os.path.exists(project_file) else {}
     config = _load(config_file) if config_file else {}
@@ -110,10 +110,10 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
 
 
 def check_exists(store: DBStore) -> None:
-    """Check that a store's database and table exist, and create neither.
+    """Check that a store's database and table exist. Nothing is created.
 
     Raises:
-        MissingTableError: If one does not exist.
+        MissingTableError: If the SQLite file or the table does not exist.
     """
     database = store.table.database
     if not database.exists():
@@ -148,4 +148,6 @@ def _make_secrets_handler(config: Any) -> Any:
         return utils.get_provider_by_name_and_type("secrets", {**config, "config": config.get("config") or {}})
     except Exception:  # magnus' own message shows the whole configuration.
         name = config.get("type") if isinstance(config, dict) else None
-        raise ConfigurationError(f"The secrets handler {name!r} cannot be created as it is configured.") from None
+        raise ConfigurationError(
+            f"The secrets handler {name!r} cannot be created. Check the section 'secrets' of the configuration."
+        ) from None

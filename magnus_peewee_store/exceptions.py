@@ -16,8 +16,12 @@ class ConnectionStringError(ConfigurationError):
     """The connection string is not valid, or does not suit the executor. The message says what to write."""
 
 
+class ParallelExecutionError(ConfigurationError):
+    """The executor `local-parallel` cannot run this pipeline here. The message says why, and what to change."""
+
+
 class CannotConnectError(RunLogStoreError, peewee.OperationalError):
-    """The database cannot be connected to. The message gives the masked URL and the reason.
+    """Cannot connect to the database. The message gives the masked URL and the reason.
 
     Args:
         message: The message.
@@ -70,7 +74,7 @@ class UnreadableRowError(RunLogStoreError, ValueError):
 
 
 class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
-    """No run has this id, or several runs begin with it. The message names the nearest ids."""
+    """No run has this id, or several ids begin with it. The message names the nearest ids."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Convert run logs to fragments, the type, key and value of a row, and back. No database, no I/O."""
+"""Convert run logs to rows (type, key and JSON value) and back. No database, no I/O."""
 
 import json
 from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
@@ -18,8 +18,7 @@ class Fragment(NamedTuple):
     attribute_value: str
 
 
-# The values of attribute_type: the first is written, all are read. The SQLAlchemy extension documented the first names
-# of steps and branches and wrote the second.
+# The values of attribute_type: the first is written, all are read. The SQLAlchemy extension wrote the second.
 RUN_LOG = ("RunLog",)
 STEP = ("Step", "StepLog")
 BRANCH = ("Branch", "BranchLog")
@@ -28,7 +27,7 @@ TYPES = RUN_LOG + STEP + BRANCH + PARAMETER
 
 RUN_LOG_KEY = "run_log"
 
-TERMINAL = ("success", "fail")  # the types of the nodes that end a graph and do nothing
+TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
 
 # What pydantic, json and magnus' classes raise for text that is not a log.
 PARSE_ERRORS = (RecursionError, TypeError, ValueError)
@@ -86,19 +85,19 @@ def dump_branch(branch_log: BranchLog) -> List[Fragment]:
 def parent_branch(step_name: str) -> str:
     """Return the internal name of the branch that a step belongs to; an empty string for a step of the run itself.
 
-    A node's own name contains no dot, since magnus refuses it. So the branch is all that precedes the last dot,
-    whatever dots the branch's own name contains.
+    A node's own name contains no dot, since magnus refuses it. So the branch is everything before the last dot, even if
+    the branch's own name contains dots.
     """
     return step_name.rpartition(".")[0]
 
 
 def own_name(branch_name: str, step_name: str) -> str:
-    """Return what a branch's internal name adds to its step's: for a map, the value that the branch works on."""
+    """Return a branch's name without its step's prefix: for a map, the value that the branch works on."""
     return branch_name[len(step_name) + 1 :] if branch_name.startswith(f"{step_name}.") else branch_name
 
 
 def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
-    """Return what a fragment holds: a run log, step log or branch log without what it contains, or a parameter's value.
+    """Return the parsed value: a run, step or branch log without its children, or a parameter's value.
 
     Raises:
         UnreadableRowError: If the type is unknown, or the value is not what magnus writes: other software may have
@@ -130,7 +129,25 @@ def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
     Raises:
         UnreadableRowError: If one cannot be read.
     """
-    return {name: parse(kind, name, value) for kind, name, value in rows if kind in PARAMETER}
+    return {row[1]: parse(*row) for row in rows if row[0] in PARAMETER}
+
+
+def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) -> List[Fragment]:
+    """Leave out the parameters that are as they were read, if they cover all that was read.
+
+    magnus reads all parameters before a step and sets all of them after it. So it would undo what another step has set
+    in the meantime.
+
+    Args:
+        parameters: The parameters to write.
+        read: The values that were read, as JSON, by name.
+    """
+    parameters = list(parameters)
+    names = {fragment.attribute_key for fragment in parameters}
+    # magnus passes names on in lower case, since it does so through environment variables.
+    if not all(name in names or name.lower() in names for name in read):
+        return parameters
+    return [each for each in parameters if not _is_same_json(each.attribute_value, read.get(each.attribute_key))]
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
@@ -146,7 +163,7 @@ def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
     Raises:
         UnreadableRowError: If a row cannot be read.
     """
-    return assemble((kind, name, parse(kind, name, value)) for kind, name, value in rows if kind in TYPES)
+    return assemble((row[0], row[1], parse(*row)) for row in rows if row[0] in TYPES)
 
 
 def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
@@ -186,7 +203,8 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
         if parent:
             steps[parent].branches[name] = branches[name]
         else:
-            del branches[name]  # A run log has no place for it. Its steps move up.
+            # Its step is missing. The steps of the branch move up to the nearest known branch, or to the run.
+            del branches[name]
     for name, step_log in steps.items():
         branch = _longest_prefix(name, branches)
         (branches[branch] if branch else run_log).steps[name] = step_log
@@ -215,6 +233,13 @@ def _parse_value(value: str) -> Any:
         return json.loads(value)  # See `_parse_log`.
 
 
+def _is_same_json(value: str, other: Optional[str]) -> bool:
+    """Compare as JSON, in which 1, 1.0 and true differ, and the order of keys does not matter."""
+    if other is None or value == other:
+        return other is not None
+    return json.dumps(json.loads(value), sort_keys=True) == json.dumps(json.loads(other), sort_keys=True)
+
+
 def _dump_branch(branch_log: BranchLog) -> Fragment:
     return _dump(BRANCH, branch_log.internal_name, _to_json, branch_log, "steps")
 
@@ -224,7 +249,7 @@ def _dump_steps(branch_log: BranchLog) -> List[Fragment]:
 
 
 def _longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
-    """Return the longest known name that `name` continues with a dot."""
+    """Return the longest known dotted prefix of a name."""
     prefix, dot, _ = name.rpartition(".")
     while dot and prefix not in known:
         prefix, dot, _ = prefix.rpartition(".")
@@ -243,7 +268,7 @@ def _to_json(log: BaseModel, exclude: str) -> str:
 
 
 def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *arguments: Any) -> Fragment:
-    """Return a fragment. Its JSON is plain ASCII, which survives every character set that a table may have."""
+    """Return a fragment. Its JSON is ASCII, so the character set of the table does not matter."""
     try:
         return Fragment(types[0], name, to_json(*arguments))
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""What each executor of magnus needs of the store. magnus finds it by the entry points of the group `integration`."""
+"""Adapt the store to each executor of magnus, which loads these classes by the entry points `integration`."""
 
 import logging
 import os
@@ -34,8 +34,25 @@ class Local(_DBIntegration):
         if self.executor.enable_parallel:
             logger.warning(
                 "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "
-                "store, with a TypeError about 'map_variable'. Remove enable_parallel."
+                "store, with a TypeError about 'map_variable'. Remove enable_parallel, or use the executor "
+                "'local-parallel', which runs branches in parallel."
             )
+
+
+class LocalParallel(_DBIntegration):
+    """The store with the executor `local-parallel`: every database that several processes can share."""
+
+    executor_type = "local-parallel"
+    service_type = "run_log_store"
+    service_provider = "db"
+
+    def configure_for_traversal(self, **kwargs: Any) -> None:
+        """Refuse a database in memory before anything runs.
+
+        Raises:
+            ConnectionStringError: If the connection string names one, or is not valid.
+        """
+        _refuse_memory(self.service.find_file(), "the processes of parallel branches")
 
 
 class Mocked(Local):
@@ -55,18 +72,18 @@ class LocalContainer(Local):
         Raises:
             ConnectionStringError: If the connection string names one, or is not valid.
         """
-        # No secrets: inside a container the secrets handler learns only later where its file is.
-        _refuse_memory(self.service.find_file(with_secrets=False))
+        # Without secrets: in a container, the secrets handler does not know its file yet.
+        _refuse_memory(self.service.find_file(with_secrets=False), "containers")
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Have the folder of an SQLite file, which also holds its write-ahead log, mounted into every container.
+        """Mount the folder of the SQLite file, with its write-ahead log, into every container.
 
         Raises:
             ConnectionStringError: If the database is in memory, or its folder cannot be mounted.
         """
         super().configure_for_traversal()
         file = self.service.find_file()
-        _refuse_memory(file)
+        _refuse_memory(file, "containers")
         if file is None:
             return
         folder, name = os.path.split(os.path.realpath(file))
@@ -84,7 +101,7 @@ class LocalContainer(Local):
         self.executor._volumes[os.path.join(folder, "")] = {"bind": CONTAINER_FOLDER, "mode": "rw"}
 
     def configure_for_execution(self, **kwargs: Any) -> None:
-        """Have the store, inside a container, use the SQLite file in the mounted folder."""
+        """Use the SQLite file in the mounted folder, inside a container."""
         self.service.set_folder(CONTAINER_FOLDER)
 
 
@@ -96,7 +113,7 @@ class Argo(_DBIntegration):
     service_provider = "db"
 
     def validate(self, **kwargs: Any) -> None:
-        """Refuse SQLite where the workflow is rendered; in the first pod, if only pods have the secrets.
+        """Refuse SQLite when the workflow is rendered, or in the first pod if only pods have the secrets.
 
         Raises:
             ConnectionStringError: If the database is SQLite, or the connection string is not valid.
@@ -108,9 +125,9 @@ class Argo(_DBIntegration):
             )
 
 
-def _refuse_memory(file: Optional[str]) -> None:
+def _refuse_memory(file: Optional[str], others: str) -> None:
     if file == MEMORY:
         raise ConnectionStringError(
-            "The run log store's database is in memory, where containers cannot see it. "
+            f"The run log store's database is in memory, where {others} cannot see it. "
             "Use a file in the connection string, as in sqlite:///runs.db, or a server."
         )

@@ -8,8 +8,8 @@ from magnus_peewee_store.db.url import ConnectionString
 def scrub(run_config: Dict[str, Any]) -> Dict[str, Any]:
     """Return a copy of a run config without secrets.
 
-    Of the secrets handler only the name stays: by the time of a dump it may hold every secret in plain text
-    (magnus' `DotEnvSecrets` does). A connection string is masked, since other stores keep theirs in plain text.
+    The run config keeps only the secrets handler's name. By then the handler may hold all its secrets in plain text
+    (magnus' `DotEnvSecrets` does). Connection strings, which other stores keep in plain text, are masked.
     """
     clean = dict(run_config)
     handler = clean.get("secrets_handler")

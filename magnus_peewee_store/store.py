@@ -1,4 +1,4 @@
-"""`DBStore`, the run log store: each method of magnus' interface in a few lines over fragments and rows."""
+"""`DBStore`: magnus' run log store interface on the table `db_log`."""
 
 import re
 import threading
@@ -18,7 +18,26 @@ from magnus_peewee_store.scrub import scrub
 
 DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.db"
 
+MAX_READ_RUNS = 100  # of how many runs a thread remembers the parameters that it has read
+
 _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+
+
+class _ReadParameters(threading.local):
+    """What this thread has read of the parameters of each run, as JSON by name, until it writes them."""
+
+    def __init__(self) -> None:
+        self._by_run: Dict[str, Dict[str, str]] = {}
+
+    def remember(self, run_id: str, values: Dict[str, str]) -> None:
+        self._by_run.pop(run_id, None)
+        self._by_run[run_id] = values
+        if len(self._by_run) > MAX_READ_RUNS:
+            del self._by_run[next(iter(self._by_run))]
+
+    def forget(self, run_id: str) -> Dict[str, str]:
+        """Forget what was read of a run, and return it."""
+        return self._by_run.pop(run_id, {})
 
 
 class DBStore(BaseRunLogStore):
@@ -48,18 +67,18 @@ class DBStore(BaseRunLogStore):
 
     _table: Optional[LogTable] = PrivateAttr(default=None)
     _table_lock: Any = PrivateAttr(default_factory=threading.Lock)
-    _mistakes: List[str] = PrivateAttr(default_factory=list)
+    _config_errors: List[str] = PrivateAttr(default_factory=list)
     _folder: str = PrivateAttr(default="")
     _secrets_handler: Any = PrivateAttr(default=None)
+    _read_parameters: Any = PrivateAttr(default_factory=_ReadParameters)
 
     def __init__(self, **config: Any) -> None:
         try:
             super().__init__(**config)
         except ValidationError as error:
-            # If it were raised here, magnus would show the whole config in its own error, with any password in it.
-            # So the first use raises it.
+            # Raised at the first use instead: here, magnus would print the whole config, passwords included.
             super().__init__()
-            self._mistakes = [f"'{_masked_key(each['loc'])}': {each['msg']}" for each in error.errors()]
+            self._config_errors = [f"'{_masked_key(each['loc'])}': {each['msg']}" for each in error.errors()]
 
     @field_serializer("connection_string")
     def _mask_connection_string(self, connection_string: SecretStr) -> str:
@@ -92,7 +111,7 @@ class DBStore(BaseRunLogStore):
 
     @property
     def secrets_handler(self) -> Any:
-        """The secrets handler of magnus that the store asks: its own, or that of the running pipeline."""
+        """The secrets handler: the one set here, else that of the running pipeline."""
         return self._secrets_handler or (self._context.secrets_handler if self._context else None)
 
     def set_secrets_handler(self, secrets_handler: Any) -> None:
@@ -123,9 +142,9 @@ class DBStore(BaseRunLogStore):
         Args:
             run_id: The id of the run.
             dag_hash: The hash of its pipeline.
-            use_cached: Whether it runs an earlier run again.
+            use_cached: Whether this is a re-run of an earlier run.
             tag: Its tag.
-            original_run_id: The id of that earlier run.
+            original_run_id: The id of the earlier run.
             status: Its status.
 
         Returns:
@@ -134,6 +153,7 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogExistsError: If a run with this id exists.
         """
+        self._read_parameters.forget(run_id)
         run_log = RunLog(
             run_id=run_id,
             dag_hash=dag_hash,
@@ -143,7 +163,7 @@ class DBStore(BaseRunLogStore):
             status=status,
         )
         if not self.table.insert(run_id, fragments.dump_header(run_log)):
-            raise _with_text(exceptions.RunLogExistsError(run_id))
+            raise _with_message(exceptions.RunLogExistsError(run_id))
         return run_log
 
     def get_run_log_by_id(self, run_id: str, full: bool = False, **kwargs: Any) -> RunLog:
@@ -160,17 +180,18 @@ class DBStore(BaseRunLogStore):
         types = None if full else fragments.RUN_LOG + fragments.PARAMETER
         run_log = fragments.to_run_log(self.table.read(run_id, types))
         if run_log is None:
-            raise _with_text(exceptions.RunLogNotFoundError(run_id))
+            raise _with_message(exceptions.RunLogNotFoundError(run_id))
         return run_log
 
     def put_run_log(self, run_log: RunLog, **kwargs: Any) -> None:
         """Write a run log with its parameters, steps and branches, all at once.
 
-        What the database has and the run log does not hold stays.
+        Existing rows that are not in the run log are kept.
 
         Args:
             run_log: The run log.
         """
+        self._read_parameters.forget(run_log.run_id)
         self.table.upsert(run_log.run_id, fragments.dump_run_log(_scrubbed(run_log)))
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
@@ -198,13 +219,19 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        parameters = fragments.to_parameters(self.table.read(run_id, fragments.PARAMETER))
+        rows = self.table.read(run_id, fragments.PARAMETER)
+        parameters = fragments.to_parameters(rows)
         if not parameters:
             self._check_run(run_id)
+        self._read_parameters.remember(run_id, {name: value for _, name, value in rows})
         return parameters
 
     def set_parameters(self, run_id: str, parameters: Dict[str, Any], **kwargs: Any) -> None:
         """Set parameters of a run, all or none. Its other parameters stay.
+
+        magnus reads all parameters before a step, and sets all of them after it. So, if the names cover all that this
+        thread has read of the run since it last set any, the values that equal what was read are left out: another
+        step may have changed them in the meantime. Fewer names are written as they are.
 
         Args:
             run_id: The id of the run.
@@ -213,7 +240,8 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        self._upsert(run_id, fragments.dump_parameters(parameters))
+        rows = fragments.dump_parameters(parameters)
+        self._upsert(run_id, fragments.changed_parameters(rows, self._read_parameters.forget(run_id)))
 
     def get_run_config(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
         """Return the configuration that a run was started with, without secrets.
@@ -251,7 +279,7 @@ class DBStore(BaseRunLogStore):
         """
         step_log = self._read_one(run_id, fragments.STEP, internal_name)
         if step_log is None:
-            raise _with_text(exceptions.StepLogNotFoundError(run_id, internal_name))
+            raise _with_message(exceptions.StepLogNotFoundError(run_id, internal_name))
         return step_log
 
     def add_step_log(self, step_log: StepLog, run_id: str, **kwargs: Any) -> None:
@@ -263,12 +291,12 @@ class DBStore(BaseRunLogStore):
 
         Raises:
             RunLogNotFoundError: If there is no such run.
-            BranchLogNotFoundError: If the run lacks the branch that the step's name begins with.
+            BranchLogNotFoundError: If the step's branch does not exist.
         """
         branch = fragments.parent_branch(step_log.internal_name)
         required = [Requirement(fragments.BRANCH, branch)] if branch else []
         if not self._upsert(run_id, fragments.dump_step(step_log), *required):
-            raise _with_text(exceptions.BranchLogNotFoundError(run_id, branch))
+            raise _with_message(exceptions.BranchLogNotFoundError(run_id, branch))
 
     def get_branch_log(self, internal_branch_name: str, run_id: str, **kwargs: Any) -> Union[BranchLog, RunLog]:
         """Return the log of a branch, or the run log if no branch is named.
@@ -288,14 +316,14 @@ class DBStore(BaseRunLogStore):
             return self.get_run_log_by_id(run_id)
         branch_log = self._read_one(run_id, fragments.BRANCH, internal_branch_name)
         if branch_log is None:
-            raise _with_text(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
+            raise _with_message(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
         return branch_log
 
     def add_branch_log(self, branch_log: Union[BranchLog, RunLog], run_id: str, **kwargs: Any) -> None:
         """Write the log of a new or changed branch, with the steps that it holds.
 
-        magnus passes a run log in place of the branch without a name. Of that only the run's own row is written, since
-        others may have set parameters after it was read.
+        For the top level, magnus passes a run log instead of a branch log. Then only the run's own row is written,
+        because its parameters may be out of date.
 
         Args:
             branch_log: The branch log, or the run log.
@@ -311,7 +339,7 @@ class DBStore(BaseRunLogStore):
 
     @property
     def table(self) -> LogTable:
-        """The rows of the database, for what the interface of run log stores has no method for."""
+        """The table, for queries that magnus' interface does not offer."""
         table = self._table
         if table is None:
             with self._table_lock:
@@ -324,9 +352,9 @@ class DBStore(BaseRunLogStore):
         return LogTable(make_database(url, self._get_secret, self.retry_timeout, self._folder))
 
     def _check_configuration(self) -> None:
-        if self._mistakes:
+        if self._config_errors:
             raise ConfigurationError(
-                f"The configuration of the run log store 'db' is not valid: {'; '.join(self._mistakes)}. "
+                f"The configuration of the run log store 'db' is not valid: {'; '.join(self._config_errors)}. "
                 "Its keys are 'connection_string' and 'retry_timeout'."
             )
 
@@ -341,7 +369,7 @@ class DBStore(BaseRunLogStore):
 
     def _read_one(self, run_id: str, types: Tuple[str, ...], name: str) -> Any:
         """Return what one row of a run holds; None if the run has no such row."""
-        # One type at a time: PostgreSQL takes twice as long to look for two, and only old rows have the second.
+        # One type at a time: PostgreSQL needs twice as long for two, and only legacy rows have the second.
         for attribute_type in types:
             rows = self.table.read(run_id, (attribute_type,), name)
             if rows:
@@ -350,10 +378,11 @@ class DBStore(BaseRunLogStore):
         return None
 
     def _upsert(self, run_id: str, rows: List[fragments.Fragment], *required: Requirement) -> bool:
-        """Write rows of a run that exists. Return False if it lacks a row that is required besides."""
+        """Write rows of a run that exists. Return False if another required row is missing."""
         if not rows:
             self._check_run(run_id)
-        while rows and not self.table.upsert(run_id, rows, requires=[_HEADER, *required]):
+            return True
+        while not self.table.upsert(run_id, rows, requires=[_HEADER, *required]):
             self._check_run(run_id)
             if not all(self.table.has(run_id, types, name) for types, name in required):
                 return False
@@ -367,24 +396,24 @@ class DBStore(BaseRunLogStore):
             return fragments.dump_header(_scrubbed(run_log)).attribute_value
 
         if not self.table.update(run_id, *_HEADER, changed):
-            raise _with_text(exceptions.RunLogNotFoundError(run_id))
+            raise _with_message(exceptions.RunLogNotFoundError(run_id))
 
     def _check_run(self, run_id: str) -> None:
         if not self.table.has(run_id, *_HEADER):
-            raise _with_text(exceptions.RunLogNotFoundError(run_id))
+            raise _with_message(exceptions.RunLogNotFoundError(run_id))
 
 
 def _scrubbed(run_log: RunLog) -> RunLog:
     return run_log.model_copy(update={"run_config": scrub(run_log.run_config)})
 
 
-def _with_text(error: Exception) -> Exception:
-    """Return an exception of magnus with its message as its text, which magnus leaves empty."""
+def _with_message(error: Exception) -> Exception:
+    """Set the text of an exception of magnus, which magnus leaves empty."""
     error.args = (error.message,)  # type: ignore[attr-defined]
     return error
 
 
 def _masked_key(location: Tuple[Union[int, str], ...]) -> str:
-    """Return a key of the configuration, unless it may be a mistyped `key:value`, whose value must not be shown."""
+    """Return the key of the configuration, or a mask if it may be a mistyped `key:value` with a secret."""
     key = str(location[0])
     return key if re.fullmatch(r"\w+", key) else MASK

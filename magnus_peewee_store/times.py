@@ -22,7 +22,7 @@ def to_created_at(time: datetime) -> datetime:
 
 
 def parse_time(text: str) -> Optional[datetime]:
-    """Parse the time of an attempt, which magnus writes as local time without a zone.
+    """Parse a time in ISO 8601. Without a zone it is local time, as magnus writes it.
 
     Returns:
         The time with its zone; None if the text is not a time.
@@ -34,7 +34,7 @@ def parse_time(text: str) -> Optional[datetime]:
 
 
 def format_time(time: Optional[datetime], short: bool = False) -> str:
-    """Format a time as local time; in 12 characters, like `ls`, if short. None gives an empty string."""
+    """Format a time as local time. The short form has 12 characters, as in `ls -l`. None gives an empty string."""
     if time is None:
         return ""
     local = time.astimezone()

@@ -318,7 +318,7 @@ def test_delete_requires_confirmation(run: RunCommand, default_store: DBStore, t
     default_store.create_run_log("calm-hoover", status="PROCESSING")
     for command in (["delete", "calm-hoover"], ["prune", "--keep", "0"]):
         if command[0] == "delete":
-            assert "there is no terminal to ask on. Add --yes" in run(*command, exit_code=1).output
+            assert "there is no terminal for the confirmation. Add --yes" in run(*command, exit_code=1).output
         assert "deleted" not in run(*command, "--dry-run").output.replace("would be deleted", "").replace(
             "to delete", ""
         )

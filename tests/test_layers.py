@@ -16,9 +16,9 @@ LAYERS = (
     ("cli",),
     ("report",),
     ("runs",),
-    ("configuration", "integrations"),
+    ("configuration", "executors", "integrations"),
     ("store",),
-    ("fragments", "scrub"),
+    ("fragments", "scrub", "workers"),
     ("db",),
     ("exceptions", "times"),
 )

@@ -357,7 +357,7 @@ class Browser:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Return a browser. Skip the test if there is none; fail in CI."""
     if not (webdriver and shutil.which("chromium") and shutil.which("chromedriver")):
-        reason = "Chromium is not installed: apt-get install chromium chromium-driver; pip install '.[browser]'"
+        reason = "Chromium is not installed: apt-get install chromium chromium-driver; pip install selenium pypdf"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     browser = Browser(tmp_path_factory.mktemp("pages"))
     yield browser

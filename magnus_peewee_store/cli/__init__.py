@@ -1,4 +1,4 @@
-"""`magnus db`: commands that show the runs in a database and look after them."""
+"""`magnus db`: commands that show and manage the runs in a database."""
 
 import logging
 
@@ -17,11 +17,11 @@ COMMANDS = (create_tables, check, list_runs, show, timeline, diff, export_runs, 
 
 @click.group(cls=CommandGroup, commands={command.name: command for command in COMMANDS})
 def db() -> None:
-    """Show the runs in a database, and look after them.
+    """Show and manage the runs in a database.
 
-    Each command finds the database as a pipeline does: in the file that -c names, as magnus execute takes it.
-    --connection-string names it directly. Without both, it is the database of the project's magnus-config.yaml; of the
-    environment variable MAGNUS_DB_CONNECTION_STRING; or the default, the SQLite file .run_log_store/run_log.db.
+    The database comes from, in this order: --connection-string; the configuration file of -c; the project's
+    magnus-config.yaml; the environment variable MAGNUS_DB_CONNECTION_STRING; the default SQLite file,
+    .run_log_store/run_log.db.
     """
     for handler in logging.getLogger(defaults.LOGGER_NAME).handlers:
         if isinstance(handler, RichHandler):

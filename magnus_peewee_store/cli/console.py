@@ -17,11 +17,11 @@ LIST_LENGTH = 10  # items that a message lists before it says "..."
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise  # rich would exit with status 1.
+        raise  # rich would exit with status 1; `CommandGroup` handles the error.
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Return a Console, unlimited in width unless its stream is a terminal. It takes no text for markup."""
+    """Return a Console, unlimited in width unless its stream is a terminal. It prints markup as it is."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks

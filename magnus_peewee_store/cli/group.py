@@ -1,4 +1,4 @@
-"""What all commands share: the group, the options that name the database, and errors as sentences."""
+"""What all commands share: the group, the options that name the database, and error messages."""
 
 import functools
 import os
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class CommandGroup(click.Group):
-    """Commands in the order of their definition, whose errors are sentences."""
+    """Commands in the order of their definition. They report user errors in one sentence."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
         """Return the names of the commands."""
@@ -51,22 +51,26 @@ class CommandGroup(click.Group):
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
-            # The reader has read enough. Python's own flush at exit must not complain either.
+            # The reader closed the pipe, as `head` does. Redirect stdout, so that the flush at exit does not fail, too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except USER_ERRORS as error:
             raise click.ClickException(_sentence(error, *ctx.meta.get(DATABASE, ("", "")))) from None
 
 
 def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorate a command: give it the store that the user names, and the options to name it.
+    """Decorate a command: add the options that name the database, and pass the opened store.
 
     Args:
         creates: Whether the command creates a missing database and table. Without it they must exist.
     """
 
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
-        @click.option("-c", "--config-file", metavar="FILE", help="The configuration, as magnus execute takes it.")
-        @click.option("--connection-string", metavar="URL", help="The database, instead of a configuration.")
+        @click.option("-c", "--config-file", metavar="FILE", help="The configuration file, as for magnus execute -c.")
+        @click.option(
+            "--connection-string",
+            metavar="URL",
+            help="The connection string of the database, instead of a configuration file.",
+        )
         @click.option(
             "--retry-timeout",
             type=click.FloatRange(min=0),
@@ -115,7 +119,9 @@ def open_target(store: DBStore, source: str) -> DBStore:
         raise click.ClickException(_sentence(error, str(error), source)) from None
     except Exception as error:  # Secrets handlers raise errors of every class.
         reason = printable(getattr(error, "message", "") or error)
-        raise click.ClickException(f"The secrets handler failed: {reason}") from None
+        raise click.ClickException(
+            f"The secrets handler failed: {reason}. Check the section 'secrets' of the configuration."
+        ) from None
     click.get_current_context().call_on_close(store.close)
     return store
 
@@ -126,9 +132,9 @@ def _sentence(error: Exception, masked_url: str, source: str) -> str:
         return printable(f"{error.filename}: {error.strerror}")
     text = " ".join(str(error).split())
     if isinstance(error, RunNotFoundError) and text.endswith("'."):
-        text += " magnus db runs lists all runs."
+        text += " To list all runs, run magnus db runs."
     if isinstance(error, MissingTableError):
-        text += " magnus db create-tables creates it, too."
+        text += " To create it now, run magnus db create-tables."
     if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
         if masked_url in text:
             text += f" ({source})"

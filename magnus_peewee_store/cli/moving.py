@@ -34,7 +34,7 @@ def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, output: 
 def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
     """Import runs from the folders of file-system and chunked-fs stores, or from exported files.
 
-    A run that the database already has is left as it is.
+    Runs that the database already has are skipped.
 
     \b
     Example:
@@ -51,8 +51,7 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
     """Copy runs, by default all, into another database.
 
-    A run that the other database already has is left as it is. Unfinished runs are copied as they are now, and
-    reported.
+    Runs that the other database already has are skipped. Unfinished runs are copied as they are now, and reported.
 
     \b
     Example:
@@ -62,7 +61,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
     target.set_secrets_handler(store.secrets_handler)
     open_target(target, "--to")
     if are_same(store.table.database, target.table.database):
-        raise click.ClickException("--to names the database that contains the runs.")
+        raise click.ClickException("--to names the database that contains the runs. Name another one.")
     chosen = _choose(store, run_ids, is_all=not run_ids)
     _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
 

@@ -58,12 +58,12 @@ def list_runs(
 
 @click.command()
 @click.argument("run_id")
-@click.option("--step", metavar="NAME", help="Show only this step, with everything that its log contains.")
+@click.option("--step", metavar="NAME", help="Show only this step, with its whole log.")
 @click.option("--follow", is_flag=True, help="Update until the run has ended. The exit status is 0 if it succeeded.")
 @on_database()
 @json_option
 def show(store: DBStore, run_id: str, step: Optional[str], follow: bool, is_json: bool) -> None:
-    """Show one run as a tree of its steps. The id may be shortened.
+    """Show one run as a tree of its steps. The beginning of the id is enough if it is unique.
 
     \b
     Example:
@@ -116,7 +116,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
 @on_database()
 @json_option
 def diff(store: DBStore, run_a: str, run_b: str, is_json: bool) -> None:
-    """Show what differs between two runs: parameters, metrics, code version, and how their steps went.
+    """Show what differs between two runs: parameters, metrics, code version, and the status and duration of steps.
 
     \b
     Example:

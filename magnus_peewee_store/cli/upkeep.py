@@ -46,7 +46,7 @@ def create_tables(store: DBStore) -> None:
 @on_database()
 @json_option
 def check(store: DBStore, is_json: bool) -> None:
-    """Check the connection, the table and each of its rows. The exit status is 0 if all is well.
+    """Check the connection, the table and every row. The exit status is 0 if all is well.
 
     \b
     Example:
@@ -94,9 +94,9 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def prune(store: DBStore, older_than: Optional[timedelta], keep: Optional[int], yes: bool, dry_run: bool) -> None:
-    """Delete old runs, after showing them and asking. With both options, both must allow it.
+    """Delete old runs, after showing them and asking. With both options, a run must match both.
 
-    A run that has not ended is kept while one of its rows is younger than --older-than, or than a day.
+    An unfinished run is kept while it has a row younger than --older-than, or than a day.
 
     \b
     Example:
@@ -117,13 +117,13 @@ def _advice(report: runs.CheckReport) -> str:
     if report.duplicates:
         return (
             "Of rows with the same run_id, attribute_type and attribute_key, keep the newest by created_at and delete "
-            "the others."
+            "the others. Then run magnus db create-tables."
         )
     if report.missing:
         return "Run magnus db create-tables."
     if report.widen_pk:
         return f"Half of the numbers of the column pk are used. While no pipeline runs, run: {report.widen_pk}"
-    return "The rest of these runs is shown as usual. magnus db delete removes a run."
+    return "The other rows of these runs can still be read. To delete a run, use magnus db delete RUN_ID."
 
 
 def _delete(store: DBStore, run_ids: Sequence[str], yes: bool, dry_run: bool) -> None:
@@ -143,7 +143,7 @@ def _delete(store: DBStore, run_ids: Sequence[str], yes: bool, dry_run: bool) ->
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise click.ClickException("Nothing was deleted, since there is no terminal to ask on. Add --yes.")
+            raise click.ClickException("Nothing was deleted: there is no terminal for the confirmation. Add --yes.")
         unfinished = [run.run_id for run in summaries if run.status not in ENDED]
         if unfinished:
             click.echo(f"Not ended, may still be running: {list_of(unfinished)}")

@@ -28,7 +28,7 @@ LONGEST_VALUE = 300  # characters of a value on a terminal
 
 
 def runs_table(summaries: Sequence[RunSummary], width: int = UNLIMITED) -> Table:
-    """Return the list of runs, for a console of this width."""
+    """Return the list of runs. A narrow console gets fewer columns."""
     is_wide = width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("RUN", overflow="fold")
@@ -135,7 +135,7 @@ def status_lines(run: Run) -> Dict[str, str]:
 
 
 def check_table(report: CheckReport) -> Table:
-    """Return what `runs.check` found."""
+    """Return a table of what `runs.check` found."""
     rows = ", ".join(f"{count:,} {attribute_type}" for attribute_type, count in sorted(report.rows.items()))
     lines_of = {
         "Database": [f"{report.product}, {report.database}"],
@@ -187,7 +187,7 @@ def _step_label(step: StepLog, name: str = "") -> Text:
 
 def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool) -> None:
     for step in log.steps.values():
-        if step.step_type in fragments.TERMINAL:
+        if step.step_type in fragments.TERMINAL_STEP_TYPES:
             continue
         branch = tree.add(_step_label(step))
         if step.status == defaults.FAIL:

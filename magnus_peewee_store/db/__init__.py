@@ -1,4 +1,4 @@
-"""The database layer: the table `db_log` and everything SQL. It knows nothing of magnus."""
+"""The database layer: the table `db_log` and all SQL. It knows rows, not run logs."""
 
 from typing import List
 
@@ -16,7 +16,7 @@ def create_tables(connection_string: str) -> List[str]:
         connection_string: The connection string of the database, with its secrets filled in.
 
     Returns:
-        What was missing and now exists, one text each.
+        A description of each part that was created.
 
     Raises:
         ConnectionStringError: If the connection string is not valid.

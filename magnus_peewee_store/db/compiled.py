@@ -45,8 +45,8 @@ class CompiledQuery:
 def compiled(build: Callable[..., Any]) -> Callable[..., CompiledQuery]:
     """Decorate a method that builds a query: return it compiled, and compile once per combination of arguments.
 
-    The compiled queries are kept in the object's `_queries`. A query may depend only on its arguments and on what never
-    changes in the object.
+    The compiled queries are kept in the object's `_queries`. The query may depend only on the arguments, and on
+    attributes that never change.
     """
 
     @functools.wraps(build)

@@ -12,13 +12,13 @@ Types = Tuple[str, ...]  # alternatives of attribute_type
 
 
 class Queries:
-    """The queries on one table. Its layout must not change while they are in use.
+    """The queries on one table, for one layout of it.
 
     Throughout, `types` are alternatives of attribute_type and `name` is an attribute_key. None means any.
 
     Args:
         model: The table's model, bound to a database.
-        layout: How the table stands.
+        layout: The table's layout.
     """
 
     def __init__(self, model: Any, layout: Layout) -> None:
@@ -29,7 +29,7 @@ class Queries:
         self._next_pk = {} if layout.next_pk is None else {"pk": layout.next_pk}
 
     def comparable(self, column: Any) -> Any:
-        """Return a column so that it compares byte for byte. In a complete table it does."""
+        """Return a column that compares byte for byte. Only legacy tables need a conversion."""
         return column if self.layout.compares_bytes else self.database.binary(column)
 
     def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
@@ -79,7 +79,7 @@ class Queries:
         return self._log.insert(**{name: param(name) for name in names}, **self._next_pk).returning()
 
     def _insert_after_newest(self, required: Sequence[Types] = (), has_many: bool = False) -> Any:
-        """Return INSERT with a created_at after all rows of the run, on the condition that required rows exist."""
+        """Return INSERT with a created_at after all rows of the run. It inserts only if the required rows exist."""
         log = self._log
         # A scalar subquery; as a table of FROM it would make SQLite read the whole run.
         newest = log.select(fn.MAX(log.created_at)).where(self.comparable(log.run_id) == param("run_id"))
@@ -90,7 +90,7 @@ class Queries:
             values = [param("attribute_type"), param("attribute_key"), param("attribute_value")]
         created_at = self.database.next_created_at(param("now"), newest, ordinal)
         columns = [param("run_id"), *values, created_at, *self._next_pk.values()]
-        # Without a WHERE, SQLite takes ON CONFLICT for a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
+        # SQLite needs a WHERE, or it parses ON CONFLICT as a join's ON (https://www.sqlite.org/lang_upsert.html, 2.2).
         source = peewee.Select([table] if table else [], columns).where(peewee.SQL("1 = 1"))
         if has_many:
             source = source.order_by(*values[:2])  # The same order in all processes avoids deadlocks.

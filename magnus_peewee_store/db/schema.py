@@ -1,4 +1,4 @@
-"""The table `db_log`: its definition, how it stands in a database, and creating or completing it."""
+"""Define, inspect, create and complete the table `db_log`."""
 
 import datetime
 import logging
@@ -10,7 +10,7 @@ from peewee import fn
 from magnus_peewee_store.db.backends import Backend
 from magnus_peewee_store.db.backends.base import KEY_COLUMNS, PARTIAL, TABLE
 from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError, PrivilegeError, WrongTableError
-from magnus_peewee_store.times import utcnow
+from magnus_peewee_store.times import to_created_at, utcnow
 
 logger = logging.getLogger("magnus.db")
 
@@ -25,46 +25,47 @@ INDEXES = (
 
 
 class RunIdField(peewee.TextField):
-    """The column run_id; a backend's `field_types` may define its type."""
+    """The type of run_id; see `Backend.field_types`."""
 
     field_type = "RUN_ID"
 
 
 class AttributeKeyField(peewee.TextField):
-    """The column attribute_key; a backend's `field_types` may define its type."""
+    """The type of attribute_key; see `Backend.field_types`."""
 
     field_type = "ATTRIBUTE_KEY"
 
 
 class AttributeTypeField(peewee.TextField):
-    """The column attribute_type; a backend's `field_types` may define its type."""
+    """The type of attribute_type; see `Backend.field_types`."""
 
     field_type = "ATTRIBUTE_TYPE"
 
 
 class AttributeValueField(peewee.TextField):
-    """The column attribute_value; a backend's `field_types` may define its type."""
+    """The type of attribute_value; see `Backend.field_types`."""
 
     field_type = "ATTRIBUTE_VALUE"
 
 
 class CreatedAtField(peewee.DateTimeField):
-    """The column created_at; a backend's `field_types` may define its type."""
+    """The type of created_at; see `Backend.field_types`."""
 
     field_type = "CREATED_AT"
 
     def python_value(self, value: Any) -> Any:
-        """Return a time of SQLite, which is text, as a datetime. peewee's own parser takes ten times as long."""
+        """Return the time in UTC. SQLite stores it as text, for which peewee's own parser takes ten times as long."""
         if isinstance(value, str):
             try:
-                return datetime.datetime.fromisoformat(value)
-            except ValueError:
+                time = datetime.datetime.fromisoformat(value)
+                return to_created_at(time) if time.tzinfo else time
+            except (OverflowError, ValueError):
                 pass
         return super().python_value(value)
 
 
 class DBLog(peewee.Model):
-    """A row of `db_log`: one fragment of a run log. Bound to no database; each store binds a model of its own."""
+    """A row of `db_log`: one fragment of a run log. Not bound to a database; `Schema` binds a subclass."""
 
     pk = peewee.BigAutoField()  # Each upsert uses up a number: 32 bits would last for weeks.
     run_id = RunIdField()
@@ -79,16 +80,16 @@ class DBLog(peewee.Model):
 
 
 class Layout(NamedTuple):
-    """How the table stands in a database, as far as reading and writing depend on it."""
+    """The properties of the table in a database on which reading and writing depend."""
 
     has_unique_index: bool
-    """Whether the database itself decides who writes a row first."""
+    """Whether the database rejects a second row for the same key."""
     compares_bytes: bool
     """Whether the key columns compare byte for byte."""
     next_pk: Optional[peewee.Node]
     """The SQL expression for a new row's pk, if the column has no default."""
     max_value_bytes: Optional[int]
-    """How many bytes attribute_value holds; None if there is no limit that matters."""
+    """The maximum size of attribute_value in bytes; None if there is no limit that matters."""
 
 
 class Schema:
@@ -121,7 +122,7 @@ class Schema:
         return False
 
     def inspect(self) -> Layout:
-        """Return how the table stands. The table must exist.
+        """Return the layout of the table, which must exist.
 
         Raises:
             WrongTableError: If it lacks columns.
@@ -166,7 +167,7 @@ class Schema:
         """Create the table, or complete it.
 
         Returns:
-            What was missing and now exists, one text each.
+            A description of each part that was created.
 
         Raises:
             DuplicateRowsError: If rows violate the unique index. Nothing is changed.
@@ -175,12 +176,14 @@ class Schema:
         if not self.missing():
             return []
         # One transaction, so that nobody sees the table without the index that an upsert needs.
+        # The table's name stands for a run: only one process at a time changes the table.
+        # The table's name stands for a run: only one process at a time changes the table.
         with self.database.run_lock(TABLE):
             missing = self.missing()
             is_new = not self.exists()
             if is_new:
                 self.model._meta.table_settings = self.database.table_settings
-                # The indexes come later: duplicates in a table made by others may forbid them.
+                # The indexes come last: duplicates in a legacy table would make the unique index fail.
                 self.model._schema.create_table()
                 self.database.after_create()
             if (UNIQUE, True) not in self._indexes():
@@ -196,7 +199,7 @@ class Schema:
             return missing
 
     def missing(self) -> List[str]:
-        """Return what `create` would create, one text each.
+        """Return a description of each part that `create` would create.
 
         Raises:
             WrongTableError: If `db_log` is a view, or lacks columns.
@@ -303,7 +306,7 @@ def _bind(database: Backend) -> Any:
     """Return a model of the table, bound to a database."""
     meta: Dict[str, Any] = {"database": database, "table_name": TABLE, "schema": database.schema}
     if not database.has_transactional_ddl:
-        # The table and its indexes appear at once only if they are created by one statement.
+        # Without transactional DDL, one statement must create the table and its indexes together.
         meta["indexes"] = ()
         meta["constraints"] = [
             peewee.SQL(f"{'UNIQUE ' if is_unique else ''}INDEX ({', '.join(columns)})")

@@ -17,8 +17,10 @@ from magnus_peewee_store.times import utcnow
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
-# The size of one statement that writes many rows. It fits into a packet of MySQL even if each quote takes 4 characters.
+# The maximum size of a statement that writes many rows: a packet of MySQL, even if each quote takes 4 characters.
 BATCH_BYTES = 100_000
+STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
+STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
 T = TypeVar("T")
 
@@ -75,7 +77,7 @@ class LogTable:
         """Write a row unless the run already has one of its type and key, and return whether it was written."""
         _check_texts(run_id, row)
         now = utcnow()
-        return self._retry(lambda attempt: self._insert_new(run_id, row, now, is_repeated=attempt > 0))
+        return self._retry(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
 
     @_retrying
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
@@ -89,14 +91,14 @@ class LogTable:
         if len(batches) == 1 and self._has_unique_index:
             return self._upsert(run_id, batches[0], requires)
         with self._run_lock(run_id):
-            # Locking the required rows keeps two such transactions from a deadlock.
+            # The required rows are locked first, so that two such transactions cannot deadlock.
             if not all(self._read(run_id, types, name, is_locking=True) for types, name in requires):
                 return False
             return all(self._upsert(run_id, batch) for batch in batches)
 
     @_retrying
     def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
-        """Replace the value of a row by `change(value)`, and lose no concurrent change.
+        """Replace the value of a row by `change(value)`, atomically.
 
         Returns:
             False if there is no such row.
@@ -130,7 +132,7 @@ class LogTable:
         """Return the id of each run that has a row of these types, with the row's created_at, newest first.
 
         Args:
-            types: The types; a run has one row of them.
+            types: Types of which a run has one row, such as its own row.
             since: Only rows created at this time or later.
             prefix: Only runs whose id begins with it.
             containing: Only rows whose value contains each of these texts, ignoring case.
@@ -158,7 +160,7 @@ class LogTable:
 
     @_retrying
     def created_at_range(self, run_id: str, types: Optional[Types] = None) -> Tuple[Any, Any]:
-        """Return the oldest and the newest created_at of rows of a run; None twice if there are no such rows."""
+        """Return the oldest and the newest created_at of rows of a run; (None, None) if there are no such rows."""
         created_at = self._log.created_at
         oldest, newest = (
             self._queries.rows_of(run_id, types).select(fn.MIN(created_at), fn.MAX(created_at)).scalar(as_tuple=True)
@@ -179,7 +181,7 @@ class LogTable:
             False, and nothing is written, if the run already has a row.
         """
         _check_texts(rows[0].run_id, *(row.fragment for row in rows))
-        return self._retry(lambda attempt: self._insert_run(rows, is_repeated=attempt > 0))
+        return self._retry(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
     @_retrying
     def delete(self, run_id: str) -> int:
@@ -219,9 +221,12 @@ class LogTable:
         """Close the connection. The next call opens a new one."""
         with self.database.lock:
             self.database.close()
-            self._loaded = None  # A database in memory disappears with its connection.
+            self._loaded = None  # A database in memory is deleted with its connection.
 
     def _retry(self, work: Callable[[int], T]) -> T:
+        """Retry transient errors; and once, if another process has created the unique index."""
+        """Retry transient errors; and once, if another process has created the unique index."""
+
         def work_on_table(attempt: int) -> T:
             had_unique_index = self._has_unique_index
             try:
@@ -229,7 +234,7 @@ class LogTable:
             except peewee.IntegrityError:
                 if had_unique_index:
                     raise
-                # Another process may have completed the table since this one looked.
+                # Another process may have created the unique index in the meantime.
                 self._loaded = None
                 if not self._has_unique_index:
                     raise
@@ -269,10 +274,10 @@ class LogTable:
         return (rows[-1][5] if rows else pk), [self._to_stored(row) for row in rows]
 
     def _to_stored(self, row: Sequence[Any]) -> StoredRow:
-        """Return a row of the driver as it is; peewee's own conversion takes as long as the query."""
+        """Convert a row of the driver. peewee's own conversion takes as long as the query."""
         return StoredRow._make((*row[:4], self._log.created_at.python_value(row[4])))
 
-    def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_repeated: bool) -> bool:
+    def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_retry: bool) -> bool:
         types, name = (row[0],), row[1]
         self._check_size(run_id, row)
         try:
@@ -286,8 +291,8 @@ class LogTable:
         except peewee.IntegrityError:
             if not self._has(run_id, types, name):
                 raise
-        # The row is from somebody else; or from an earlier attempt, if the connection died before the acknowledgement.
-        return is_repeated and self._is_stored(run_id, row, now)
+        # Another process wrote the row; or an earlier attempt did, and its acknowledgement was lost.
+        return is_retry and self._is_stored(run_id, row, now)
 
     def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:
         attribute_type, attribute_key, attribute_value = row
@@ -306,7 +311,7 @@ class LogTable:
             stored = stored.where(log.created_at == created_at)
         return bool(stored.exists())
 
-    def _insert_run(self, rows: Sequence[StoredRow], is_repeated: bool) -> bool:
+    def _insert_run(self, rows: Sequence[StoredRow], is_retry: bool) -> bool:
         first = rows[0]
         try:
             with self._run_lock(first.run_id):
@@ -319,10 +324,10 @@ class LogTable:
             if not self._has(first.run_id):
                 raise
         # See `_insert_new`.
-        return is_repeated and self._is_stored(first.run_id, first.fragment, first.created_at)
+        return is_retry and self._is_stored(first.run_id, first.fragment, first.created_at)
 
     def _batches(self, rows: Sequence[Row]) -> List[Sequence[Row]]:
-        """Divide rows into batches of one statement each. Of two rows for one key the last counts."""
+        """Split rows into batches of one statement each. The last row for a key wins."""
         rows = list({row[:2]: row for row in rows}.values())
         if not (self._has_unique_index and self.database.has_json_rows):
             return [[row] for row in rows]
@@ -364,11 +369,11 @@ class LogTable:
             self._insert_row(utcnow(), run_id, row)
 
     def _check_size(self, run_id: str, row: Row) -> None:
-        size = len(row[2])
+        size = len(row[2].encode(errors="surrogatepass"))
         max_packet = self.database.max_packet
         if max_packet:
-            # MySQL's drivers put a backslash before each of these. The rest of the statement needs room, too.
-            sent = size + sum(row[2].count(character) for character in "\"'\\") + 8192
+            # MySQL's drivers put a backslash before each of these characters.
+            sent = size + sum(row[2].count(character) for character in "\"'\\") + STATEMENT_OVERHEAD
             if sent > max_packet:
                 raise _value_too_large(
                     run_id,
@@ -381,8 +386,8 @@ class LogTable:
             raise _value_too_large(
                 run_id,
                 row,
-                f"The table {TABLE} in {self.database.masked_url} accepts {max_value_bytes}. "
-                "Run create_tables, which makes room.",
+                f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
+                "Run create_tables, which widens the column.",
             )
 
 

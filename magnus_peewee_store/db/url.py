@@ -18,7 +18,7 @@ from magnus_peewee_store.exceptions import ConnectionStringError
 
 logger = logging.getLogger("magnus.db")
 
-# SQLAlchemy's names of schemes, as configurations written for it have them, and playhouse's names.
+# SQLAlchemy's URL schemes, mapped to those of playhouse.
 _ALIASES = {
     "mariadb": "mysql",
     "mariadb+mariadbconnector": "mariadbconnector",
@@ -98,7 +98,7 @@ class ConnectionString:
             return MASK
         url = (_FILE_URL if _is_sqlite(database_class) else _SERVER_URL).fullmatch(template)
         if url is None or (url.re is _SERVER_URL and url["database"] is None and _literal_text(url["hosts"])):
-            # Without a database, what looks like a host may be the end of a password that contains an @.
+            # If the database is missing, the host may in fact be the end of a password that contains an @.
             return f"{scheme}://{MASK}"
         masked = template[: url.start("query") if url["query"] else None]
         password = url.groupdict().get("password")
@@ -107,7 +107,7 @@ class ConnectionString:
         return masked
 
     def resolve(self, get_secret: GetSecret = get_no_secret) -> Target:
-        """Fill in the secrets, and return the database that the URL names.
+        """Fill in the secrets and parse the URL.
 
         Args:
             get_secret: Returns the secret of a name; raises KeyError if there is none.
@@ -115,11 +115,11 @@ class ConnectionString:
         Raises:
             ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
         """
-        secrets, unknown = self._look_up(get_secret)
+        secrets, missing = self._look_up(get_secret)
         url = self._substitute(secrets)
         masked_url = self.masked
-        if unknown:
-            masked_url += f" (no secret is named {', '.join(unknown)})"
+        if missing:
+            masked_url += f" (no secret is named {', '.join(missing)})"
         database_class, parameters = _parse(url, masked_url)
         if self._folder and _is_sqlite(database_class):
             parameters["database"] = os.path.join(self._folder, os.path.basename(parameters["database"]))
@@ -127,12 +127,12 @@ class ConnectionString:
         literals = [parameters.get("password")] if _literal_text(self._template) else parameters.values()
         texts = tuple(text for text in (*secrets.values(), *literals) if text and isinstance(text, str))
         scheme = url.partition("://")[0]
-        return Target(_ALIASES.get(scheme, scheme), database_class, parameters, masked_url, texts, tuple(unknown))
+        return Target(_ALIASES.get(scheme, scheme), database_class, parameters, masked_url, texts, tuple(missing))
 
     def file_path(self, get_secret: GetSecret = get_no_secret) -> Optional[str]:
         """Return the file that the URL names, without opening it.
 
-        If the scheme is that of a server, no secret is looked up, because it may not be known here.
+        If the scheme is that of a server, no secret is looked up. It may not be available here.
 
         Args:
             get_secret: Returns the secret of a name; raises KeyError if there is none.
@@ -148,24 +148,24 @@ class ConnectionString:
         has_placeholders = _literal_text(self._template) != self._template
         if database_class and not _is_sqlite(database_class) and has_placeholders:
             return None
-        secrets, unknown = self._look_up(get_secret)
+        secrets, missing = self._look_up(get_secret)
         url = self._substitute(secrets)
-        if unknown and not _database_class(url.partition("://")[0]):
+        if missing and not _database_class(url.partition("://")[0]):
             return None
         database_class, parameters = _parse(url, self.masked)
         return str(parameters["database"]) if _is_sqlite(database_class) else None
 
     def _look_up(self, get_secret: GetSecret) -> Tuple[Dict[str, str], List[str]]:
         secrets: Dict[str, str] = {}
-        unknown: List[str] = []
+        missing: List[str] = []
         for placeholder in Template.pattern.finditer(self._template):
             name = placeholder["named"] or placeholder["braced"]
             if name:
                 try:
                     secrets[name] = get_secret(name)
                 except KeyError:
-                    unknown.append(name)
-        return secrets, unknown
+                    missing.append(name)
+        return secrets, missing
 
     def _substitute(self, secrets: Dict[str, str]) -> str:
         template = self._template
@@ -201,8 +201,8 @@ def make_database(
     """
     url = ConnectionString(connection_string, folder)
     target = url.resolve(get_secret)
-    if target.unknown_secrets:
-        names = ", ".join(target.unknown_secrets)
+    if target.missing_secrets:
+        names = ", ".join(target.missing_secrets)
         logger.warning("%s: no secret is named %s; the placeholder stays as it is", url.masked, names)
     if target.scheme not in _TESTED:
         logger.warning("%s: no test of this package covers the scheme %s://", url.masked, target.scheme)

@@ -6,7 +6,7 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from magnus.datastore import RunLog, StepAttempt, StepLog
 
-from magnus_peewee_store.fragments import TERMINAL, own_name
+from magnus_peewee_store.fragments import TERMINAL_STEP_TYPES, own_name
 from magnus_peewee_store.report.details import Span, attempt_details, format_elapsed, format_recorded, span_details
 from magnus_peewee_store.report.styles import SKIPPED, StatusStyle, status_style
 from magnus_peewee_store.runs.reading import attempts_of, steps_of, time_span
@@ -116,7 +116,7 @@ def _step_rows(steps: Mapping[str, StepLog], depth: int, previous_end: Optional[
         previous_end: The last time recorded of the steps before these.
     """
     for step in steps.values():
-        if step.step_type in TERMINAL:
+        if step.step_type in TERMINAL_STEP_TYPES:
             continue
         span = time_span(_attempts_in(step))
         yield _step_row(step, depth, span, previous_end)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a list of runs shows of one. None stands for what is not known."""
+    """What a list of runs shows about one run. None means unknown."""
 
     run_id: str
     status: str
@@ -35,7 +35,7 @@ class RunSummary:
     steps_known: int
     """The steps that have begun."""
     failed_step: Optional[str]
-    """The innermost step that failed first."""
+    """The first failed step that contains no other failed step."""
     unreadable: List[str]
     """The type and key of each row that cannot be read."""
 
@@ -60,7 +60,7 @@ def list_runs(
         ['CREATED']
     """
     wanted = {name: value for name, value in (("status", status), ("tag", tag)) if value}
-    # A first selection in the database. The second decides, since other software formats JSON in other ways.
+    # The database selects first. `_matching` decides, because other software formats JSON in other ways.
     texts = [json.dumps(value) for value in wanted.values() if value.isascii()]
     row_limit = limit
     while True:

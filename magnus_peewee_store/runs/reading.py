@@ -107,7 +107,7 @@ def has_ended(header: StoredRow) -> bool:
 def steps_of(run_log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
     """Yield all steps, each before those in its branches, without the nodes that only end a graph."""
     for step in run_log.steps.values():
-        if step.step_type not in fragments.TERMINAL:
+        if step.step_type not in fragments.TERMINAL_STEP_TYPES:
             yield step
         for branch in step.branches.values():
             yield from steps_of(branch)

@@ -43,6 +43,10 @@ class Outcome(NamedTuple):
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
     """Write runs as files that magnus' `file-system` store reads. An existing file of a run is replaced.
 
+    This is a generator: nothing happens until you iterate over it.
+
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         store: The store.
         run_ids: The whole ids.
@@ -74,7 +78,7 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it.
+    """Write a file atomically: nobody ever sees half of it.
 
     Raises:
         OSError: If it cannot be written.
@@ -114,6 +118,10 @@ def find_run_logs(path: Path) -> List[Path]:
 def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
     """Write runs from files into the database, unless it has them. Their rows get the time of the first attempt.
 
+    This is a generator: nothing happens until you iterate over it.
+
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         store: The store.
         paths: What `find_run_logs` returned.
@@ -141,6 +149,10 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Iterator[Outcome]:
     """Copy runs into another database, unless it has them: their rows as they are, without secrets.
 
+    This is a generator: nothing happens until you iterate over it.
+
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         source: The store to copy from.
         target: The store to copy to.
@@ -157,7 +169,7 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
         if run_id in present:
             yield Outcome(run_id, False)
             continue
-        # Of rows that other software wrote twice, the newest counts.
+        # If other software wrote a row twice, the newest counts.
         newest = {(row.attribute_type, row.attribute_key): row for row in source.table.read_runs([run_id])}
         rows = [_scrub_row(row) for row in newest.values() if isinstance(row.attribute_value, str)]
         if not rows:
@@ -170,7 +182,7 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
 
 
 def are_same(a: Backend, b: Backend) -> bool:
-    """Return True if two databases are the same, as far as their connection strings show."""
+    """Return True if two databases have the same connection parameters."""
     return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
 
 
@@ -199,7 +211,7 @@ def _scrub_row(row: StoredRow) -> StoredRow:
 def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
     """Return the rows of an imported run, created at the time of its first attempt; without one, when it changed."""
     if not run_log.run_id:
-        raise ValueError("run_id: it is empty")
+        raise ValueError("its run_id is empty")
     run_log.run_config = scrub(run_log.run_config)
     span = time_span(attempts_of(steps_of(run_log)))
     start = to_created_at(span[0] if span else changed)
@@ -216,7 +228,7 @@ def _is_chunked(path: Path) -> bool:
 def _load(path: Path) -> Dict[str, Any]:
     loaded = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(loaded, dict):
-        raise TypeError
+        raise ValueError("it is not a JSON object")
     return loaded
 
 
@@ -237,4 +249,7 @@ def _read_chunks(folder: Path) -> RunLog:
 
 def _creation_time(path: Path) -> int:
     """Return when magnus first wrote a chunk, as its name says."""
-    return int(path.stem.rpartition("-")[2])
+    timestamp = path.stem.rpartition("-")[2]
+    if not timestamp.isdigit():
+        raise ValueError(f"the name of its file {path.name} does not end in a timestamp")
+    return int(timestamp)

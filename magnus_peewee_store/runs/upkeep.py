@@ -113,7 +113,7 @@ def prunable(
         progress: Called with the number of runs each time some have been examined.
     """
     now = utcnow()
-    found = dict(store.table.runs(fragments.RUN_LOG))  # Of two headers of a run the older counts.
+    found = dict(store.table.runs(fragments.RUN_LOG))  # If a run has two headers, the older one counts.
     old = [
         run_id
         for run_id, started in list(found.items())[keep or 0 :]
@@ -131,7 +131,9 @@ def prunable(
 
 
 def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
-    """Delete runs, each in one transaction, with pauses for the pipelines that write at the same time.
+    """Delete runs, each in one transaction, with pauses in which pipelines can write.
+
+    This is a generator: nothing happens until you iterate over it.
 
     Args:
         store: The store.
@@ -142,9 +144,11 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
     """
     for run_id in run_ids:
         start = time.monotonic()
-        yield store.table.delete(run_id)
-        # SQLite has one writer at a time: a pause as long as the deletion lets others write.
-        time.sleep(time.monotonic() - start)
+        count = store.table.delete(run_id)
+        pause = time.monotonic() - start
+        yield count
+        # SQLite allows one writer at a time. A pause as long as the deletion lets others write.
+        time.sleep(pause)
 
 
 def _is_quiet(store: DBStore, run_id: str, since: datetime) -> bool:

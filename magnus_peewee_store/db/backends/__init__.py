@@ -1,4 +1,4 @@
-"""One module per kind of database. Each mixes a `Backend` with a database class of peewee."""
+"""One module per backend. A backend class is mixed with a database class of peewee."""
 
 from typing import Type
 

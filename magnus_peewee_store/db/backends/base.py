@@ -48,15 +48,15 @@ class Target(NamedTuple):
     """The connection string as messages may show it."""
     secrets: Tuple[str, ...]
     """Texts that no message may show."""
-    unknown_secrets: Tuple[str, ...]
-    """The names of placeholders that no secret has filled in."""
+    missing_secrets: Tuple[str, ...]
+    """The names of placeholders without a secret."""
 
 
 class Backend(peewee.Database):
     """What every backend adds to peewee's database class.
 
-    All threads of a process share one connection, one at a time. A forked child never uses its parent's connection.
-    Transient errors are retried. An error in connecting shows the masked URL and no secret.
+    All threads of a process share one connection and take turns. A forked child never uses its parent's connection.
+    Transient errors are retried. Connection errors show the masked URL and no secret.
 
     Args:
         resolve: Returns the database to connect to. It is called again for each connection, since cloud databases
@@ -116,7 +116,7 @@ class Backend(peewee.Database):
                 raise
         return self._connect_once()
 
-    def force_close(self) -> None:
+    def _force_close(self) -> None:
         """Close the connection, whatever state it is in."""
         if not self.is_closed():
             connection: Any = self.connection()
@@ -148,9 +148,11 @@ class Backend(peewee.Database):
                             self.connect()
                         return work(attempt)
                     except peewee.PeeweeException as error:
+                        # Decided before closing, because the decision needs the connection's state.
+                        # Decided before closing, because the decision needs the connection's state.
                         is_transient = self.is_transient(error)
                         if is_transient:
-                            self.force_close()
+                            self._force_close()
                             raise
                         explanation = None
                         with contextlib.suppress(peewee.PeeweeException):  # It asks the database, too.
@@ -194,18 +196,18 @@ class Backend(peewee.Database):
         return name
 
     def discard_inherited_connection(self) -> None:
-        """Forget, in a forked child, the parent's connection. The next use opens a new one."""
+        """Discard the parent's connection in a forked child. The next use opens a new one."""
         self.lock = threading.RLock()
         if self.is_closed():
             return
-        # To close it, even when the child exits, would end the parent's session on a server, and SQLite forbids it
-        # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is never released.
+        # Closing it, even at exit, would end the parent's session on a server, and SQLite forbids it
+        # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is leaked on purpose.
         inherited = self.connection()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
         self.dispose()
 
     def exists(self) -> bool:
-        """Return False if connecting would create the database."""
+        """Return True if the database exists. Only SQLite creates it when it connects."""
         return True
 
     def version_string(self) -> str:
@@ -242,11 +244,11 @@ class Backend(peewee.Database):
         return fn.NEXTVAL("id_seq")
 
     def max_value_bytes(self, column: Any) -> Optional[int]:
-        """Return how many bytes a text column holds; None if there is no limit that matters."""
+        """Return the maximum size of a text column in bytes; None if there is no limit that matters."""
         return None
 
     def binary(self, column: Any) -> Any:
-        """Return the SQL expression that compares a column of a table made by others byte for byte."""
+        """Return the SQL expression that compares a column of a legacy table byte for byte."""
         return column
 
     @contextlib.contextmanager
@@ -260,7 +262,7 @@ class Backend(peewee.Database):
         return bool(columns["pk"].identity)
 
     def complete_columns(self, model: Any) -> None:
-        """Change the columns of a table made by others to what `create_tables` creates."""
+        """Change the columns of a legacy table to what `create_tables` creates."""
 
     def is_narrow(self, column: Any) -> bool:
         """Return True if a column is an integer of 32 bits."""
@@ -283,7 +285,7 @@ class Backend(peewee.Database):
         self.execute_sql(f"DROP INDEX {name}")
 
     def after_create(self) -> None:
-        """Finish a table that was just created."""
+        """Change a table that was just created."""
 
     def _update_target(self) -> bool:
         """Resolve the secrets again, and return whether that changed anything."""
@@ -309,16 +311,16 @@ class Backend(peewee.Database):
         except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
             explanation = self.explain(error)
             if explanation is not None:
-                self.force_close()
+                self._force_close()
                 # Not chained; see below.
                 raise explanation from None
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
-                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+                reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
             if "certificate" in reason.lower():
                 reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
-            self.force_close()
+            self._force_close()
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
 
@@ -334,7 +336,7 @@ class Backend(peewee.Database):
         return text
 
     def _before_connecting(self) -> None:
-        """Prepare what a connection needs."""
+        """Prepare a connection attempt."""
 
 
 _backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()

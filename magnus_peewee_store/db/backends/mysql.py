@@ -22,6 +22,8 @@ COLUMN_TYPES = {
     "created_at": "DATETIME(6)",
 }
 
+LOCK_TIMEOUT = 10  # seconds
+LOCK_WAIT_TIMEOUT = 1205
 ERROR_DURING_COMMIT = 1180
 DATABASE_DENIED = 1044
 TABLE_DENIED = 1142
@@ -56,7 +58,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             1053,  # server shutdown in progress
             1061,  # another node of a cluster has just created this index
             1203,  # the user has too many connections
-            1205,  # lock wait timeout
+            LOCK_WAIT_TIMEOUT,
             1213,  # deadlock, also between nodes
             1226,  # the user has exceeded a limit of connections
             1290,  # read-only during a failover
@@ -99,7 +101,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return bool(self.server_version >= (10, 6) or not self._is_mariadb())
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
-        """Use GREATEST, which is NULL on MySQL if one argument is."""
+        """Use GREATEST, which on MySQL is NULL if any argument is NULL."""
         first = fn.GREATEST(now, fn.COALESCE(NodeList((newest, SQL("+ INTERVAL 1 MICROSECOND"))), now))
         return NodeList((first, SQL("+ INTERVAL"), ordinal, SQL("MICROSECOND"))) if ordinal else first
 
@@ -142,12 +144,12 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
 
     @contextlib.contextmanager
     def run_lock(self, run_id: str) -> Iterator[None]:
-        """Take a named lock. It does not reach the other nodes of a cluster; a unique index does."""
+        """Take a named lock. It holds on one node of a cluster only; there, the unique index protects."""
         # A digest, because a name has at most 64 characters. MD5 became an optional component in MySQL 9.6.
         name = (f"{self.database} {run_id}",)
-        [[is_taken]] = self.execute_sql("SELECT GET_LOCK(SHA2(%s, 224), 10)", name).fetchall()
-        if not is_taken:
-            raise peewee.OperationalError(1205, f"Another session holds the lock on the run '{run_id}'")
+        [[is_acquired]] = self.execute_sql(f"SELECT GET_LOCK(SHA2(%s, 224), {LOCK_TIMEOUT})", name).fetchall()
+        if not is_acquired:
+            raise peewee.OperationalError(LOCK_WAIT_TIMEOUT, f"Another session holds the lock on the run '{run_id}'")
         try:
             with self.atomic():
                 yield
@@ -244,9 +246,9 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
 
     def _initialize_connection(self, connection: Any) -> None:
         cursor = connection.cursor()
-        # Locks no gaps between rows: gap locks would deadlock many writers of one run.
+        # READ COMMITTED takes no gap locks, which would deadlock the writers of one run.
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        # Refuses what a column cannot hold; some servers are configured to truncate it.
+        # Strict mode refuses a value that is too long; without it, some servers truncate the value.
         cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
         # InnoDB does not detect every deadlock; the rest ends only with this timeout, by default after 50 s.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
@@ -259,7 +261,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         # MariaDB tells MySQL's drivers that it is MySQL 5.5.5.
         self.server_version = tuple(map(int, re.findall(r"\d+", variables["version"])[:3]))
         if variables.get("innodb_snapshot_isolation") == "ON":
-            # Would end a writer with error 1020 where READ COMMITTED has it wait for the other writer.
+            # If it is on, a writer fails with error 1020 instead of waiting for the other writer.
             cursor.execute("SET SESSION innodb_snapshot_isolation = OFF")
         if variables.get("wsrep_on") == "ON":
             # Every statement sees what any node of the cluster has acknowledged before.

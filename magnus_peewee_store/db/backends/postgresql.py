@@ -43,12 +43,12 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
 
     peewee_class = peewee.PostgresqlDatabase
     settings = {
-        # Without keepalives a dead machine, as opposed to a dead server, is noticed only after hours.
+        # Without keepalives, a crashed host is noticed only after hours.
         "connect_timeout": 10,
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
-        # Whoever waited for a lock must see what the lock's holder wrote, whatever the server's default is.
+        # After waiting for a lock, a statement must see what its holder wrote, whatever the server's default is.
         "isolation_level": "READ COMMITTED",
     }
     field_types = {
@@ -282,7 +282,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     def _initialize_connection(self, connection: Any) -> None:
         if hasattr(connection, "prepare_threshold"):
             # A pooler in transaction mode may send the next statement to another session, which does not know the
-            # prepared statements of this one. It shows when the session is not the one that the connection opened.
+            # prepared statements of this one. Another process id than that of the connection reveals the pooler.
             [session] = connection.execute("SELECT pg_backend_pid()").fetchone()
             if session != connection.info.backend_pid:
                 connection.prepare_threshold = None

@@ -42,11 +42,11 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         self.register_function(_next_created_at, "next_created_at")
 
     def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
-        """Initialize the database as peewee does. SQLite itself waits for a lock, for as long as errors are retried."""
+        """Initialize the database as peewee does. SQLite waits for a lock as long as errors are retried."""
         super().init(database, *args, **{"timeout": self.retry_timeout, **kwargs})
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
-        """Compute it in Python where something is added, because SQLite's own date functions stop at milliseconds."""
+        """Add microseconds in Python, because SQLite's date functions have a precision of milliseconds."""
         if ordinal:
             return fn.next_created_at(now, newest, ordinal)
         return peewee.Case(None, [(newest < now, now)], fn.next_created_at(now, newest))
@@ -65,7 +65,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return f"SQLite {sqlite3.sqlite_version}"
 
     def table_size(self) -> int:
-        """Return the size of the file, which holds nothing but the table."""
+        """Return the size of the whole file."""
         [[size]] = self.execute_sql("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchall()
         return int(size)
 
