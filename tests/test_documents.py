@@ -377,7 +377,8 @@ def test_roles_have_the_rights_that_they_need(project: Project, kind: str) -> No
 
 @pytest.mark.parametrize("kind", SCHEMES)
 def test_tls_checks_the_server(project: Project, certificates: Path, kind: str) -> None:
-    config, port = documents.block(f"{kind}-tls"), {"postgresql": 5432, "mariadb": 3306}[kind]
+    name, port = {"postgresql": ("postgresql-tls", 5432), "mariadb": ("mariadb-tls", 3306)}[kind]
+    config = documents.block(name)
     with own_server(kind) as server:
         database = server.database(SCHEMES[kind])
         use_tls(server, certificates)

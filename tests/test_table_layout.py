@@ -6,6 +6,7 @@ from typing import Any, Iterator, List
 import peewee
 import pytest
 from conftest import AnyDatabase, Project, SqliteFile
+from magnus.datastore import StepLog
 from servers import Database
 
 from magnus_peewee_store import DBStore, create_tables, open_store, runs
@@ -74,6 +75,13 @@ def check(url: str) -> runs.CheckReport:
         return runs.check(store)
 
 
+def has_confusing_name(database: AnyDatabase) -> bool:
+    """Whether there is an index `by_hand`, other than one with a condition, which is in nobody's way."""
+    with new_store(database.url) as store:
+        indexes = store.table.database.get_indexes("db_log")
+    return any(index.name == "by_hand" and "WHERE" not in (index.sql or "") for index in indexes)
+
+
 @pytest.fixture(params=range(5))
 def confusing_database(request: pytest.FixtureRequest, database: AnyDatabase) -> AnyDatabase:
     """A table with a unique index that takes different names for one, or does not cover all rows."""
@@ -116,6 +124,7 @@ def test_create_tables_replaces_index_that_confuses_names(confusing_database: An
         store.create_run_log("old run")
         store.set_parameters("old run", {"x": 1})
     missing = check(confusing_database.url).missing
+    assert any("'by_hand', which" in part for part in missing) == has_confusing_name(confusing_database)
     assert missing
     assert create_tables(confusing_database.url) == missing
     assert check(confusing_database.url).is_healthy
@@ -126,6 +135,25 @@ def test_create_tables_replaces_index_that_confuses_names(confusing_database: An
             write_similar_names(store, run_id)
         assert store.get_parameters("run") == {name: name for name in SIMILAR_NAMES}
         assert store.table._has_unique_index
+
+
+def test_narrow_index_beside_the_right_one_loses_nothing_silently(database: AnyDatabase) -> None:
+    create_tables(database.url)
+    database.sql("CREATE UNIQUE INDEX by_hand ON db_log (run_id, attribute_key)")
+    with new_store(database.url) as store:
+        store.create_run_log("run")
+        store.set_parameters("run", {"x": 1})
+        with pytest.raises(peewee.IntegrityError):
+            store.add_step_log(StepLog(name="x", internal_name="x"), "run")
+        assert store.get_parameters("run") == {"x": 1}
+    if kind_of(database) == "postgresql":
+        database.sql("ALTER TABLE db_log OWNER TO scott")
+    expected = ["room for all names in place of 'by_hand', which covers only run_id, attribute_key"]
+    assert check(database.url).missing == expected
+    assert create_tables(database.url) == expected
+    with new_store(database.url) as store:
+        store.add_step_log(StepLog(name="x", internal_name="x"), "run")
+        assert store.get_parameters("run") == {"x": 1} and store.get_step_log("x", "run").name == "x"
 
 
 def test_check_names_the_index_that_confuses_names(sqlite_file: SqliteFile) -> None:

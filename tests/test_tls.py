@@ -101,6 +101,7 @@ def test_connection_is_encrypted(
             for query, host in (
                 ("?sslmode=verify-full&sslrootcert={ca}", "127.0.0.1"),
                 ("?sslmode=verify-full&sslrootcert={other}", "localhost"),
+                ("?sslmode=verify-full&sslrootcert={other}", "127.0.0.2,localhost"),  # The first refuses connections.
                 ("?sslmode=verify-full&sslrootcert={ca}.missing", "localhost"),
             )
         ),
