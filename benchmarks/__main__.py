@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from servers import why_missing
 
-from benchmarks import process_workloads, report, workloads
+from benchmarks import process_workloads, report, search_workloads, workloads
 from benchmarks.databases import DATABASES, Database, start_database
 from benchmarks.results import Result
 from benchmarks.timing import FULL, QUICK, Settings
@@ -25,6 +25,9 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "first-call": process_workloads.first_call,
     "pipeline": process_workloads.pipeline,
     "runs": workloads.runs,
+    "search": search_workloads.search_runs,
+    "list-command": search_workloads.list_command,
+    "data-frame": search_workloads.data_frame,
     "counts": workloads.counts,
 }
 FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.

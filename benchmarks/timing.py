@@ -35,6 +35,9 @@ class Settings(NamedTuple):
     pipeline: int
     runs: int
     """Runs in the database, with 50 steps each."""
+    searched_runs: int
+    listed_runs: int
+    framed_runs: int
 
 
 FULL = Settings(
@@ -51,6 +54,9 @@ FULL = Settings(
     first_calls=10,
     pipeline=100,
     runs=100_000,
+    searched_runs=10_000,
+    listed_runs=2000,
+    framed_runs=500,
 )
 QUICK = Settings(
     rounds=1,
@@ -66,6 +72,9 @@ QUICK = Settings(
     first_calls=1,
     pipeline=5,
     runs=100,
+    searched_runs=20,
+    listed_runs=20,
+    framed_runs=5,
 )
 
 
