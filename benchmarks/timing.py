@@ -38,6 +38,9 @@ class Settings(NamedTuple):
     """Bytes of the array that parallel workers share."""
     runs: int
     """Runs in the database, with 50 steps each."""
+    searched_runs: int
+    listed_runs: int
+    framed_runs: int
 
 
 FULL = Settings(
@@ -56,6 +59,9 @@ FULL = Settings(
     branches=200,
     array=1 << 30,
     runs=100_000,
+    searched_runs=10_000,
+    listed_runs=2000,
+    framed_runs=500,
 )
 QUICK = Settings(
     rounds=1,
@@ -73,6 +79,9 @@ QUICK = Settings(
     branches=10,
     array=1 << 24,
     runs=100,
+    searched_runs=20,
+    listed_runs=20,
+    framed_runs=5,
 )
 
 
