@@ -21,8 +21,8 @@ def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Values]]:
         b: Another.
 
     Returns:
-        A dictionary by section (see `compare`) and name. It holds the two values as `{"a": ..., "b": ...}`, without the
-        value of a run that lacks the name.
+        A dictionary by section (see `compare`) and name. It holds the two values, without the value of a run that lacks
+        the name, as `{"a": ..., "b": ...}`.
     """
     sides = {"a": Run(a, None, complete_log=a), "b": Run(b, None, complete_log=b)}
     return _compare({side: _sections(run) for side, run in sides.items()})
