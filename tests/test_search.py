@@ -91,6 +91,11 @@ def test_branches_of_a_map_count_by_their_best_metric(store: DBStore) -> None:
     assert frame.values.tolist()[:2] == [["wide", "work", "each.0", "loss", 1], ["wide", "work", "each.1", "loss", 9]]
 
 
+def test_one_condition_needs_no_list(three_runs: DBStore) -> None:
+    assert ids(runs.search(three_runs, "rmse<0.5")) == ["fine"]
+    assert ids(runs.search(three_runs, runs.Condition("rmse", "<", "0.5"))) == ["fine"]
+
+
 def test_runs_without_the_sorted_name_come_last(three_runs: DBStore) -> None:
     put(three_runs, "other", {"accuracy": "n/a"})
     assert ids(runs.search(three_runs, order_by="rmse")) == ["fine", "coarse", "diverged", "other"]

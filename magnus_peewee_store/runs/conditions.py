@@ -145,6 +145,16 @@ class Filter:
         return [json.dumps(value)] if name == "tag" and symbol == "=" and value and value.isascii() else []
 
 
+def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
+    """Return a filter for each condition; `where` may also be a single one.
+
+    Raises:
+        ConditionError: If a condition is not valid.
+    """
+    conditions = [where] if isinstance(where, (str, Condition)) else where
+    return [Filter(condition) for condition in conditions]
+
+
 class _Operand:
     """The right-hand side of a condition, and the comparison of values with it."""
 

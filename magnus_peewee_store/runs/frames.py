@@ -1,6 +1,6 @@
 """Runs as pandas DataFrames. pandas is imported only when one is asked for."""
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import MissingLibraryError
@@ -14,7 +14,7 @@ from magnus_peewee_store.store import DBStore
 
 def to_dataframe(
     store: DBStore,
-    where: Sequence[AnyCondition] = (),
+    where: Union[AnyCondition, Sequence[AnyCondition]] = (),
     order_by: Optional[str] = None,
     limit: Optional[int] = None,
     descending: bool = False,
@@ -52,7 +52,7 @@ def to_dataframe(
 
 def metrics_dataframe(
     store: DBStore,
-    where: Sequence[AnyCondition] = (),
+    where: Union[AnyCondition, Sequence[AnyCondition]] = (),
     order_by: Optional[str] = None,
     limit: Optional[int] = None,
     descending: bool = False,

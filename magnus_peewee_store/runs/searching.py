@@ -1,11 +1,11 @@
 """Find runs by what they are: their fields, parameters and metrics."""
 
 from datetime import datetime
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import UnknownNameError
-from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, sort_runs
+from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, make_filters, sort_runs
 from magnus_peewee_store.runs.finding import suggest
 from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, summarize, summarize_headers
 from magnus_peewee_store.store import DBStore
@@ -14,7 +14,7 @@ from magnus_peewee_store.times import to_created_at
 
 def search(
     store: DBStore,
-    where: Sequence[AnyCondition] = (),
+    where: Union[AnyCondition, Sequence[AnyCondition]] = (),
     order_by: Optional[str] = None,
     limit: Optional[int] = None,
     descending: bool = False,
@@ -49,7 +49,7 @@ def search(
         >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
         [('second', {'train.rmse': 0.4})]
     """
-    filters = [Filter(condition) for condition in where]
+    filters = make_filters(where)
     order = Name(order_by) if order_by is not None else None
     names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
     unseen = [name for name in names.values() if not name.is_field]
@@ -100,10 +100,14 @@ class Page(NamedTuple):
 
 
 def search_page(
-    store: DBStore, where: Sequence[AnyCondition], order_by: Optional[str], limit: int, descending: bool = False
+    store: DBStore,
+    where: Union[AnyCondition, Sequence[AnyCondition]],
+    order_by: Optional[str],
+    limit: int,
+    descending: bool = False,
 ) -> Page:
     """Find runs like `search`, and count those beyond the limit, too."""
-    filters = [Filter(condition) for condition in where]
+    filters = make_filters(where)
     if order_by is not None or not all(each.is_on_header() for each in filters):
         found = search(store, where, order_by, descending=descending)
         return Page(found[:limit], len(found))
