@@ -46,7 +46,7 @@ def mask_variable_parts(line: str) -> str:
     line = re.sub(r"\d+(\.\d+)?m?s\b|\d+m \d\ds", "TOOK", line)
     line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "STARTED", line)
     line = re.sub(r"each shop\.[\w-]+\.csv\.evaluate$", "FAILED STEP", line)  # The first of the parallel branches.
-    line = re.sub(r"SQLite [\d.]+|\d+ kB", "N", line)
+    line = re.sub(r"SQLite [\d.]+|[\d.]+ kB", "N", line)
     return re.sub(r"  +", "  ", line).rstrip()
 
 
