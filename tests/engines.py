@@ -168,7 +168,7 @@ def python_and_packages() -> Set[Path]:
     left_out = ("config-", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tkinter", "turtle")
     files = {Path(sys.executable), Path(sys.executable).resolve(), Path(sys.prefix, "pyvenv.cfg")}
     # Installed in editable mode or not.
-    files |= {*Path(magnus_peewee_store.__file__).parent.rglob("*.py"), *installed.glob("*magnus_peewee_store*")}
+    files |= {*Path(magnus_peewee_store.__file__).parent.rglob("*"), *installed.glob("*magnus_peewee_store*")}
     files |= {path for folder in installed.glob("magnus_peewee_store*") for path in folder.rglob("*")}
     files |= {path for path in standard.rglob("*") if not path.relative_to(standard).parts[0].startswith(left_out)}
     for distribution in _distributions("magnus-peewee-store[postgres,mysql]", "psycopg2-binary"):
