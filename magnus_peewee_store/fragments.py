@@ -3,6 +3,7 @@
 import json
 from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
 
+from magnus import defaults
 from magnus.datastore import BranchLog, RunLog, StepLog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
@@ -25,7 +26,16 @@ BRANCH = ("Branch", "BranchLog")
 PARAMETER = ("Parameter",)
 TYPES = RUN_LOG + STEP + BRANCH + PARAMETER
 
+# Rows besides the run log, which magnus does not know.
+HEARTBEAT = ("Heartbeat",)
+TAG = ("Tag",)
+NOTE = ("Note",)
+ANNOTATIONS = TAG + NOTE
+EXTRA = HEARTBEAT + ANNOTATIONS
+
 RUN_LOG_KEY = "run_log"
+
+ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of a run that has ended
 
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
 
@@ -104,7 +114,7 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
             changed the row, or a newer version written it.
     """
     log_class = _LOG_CLASSES.get(attribute_type)
-    if log_class is None and attribute_type not in PARAMETER:
+    if log_class is None and attribute_type not in PARAMETER + EXTRA:
         raise UnreadableRowError(f"this version does not know the type '{attribute_type}'")
     if not isinstance(attribute_key, str):
         raise UnreadableRowError("it has no key")
@@ -174,7 +184,7 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
             step_of.setdefault(name, _longest_prefix(name, steps))
         elif attribute_type in PARAMETER:
             parameters[name] = content
-        else:
+        elif attribute_type in RUN_LOG:
             run_log = content
     if run_log is None:
         return None

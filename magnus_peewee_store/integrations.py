@@ -30,7 +30,8 @@ class Local(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Warn, before anything runs, that magnus fails with `enable_parallel`."""
+        """Warn, before anything runs, that magnus fails with `enable_parallel`. Have an interruption recorded."""
+        self.service.record_interruption()
         if self.executor.enable_parallel:
             logger.warning(
                 "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "

@@ -11,6 +11,12 @@ def utcnow() -> datetime:
     return datetime.now(timezone.utc).replace(tzinfo=None)
 
 
+def local_utc_offset() -> int:
+    """Return the offset of this machine's local time from UTC, in seconds, as it is now."""
+    offset = datetime.now().astimezone().utcoffset()
+    return int(offset.total_seconds()) if offset else 0
+
+
 def from_created_at(created_at: Any) -> Optional[datetime]:
     """Return a value of created_at as a time in UTC; None if it is not a time."""
     return created_at.replace(tzinfo=timezone.utc) if isinstance(created_at, datetime) else None

@@ -18,6 +18,7 @@ LAYERS = (
     ("runs",),
     ("configuration", "integrations"),
     ("store",),
+    ("heartbeat",),
     ("fragments", "scrub"),
     ("db",),
     ("exceptions", "times"),

@@ -43,10 +43,12 @@ class Queries:
         return rows
 
     @compiled
-    def select(self, types: Optional[Types], has_name: bool, is_locking: bool) -> Any:
+    def select(self, types: Optional[Types], has_name: bool, is_locking: bool, without: Types) -> Any:
         """Read rows of a run, oldest first. Params: run_id, name."""
         log = self._log
         rows = self.rows_of(param("run_id"), types, param("name") if has_name else None)
+        if without:
+            rows = rows.where(log.attribute_type.not_in(without))
         # COALESCE stops SQLite from choosing the created_at index just to avoid a small sort.
         created_at = log.created_at if types is None else fn.COALESCE(log.created_at, log.created_at)
         rows = rows.select(log.attribute_type, log.attribute_key, log.attribute_value).order_by(created_at, log.pk)

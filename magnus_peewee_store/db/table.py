@@ -103,10 +103,40 @@ class LogTable:
             rows = self._read(run_id, types, name, is_locking=True)
             return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
 
+    def upsert_once(
+        self,
+        run_id: str,
+        make_row: Callable[[datetime.datetime], Row],
+        requires: Sequence[Requirement],
+        patience: float,
+    ) -> bool:
+        """Write a row like `upsert`, but without retries and with little waiting. See `Backend.try_once`.
+
+        Args:
+            run_id: The id of the run.
+            make_row: Returns the row, given the time in UTC by the database's clock.
+            requires: The rows that the run must have.
+            patience: For how many seconds to wait for another thread.
+
+        Returns:
+            False, and nothing is written, if the run lacks a row that `requires` names.
+        """
+
+        def write() -> bool:
+            row = make_row(self.database.now())
+            if self._has_unique_index:
+                return self._upsert(run_id, [row], requires)
+            with self._run_lock(run_id):
+                return all(self._has(run_id, *each) for each in requires) and self._upsert(run_id, [row])
+
+        return self.database.try_once(write, patience)
+
     @_retrying
-    def read(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> List[Row]:
-        """Return rows of a run, oldest first."""
-        return self._read(run_id, types, name)
+    def read(
+        self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None, without: Types = ()
+    ) -> List[Row]:
+        """Return rows of a run, oldest first, except those of the types `without`."""
+        return self._read(run_id, types, name, without=without)
 
     @_retrying
     def has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
@@ -181,6 +211,10 @@ class LogTable:
         with self._run_lock(run_id):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
 
+    def now(self) -> datetime.datetime:
+        """Return the time in UTC by the database's clock, without a time zone."""
+        return self.database.retry(lambda attempt: self.database.now())
+
     def exists(self) -> bool:
         """Return True if the table exists."""
         return self.database.retry(lambda attempt: bool(self._log.table_exists()))
@@ -244,8 +278,15 @@ class LogTable:
     def _run_lock(self, run_id: str) -> Any:
         return self.database.atomic() if self._has_unique_index else self.database.run_lock(run_id)
 
-    def _read(self, run_id: str, types: Optional[Types], name: Optional[str], is_locking: bool = False) -> List[Row]:
-        query = self._queries.select(types, name is not None, is_locking and bool(self.database.for_update))
+    def _read(
+        self,
+        run_id: str,
+        types: Optional[Types],
+        name: Optional[str],
+        is_locking: bool = False,
+        without: Types = (),
+    ) -> List[Row]:
+        query = self._queries.select(types, name is not None, is_locking and bool(self.database.for_update), without)
         return list(query.run(run_id=run_id, name=name).fetchall())
 
     def _has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:

@@ -3,7 +3,6 @@
 from datetime import datetime, timezone
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from magnus import defaults
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store import fragments
@@ -14,7 +13,7 @@ from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, parse_time
 
-ENDED = (defaults.SUCCESS, defaults.FAIL)
+ENDED = fragments.ENDED
 UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
 
 

@@ -1,6 +1,7 @@
 """PostgreSQL, through psycopg2 or psycopg 3."""
 
 import contextlib
+from datetime import datetime
 from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Tuple
 
 import peewee
@@ -104,6 +105,11 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             )
         connection: Any = self.connection()
         return bool(connection.closed) or code in self.TRANSIENT_ERRORS
+
+    def now(self) -> datetime:
+        """Return the time of the server in UTC."""
+        [[now]] = self.execute_sql("SELECT clock_timestamp() AT TIME ZONE 'UTC'").fetchall()
+        return now  # type: ignore[no-any-return]
 
     def version_string(self) -> str:
         """Return the version of the server."""

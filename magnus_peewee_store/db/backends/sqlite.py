@@ -5,15 +5,17 @@ import sqlite3
 import threading
 import time
 from datetime import datetime
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.backends.base import Backend
-from magnus_peewee_store.times import TICK
+from magnus_peewee_store.times import TICK, utcnow
 
 MEMORY = ":memory:"
+
+T = TypeVar("T")
 
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
@@ -46,6 +48,22 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def exists(self) -> bool:
         """Return True if the file exists."""
         return self._is_in_memory() or os.path.exists(self.database)
+
+    def now(self) -> datetime:
+        """Return the time of this machine in UTC. All processes that use the file run on it."""
+        return utcnow()
+
+    def try_once(self, work: Callable[[], T], patience: float) -> T:
+        """Do as `Backend` does, with a busy timeout of `patience` seconds."""
+
+        def work_impatiently() -> T:
+            self.execute_sql(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
+            try:
+                return work()
+            finally:
+                self.execute_sql(f"PRAGMA busy_timeout = {self.timeout * 1000:.0f}")
+
+        return super().try_once(work_impatiently, patience)
 
     def version_string(self) -> str:
         """Return the version of the SQLite library."""
