@@ -19,7 +19,7 @@ LAYERS = (
     ("configuration", "integrations"),
     ("store",),
     ("heartbeat",),
-    ("fragments", "scrub"),
+    ("fragments", "origin", "scrub"),
     ("db",),
     ("exceptions", "times"),
 )
