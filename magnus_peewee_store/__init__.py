@@ -4,12 +4,14 @@ from magnus_peewee_store.configuration import open_store
 from magnus_peewee_store.db import create_tables
 from magnus_peewee_store.exceptions import (
     CannotConnectError,
+    ConditionError,
     ConfigurationError,
     ConnectionStringError,
     DuplicateRowsError,
     MissingTableError,
     RunLogStoreError,
     RunNotFoundError,
+    UnknownNameError,
     UnreadableRowError,
     ValueTooLargeError,
 )
@@ -17,6 +19,7 @@ from magnus_peewee_store.store import DBStore
 
 __all__ = [
     "CannotConnectError",
+    "ConditionError",
     "ConfigurationError",
     "ConnectionStringError",
     "DBStore",
@@ -24,6 +27,7 @@ __all__ = [
     "MissingTableError",
     "RunLogStoreError",
     "RunNotFoundError",
+    "UnknownNameError",
     "UnreadableRowError",
     "ValueTooLargeError",
     "__version__",

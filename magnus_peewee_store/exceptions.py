@@ -52,3 +52,11 @@ class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
         super().__init__(message)
         self.message = message
         self.args = (message,)
+
+
+class ConditionError(RunLogStoreError, ValueError):
+    """A condition on runs is not valid. The message says what to write."""
+
+
+class UnknownNameError(ConditionError):
+    """No run has a parameter or metric with this name. The message names the nearest."""

@@ -1,9 +1,12 @@
 """Times and durations: the clock, the times that magnus writes, and how both are shown."""
 
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional
 
 TICK = timedelta(microseconds=1)  # the smallest difference between two values of created_at
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def utcnow() -> datetime:
@@ -37,6 +40,23 @@ def parse_time(text: str) -> Optional[datetime]:
         return datetime.fromisoformat(text).astimezone()
     except (OSError, OverflowError, ValueError):
         return None
+
+
+def parse_age(text: str) -> Optional[timedelta]:
+    """Parse an age: `90s`, `15m`, `12h`, `2d` or `1w`.
+
+    Returns:
+        The age; None if the text is not an age, or if no time is so long ago.
+    """
+    parts = re.fullmatch(r"(\d+)([smhdw])", text.strip())
+    if not parts:
+        return None
+    try:
+        age = timedelta(**{UNITS[parts[2]]: int(parts[1])})
+        datetime.now(timezone.utc) - age
+    except OverflowError:
+        return None
+    return age
 
 
 def format_time(time: Optional[datetime], short: bool = False) -> str:

@@ -11,11 +11,12 @@ from magnus import exceptions
 
 from magnus_peewee_store.cli.console import printable
 from magnus_peewee_store.configuration import check_exists, find_configuration
-from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError, RunNotFoundError
+from magnus_peewee_store.exceptions import ConditionError, ConfigurationError, MissingTableError, RunNotFoundError
 from magnus_peewee_store.store import DBStore
 
 # Errors that a user can act on. They end in one sentence, all others in a traceback.
 USER_ERRORS = (
+    ConditionError,
     ConfigurationError,
     OSError,
     exceptions.RunLogNotFoundError,

@@ -1,14 +1,11 @@
 """The parameter types of the commands."""
 
-import re
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional
 
 import click
 
-from magnus_peewee_store.times import parse_time
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+from magnus_peewee_store.times import parse_age, parse_time
 
 
 class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -18,14 +15,9 @@ class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> timedelta:
         """Return the age as a timedelta."""
-        parts = re.fullmatch(r"(\d+)([smhdw])", value.strip())
-        if parts:
-            try:
-                age = timedelta(**{UNITS[parts[2]]: int(parts[1])})
-                datetime.now(timezone.utc) - age
-                return age
-            except OverflowError:
-                pass
+        age = parse_age(value)
+        if age is not None:
+            return age
         return self.fail(f"'{value}' is not an age. Use 90s, 15m, 12h, 2d or 1w.", param, ctx)
 
 

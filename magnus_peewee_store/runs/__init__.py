@@ -4,14 +4,17 @@ Each function takes a `DBStore`.
 """
 
 from magnus_peewee_store.runs.comparing import diff
+from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.finding import find_run
-from magnus_peewee_store.runs.listing import RunSummary, list_runs, summarize
+from magnus_peewee_store.runs.listing import RunSummary, summarize
 from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
+from magnus_peewee_store.runs.searching import list_runs, search
 from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
 from magnus_peewee_store.runs.upkeep import CheckReport, Prunable, check, delete_runs, prunable
 
 __all__ = [
     "CheckReport",
+    "Condition",
     "Outcome",
     "Prunable",
     "Run",
@@ -28,5 +31,6 @@ __all__ = [
     "list_runs",
     "prunable",
     "read_run",
+    "search",
     "summarize",
 ]

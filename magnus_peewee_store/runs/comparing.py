@@ -5,7 +5,7 @@ from typing import Any, Dict
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.runs.reading import code_versions, duration_of, steps_of
+from magnus_peewee_store.runs.reading import code_versions, duration_of, flatten, steps_of
 
 
 def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Dict[str, Any]]]:
@@ -28,24 +28,14 @@ def _sections(run_log: RunLog) -> Dict[str, Dict[str, Any]]:
     metrics = {step.internal_name: step.user_defined_metrics for step in steps if step.user_defined_metrics}
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
-        "parameters": _flatten(run_log.parameters),
-        "metrics": _flatten(metrics),
+        "parameters": flatten(run_log.parameters),
+        "metrics": flatten(metrics),
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {
             step.internal_name: {"status": step.status, "duration": duration_of(step.status, None, step.attempts)}
             for step in steps
         },
     }
-
-
-def _flatten(values: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:
-    flat: Dict[str, Any] = {}
-    for name, value in values.items():
-        if value and isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _differences(a: Dict[str, Any], b: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:

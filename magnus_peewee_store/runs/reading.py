@@ -1,7 +1,7 @@
 """Read a run from its rows, as far as they can be read, and answer questions about its log."""
 
 from datetime import datetime, timezone
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
@@ -162,3 +162,14 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
     has_header = any(row[0] in fragments.RUN_LOG for row in rows)
     created_at, _ = store.table.created_at_range(run_id, fragments.RUN_LOG if has_header else None)
     return to_run(run_id, rows, created_at)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
+    """Return a dictionary without dictionaries in it, except empty ones: their names become dot paths."""
+    flat: Dict[str, Any] = {}
+    for name, value in values.items():
+        if value and isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,263 @@
+"""Conditions on runs: parse them, decide which runs meet them, and sort runs by a name.
+
+A condition compares a name with a value, such as `rmse<0.5`. Whatever chooses runs can use them.
+"""
+
+import json
+import operator
+import re
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
+
+from magnus import defaults
+
+from magnus_peewee_store.exceptions import ConditionError
+from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.reading import UNKNOWN
+from magnus_peewee_store.times import parse_age, parse_time
+
+PARAMS, METRICS = "params.", "metrics."  # what a name may begin with, to say which of the two it is
+STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, defaults.SUCCESS, defaults.FAIL, UNKNOWN)
+OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "~": operator.contains,
+}
+FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
+    "run_id": lambda run: run.run_id,
+    "status": lambda run: run.status,
+    "tag": lambda run: run.tag or "",
+    "pipeline": lambda run: run.pipeline or "",
+    "started": lambda run: run.started,
+    "duration": lambda run: run.duration,
+    "failed_step": lambda run: run.failed_step or "",
+}
+
+_CONDITION = re.compile(
+    r"""\s*(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )\s*
+    (?P<operator>==|!=|<=|>=|=|<|>|~)(?P<value>.*)""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class Condition(NamedTuple):
+    """A comparison that a run meets if any of the name's values meets it."""
+
+    name: str
+    """A field, a parameter, or a metric; of a metric also the last parts of its name."""
+    operator: str
+    """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
+    value: str
+    """The value as a text. A number is compared with numbers, too."""
+
+
+AnyCondition = Union[str, Condition]
+
+
+def parse_condition(text: str) -> Condition:
+    """Parse a condition such as `rmse<0.5`.
+
+    The first operator ends the name. Quotes around the name or the value are left out. So a name that contains an
+    operator stands in quotes.
+
+    Raises:
+        ConditionError: If the text is not a condition, or its value does not suit the field.
+    """
+    parts = _CONDITION.fullmatch(text)
+    name = next((parts[key] for key in ("double", "single", "bare") if parts[key] is not None), "") if parts else ""
+    if not parts or not name:
+        raise ConditionError(
+            f"'{text}' is not a condition. Write a name, one of {' '.join(OPERATORS)} and a value, such as rmse<0.5."
+        )
+    value = parts["value"].strip()
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
+
+
+def parse_status(text: str) -> str:
+    """Return a status as magnus writes it. Upper and lower case are the same.
+
+    Raises:
+        ConditionError: If there is no such status. The message lists the known ones.
+    """
+    status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
+    if status not in STATUSES:
+        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join(STATUSES)}.")
+    return status
+
+
+class Name:
+    """A name in a condition, or to sort by: a field, parameters or metrics.
+
+    Args:
+        text: The name. `params.` or `metrics.` at its beginning says which of the two it is.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.is_field = text in FIELDS
+        self._field = FIELDS.get(text)
+        self._param = None if text.startswith(METRICS) else text[len(PARAMS) :] if text.startswith(PARAMS) else text
+        self._metric = None if text.startswith(PARAMS) else text[len(METRICS) :] if text.startswith(METRICS) else text
+        self._is_metric: Dict[str, bool] = {}  # by each name of a metric seen, since runs have the same ones
+
+    def values(self, run: RunSummary) -> List[Any]:
+        """Return the values that a run has for the name."""
+        if self._field:
+            return [self._field(run)]
+        values = [run.params[self._param]] if self._param in run.params else []
+        if self._metric is not None:
+            values += [value for name, value in run.metrics.items() if self._means(name)]
+        return values
+
+    def _means(self, metric: str) -> bool:
+        if metric not in self._is_metric:
+            self._is_metric[metric] = f".{metric}".endswith(f".{self._metric}")
+        return self._is_metric[metric]
+
+
+class Filter:
+    """A condition that is ready to be evaluated on many runs.
+
+    Args:
+        condition: The condition.
+
+    Raises:
+        ConditionError: If it is not one, or its value does not suit the field.
+    """
+
+    def __init__(self, condition: AnyCondition) -> None:
+        self.condition = parse_condition(condition) if isinstance(condition, str) else condition
+        if self.condition.operator not in OPERATORS:
+            raise ConditionError(f"'{self.condition.operator}' is not one of {' '.join(OPERATORS)}.")
+        self.name = Name(self.condition.name)
+        self._operand = _Operand(self.condition)
+
+    def is_met_by(self, run: RunSummary) -> bool:
+        """Return True if any value that the run has for the name meets the condition."""
+        return any(map(self._operand.compare, self.name.values(run)))
+
+    def header_texts(self) -> List[str]:
+        """Return texts that the run's own row contains, whatever its case, if the run meets the condition."""
+        name, symbol, value = self.condition
+        if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
+            return [json.dumps(parse_status(value))]
+        # Other software may escape in other ways what is not ASCII.
+        return [json.dumps(value)] if name == "tag" and symbol == "=" and value and value.isascii() else []
+
+
+class _Operand:
+    """The right-hand side of a condition, and the comparison of values with it."""
+
+    def __init__(self, condition: Condition) -> None:
+        name, self._symbol, self._text = condition
+        self._operator = OPERATORS[self._symbol]
+        self._number = _parse_number(self._text)
+        if name == "status" and self._symbol in ("=", "!="):
+            self._text = parse_status(self._text)
+        elif name == "duration" and self._symbol != "~":
+            self._number = _parse_duration(self._text)
+        elif name == "started" and self._symbol != "~":
+            self._number = _parse_started(self._text).timestamp()
+
+    def compare(self, value: Any) -> bool:
+        if self._symbol == "~":
+            return self._text.lower() in _as_text(value).lower()
+        if self._symbol == "!=":
+            return not self._equals(value)
+        if self._symbol == "=":
+            return self._equals(value)
+        if _is_number(value):
+            return self._number is not None and bool(self._operator(value, self._number))
+        if isinstance(value, datetime):
+            return self._number is not None and bool(self._operator(value.timestamp(), self._number))
+        return isinstance(value, str) and self._number is None and bool(self._operator(value, self._text))
+
+    def _equals(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return value == self._text
+        if isinstance(value, datetime):
+            return value.timestamp() == self._number
+        if _is_number(value):
+            return self._number is not None and (value == self._number or (value != value and self._is_nan()))
+        if value is None or isinstance(value, bool):
+            return self._text.lower() in (str(value).lower(), "null" if value is None else "")
+        return _as_json(value) == _as_json(_parse_json(self._text))
+
+    def _is_nan(self) -> bool:
+        return self._number != self._number
+
+
+def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) -> List[RunSummary]:
+    """Sort runs by a name: by numbers, then by texts; last come NaN and the runs that have no such value.
+
+    Of several values the smallest counts, or the largest if `descending`. Runs with equal values keep their order.
+    """
+    choose = max if descending else min
+    numbers: List[Tuple[Any, RunSummary]] = []
+    texts: List[Tuple[Any, RunSummary]] = []
+    incomparable: List[RunSummary] = []
+    missing: List[RunSummary] = []
+    for run in runs:
+        values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
+        own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
+        own_texts = [_as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
+        if own_numbers:
+            numbers.append((choose(own_numbers), run))
+        elif any(own_texts):
+            texts.append((choose(filter(None, own_texts)), run))
+        else:
+            (incomparable if any(value is not None for value in values) else missing).append(run)
+    for group in (numbers, texts):
+        group.sort(key=operator.itemgetter(0), reverse=descending)
+    return [run for _, run in [*numbers, *texts]] + incomparable + missing
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _parse_number(text: str) -> Union[int, float, None]:
+    for number_type in (int, float):
+        try:
+            return None if "_" in text else number_type(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _parse_duration(text: str) -> float:
+    age = parse_age(text)
+    number = age.total_seconds() if age else _parse_number(text)
+    if number is None:
+        raise ConditionError(f"'{text}' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w.")
+    return number
+
+
+def _parse_started(text: str) -> datetime:
+    age = parse_age(text)
+    time = datetime.now(timezone.utc) - age if age else parse_time(text)
+    if time is None:
+        raise ConditionError(f"'{text}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.")
+    return time

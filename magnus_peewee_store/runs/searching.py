@@ -1,0 +1,139 @@
+"""Find runs by what they are: their fields, parameters and metrics."""
+
+from datetime import datetime
+from typing import Iterator, List, Optional, Sequence, Set
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.exceptions import UnknownNameError
+from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, sort_runs
+from magnus_peewee_store.runs.finding import suggest
+from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, summarize
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import to_created_at
+
+
+def search(
+    store: DBStore,
+    where: Sequence[AnyCondition] = (),
+    order_by: Optional[str] = None,
+    limit: Optional[int] = None,
+    descending: bool = False,
+    since: Optional[datetime] = None,
+) -> List[RunSummary]:
+    """Find the runs that meet all conditions, with their parameters and metrics.
+
+    A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
+    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `started`, `duration`, `failed_step`), a parameter or a
+    metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run meets a condition if one of
+    them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
+
+    Args:
+        store: The store.
+        where: The conditions, such as `"rmse<0.5"`.
+        order_by: The name to sort by. Of several metrics the smallest counts, or the largest if `descending`. Runs
+            without it come last. By default the newest run comes first.
+        limit: The largest number of runs.
+        descending: Whether to sort from large to small.
+        since: Only runs that started at this time or later. A time without a zone is local time.
+
+    Raises:
+        ConditionError: If a condition is not valid.
+        UnknownNameError: If no run has a name of `where` or `order_by`.
+
+    Example:
+        >>> from magnus.datastore import StepLog
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> for run_id, rmse in (("first", 0.7), ("second", 0.4)):
+        ...     _ = store.create_run_log(run_id)
+        ...     step = StepLog(name="train", internal_name="train", user_defined_metrics={"rmse": rmse})
+        ...     store.add_step_log(step, run_id)
+        >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
+        [('second', {'train.rmse': 0.4})]
+    """
+    filters = [Filter(condition) for condition in where]
+    order = Name(order_by) if order_by is not None else None
+    names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
+    unseen = [name for name in names.values() if not name.is_field]
+    found: List[RunSummary] = []
+    for run in _candidates(store, filters, since, None if order else limit):
+        unseen = [name for name in unseen if not name.values(run)]
+        if all(each.is_met_by(run) for each in filters):
+            found.append(run)
+            if not order and len(found) == limit:
+                return found
+    if unseen:
+        _check_names(store, unseen)
+    return (sort_runs(found, order, descending) if order else found)[:limit]
+
+
+def list_runs(
+    store: DBStore, status: str = "", tag: str = "", since: Optional[datetime] = None, limit: int = 20
+) -> List[RunSummary]:
+    """List runs, newest first.
+
+    Args:
+        store: The store.
+        status: Only runs with this status.
+        tag: Only runs with this tag.
+        since: Only runs that started at this time or later. A time without a zone is local time.
+        limit: The largest number of runs.
+
+    Raises:
+        ConditionError: If there is no such status.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run", tag="nightly")
+        >>> [run.status for run in runs.list_runs(store, tag="nightly")]
+        ['CREATED']
+    """
+    where = [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
+    return search(store, where, limit=limit, since=since)
+
+
+def _candidates(
+    store: DBStore, filters: Sequence[Filter], since: Optional[datetime], limit: Optional[int]
+) -> Iterator[RunSummary]:
+    """Yield runs, newest first, without those that the database can tell not to meet the filters.
+
+    Args:
+        store: The store.
+        filters: The filters.
+        since: Only runs that started at this time or later.
+        limit: How many runs to read first, if a few may be enough.
+    """
+    texts = [text for each in filters for text in each.header_texts()]
+    start = to_created_at(since) if since else None
+    seen: Set[str] = set()
+    while True:
+        found = store.table.runs(fragments.RUN_LOG, since=start, containing=texts, limit=limit)
+        run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
+        for batch in batches(run_ids, BATCH_SIZE):
+            yield from summarize(store, batch)
+        if limit is None or len(found) < limit:
+            return
+        seen.update(run_ids)
+        limit *= 4
+
+
+def _check_names(store: DBStore, names: Sequence[Name]) -> None:
+    """Check that each name is a parameter or metric of some run.
+
+    Raises:
+        UnknownNameError: If one is not, unless there are no runs.
+    """
+    unseen, has_runs = list(names), False
+    known: Set[str] = set()
+    for run in _candidates(store, (), None, None):
+        has_runs = True
+        unseen = [name for name in unseen if not name.values(run)]
+        known.update(run.params, run.metrics)
+    if unseen and has_runs:
+        name = unseen[0].text
+        # A metric's last part comes first: it is what a short name is compared with.
+        short = [each.rpartition(".")[2] for each in known]
+        raise UnknownNameError(
+            f"No run has a parameter or metric '{name}'.{suggest(name, sorted({*short, *known, *FIELDS}))}"
+        )
