@@ -46,11 +46,17 @@ class UnreadableRowError(RunLogStoreError, ValueError):
 
 
 class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
-    """No run has this id, or several ids begin with it. The message names the nearest ids."""
+    """No run has this id, or several ids begin with it. The message names the nearest ids.
 
-    def __init__(self, message: str) -> None:
+    Args:
+        message: The message.
+        is_ambiguous: Whether several ids begin with it.
+    """
+
+    def __init__(self, message: str, is_ambiguous: bool = False) -> None:
         super().__init__(message)
         self.message = message
+        self.is_ambiguous = is_ambiguous
         self.args = (message,)
 
 

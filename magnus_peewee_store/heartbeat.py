@@ -37,6 +37,21 @@ class Beat(NamedTuple):
     utc_offset: Optional[int]
     """The offset of its local time from UTC, in seconds; None if it changed during the run."""
 
+    @property
+    def time(self) -> datetime:
+        """When the process was last at work, as the column created_at stores a time."""
+        return datetime.fromisoformat(self.seen)
+
+
+def parse_beat(row: Row) -> Optional[Beat]:
+    """Return what a row of type Heartbeat holds; None if it cannot be read."""
+    try:
+        value = fragments.parse(*row)
+        beat = Beat(**{name: value[name] for name in Beat._fields})
+        return beat if beat.time and beat.interval > 0 else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
 
 class Heartbeat:
     """Write the row of this process, from its first write to a run until the run ends or the process exits.

@@ -2,10 +2,20 @@
 
 import getpass
 import os
+import re
 import socket
 from typing import Any, Dict, NamedTuple, Optional
 
 from magnus_peewee_store.times import local_utc_offset
+
+_REMOTE = re.compile(
+    r"""
+    (?: [\w+.-]+ :// )? (?: [^/]* @ )?
+    (?P<host> [^:/]+ ) (?: : \d+ (?=/) )? [:/]
+    (?P<path> .+? ) (?: \.git )? /?
+    """,
+    re.VERBOSE,
+)
 
 
 class Origin(NamedTuple):
@@ -31,6 +41,15 @@ def parse_origin(value: Any) -> Origin:
     utc_offset = known.get("utc_offset")
     is_offset = isinstance(utc_offset, int) and abs(utc_offset) < 86400
     return Origin(**texts, utc_offset=utc_offset if is_offset else None)
+
+
+def repository_name(url: str) -> str:
+    """Return the name of a git remote: `github.com/team/project`, whether its URL is one of HTTPS or of SSH.
+
+    Credentials in the URL are left out.
+    """
+    parts = _REMOTE.fullmatch(url)
+    return f"{parts['host']}/{parts['path']}" if parts else url.rstrip("/").rpartition("@")[2]
 
 
 def _user() -> str:

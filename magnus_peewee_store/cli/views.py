@@ -12,9 +12,9 @@ from rich.tree import Tree
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.cli.console import LIST_LENGTH, UNLIMITED, printable
-from magnus_peewee_store.runs import CheckReport, Run, RunSummary, UnreadableRow
+from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run, RunSummary, UnreadableRow
 from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, steps_of
-from magnus_peewee_store.times import format_duration, format_time
+from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
 
 STYLES = {
     defaults.SUCCESS: "green",
@@ -39,7 +39,8 @@ def runs_table(summaries: Sequence[RunSummary], width: int = UNLIMITED) -> Table
     for heading in ("TAG", "FAILED STEP") if is_wide else ():
         table.add_column(heading, overflow="fold")
     for run in summaries:
-        tag, failed_step = Text(printable(run.tag or "")), Text(printable(run.failed_step or ""), "red")
+        tag = Text(printable(", ".join(filter(None, [run.tag, *run.tags]))))
+        failed_step = Text(printable(run.failed_step or ""), "red")
         name = Text(printable(run.run_id))
         if tag and not is_wide:
             name.append("\n  tag ", "dim").append_text(tag)
@@ -47,7 +48,7 @@ def runs_table(summaries: Sequence[RunSummary], width: int = UNLIMITED) -> Table
             name.append("\n  failed at ", "dim").append_text(failed_step)
         table.add_row(
             name,
-            _status(run.status),
+            _run_status(run.status, run.silence, run.is_stale, run.is_interrupted),
             format_time(run.started, short=not is_wide),
             format_duration(run.duration),
             f"{run.steps_done}/{run.steps_known}",
@@ -59,23 +60,32 @@ def runs_table(summaries: Sequence[RunSummary], width: int = UNLIMITED) -> Table
 def run_tree(run: Run, is_full: bool = True) -> Tree:
     """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
     run_log = run.run_log
-    duration = duration_of(run_log.status, run.started, attempts_of(steps_of(run_log)))
+    user, host = run.origin.user, run.origin.host
     facts = {
-        "started": format_time(run.started),
-        "tag": run_log.tag,
+        "started": format_time(run.started) + (f" by {user} on {host}" if user and host else ""),
+        "last seen": "" if run_log.status in fragments.ENDED else _last_seen(run.liveness),
+        "tag": ", ".join(filter(None, [run_log.tag, *run.tags])),
+        "project": run.project,
+        "pipeline": run.pipeline,
         "re-run of": run_log.original_run_id,
         "code": ", ".join(code_versions(run_log)),
     }
     lines = [Text.assemble((f"{name} ", "dim"), printable(value)) for name, value in facts.items() if value]
-    tree = Tree(Text("\n").join([_label(run_log.run_id, run_log.status, duration), *lines]))
+    lines += [_note_line(note) for note in run.notes]
+    tree = Tree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
         _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full)
     _add_steps(tree, run_log, is_full)
     return tree
 
 
-def step_tree(step: StepLog) -> Tree:
-    """Return a step with everything that its log contains."""
+def step_tree(step: StepLog, utc_offset: Optional[int] = None) -> Tree:
+    """Return a step with everything that its log contains.
+
+    Args:
+        step: The step.
+        utc_offset: The offset of the times of its attempts from UTC, in seconds; None if it is unknown.
+    """
     tree = Tree(_step_label(step))
     facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
     for code in step.code_identities:
@@ -87,8 +97,9 @@ def step_tree(step: StepLog) -> Tree:
     for attempt in step.attempts:
         duration = duration_of(attempt.status, None, [attempt])
         branch = tree.add(_label(f"attempt {attempt.attempt_number}", attempt.status, duration))
-        start, end = printable(attempt.start_time), printable(attempt.end_time)
-        branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end))
+        start, end = (_attempt_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
+        zone = "" if utc_offset is not None else f" ({format_utc_offset(None)})"
+        branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end, (zone, "dim")))
         _add_message(branch, attempt)
         if attempt.parameters:
             _add_values(branch.add(Text("parameters", "bold")), attempt.parameters, is_full=True)
@@ -130,7 +141,8 @@ def unreadable_lines(unreadable: Iterable[UnreadableRow]) -> List[str]:
 def status_lines(run: Run) -> Dict[str, str]:
     """Return a line with the status of each step, by its name, and last that of the run, by an empty name."""
     lines = {step.internal_name: _step_label(step, step.internal_name).plain for step in steps_of(run.run_log)}
-    lines[""] = _label(run.run_log.run_id, run.run_log.status, None).plain
+    liveness = run.liveness._replace(silence=None)  # A line is printed when it changes.
+    lines[""] = _run_label(run._replace(liveness=liveness), None).plain
     return lines
 
 
@@ -164,6 +176,40 @@ def _first(lines: Iterable[str]) -> List[str]:
 
 def _status(status: str) -> Text:
     return Text(printable(status), STYLES.get(status, "yellow"))
+
+
+def _run_status(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
+    """Return the status of a run; if it has not ended, also whether somebody still works on it."""
+    if status in fragments.ENDED or is_stale is False:
+        return _status(status)
+    if is_stale is None:
+        return _status(status).append(" (unknown)", "dim")
+    ago = format_duration(silence).split(" ")[0]
+    return Text(f"{'INTERRUPTED' if is_interrupted else 'STALE'} {ago}".rstrip(), "bold red")
+
+
+def _run_label(run: Run, seconds: Optional[float]) -> Text:
+    liveness = run.liveness
+    status = _run_status(run.run_log.status, liveness.silence, liveness.is_stale, liveness.is_interrupted)
+    duration = f" {format_duration(seconds)}".rstrip()
+    return Text.assemble((printable(run.run_log.run_id), "bold"), " ", status, (duration, "dim"))
+
+
+def _last_seen(liveness: Liveness) -> str:
+    if liveness.last_seen is None:
+        return "unknown, since the run has no heartbeats"
+    return f"{format_time(liveness.last_seen)} ({format_duration(liveness.silence)} ago)"
+
+
+def _note_line(note: Note) -> Text:
+    suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
+    return Text.assemble(("note ", "dim"), printable(note.text), (printable(f" ({suffix})"), "dim"))
+
+
+def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
+    """Return a time of an attempt as local time if its UTC offset is known, otherwise as magnus wrote it."""
+    time = parse_time(text, utc_offset) if utc_offset is not None else None
+    return time.replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
 
 
 def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:

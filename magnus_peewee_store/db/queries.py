@@ -33,9 +33,11 @@ class Queries:
         return column if self.layout.has_unique_index else self.database.binary(column)
 
     def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
-        """Return a peewee query for rows of a run."""
+        """Return a peewee query for rows of a run, or of all runs if `run_id` is None."""
         log = self._log
-        rows = log.select().where(self.comparable(log.run_id) == run_id)
+        rows = log.select()
+        if run_id is not None:
+            rows = rows.where(self.comparable(log.run_id) == run_id)
         if types is not None:
             rows = rows.where(log.attribute_type.in_(types))
         if name is not None:

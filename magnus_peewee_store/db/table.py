@@ -3,7 +3,8 @@
 import datetime
 import functools
 import json
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+import time
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import peewee
 from peewee import fn
@@ -18,6 +19,7 @@ Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
 # The maximum size of a statement that writes many rows: a packet of MySQL, even if each quote takes 4 characters.
 BATCH_BYTES = 100_000
+DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
 T = TypeVar("T")
@@ -150,6 +152,7 @@ class LogTable:
         since: Optional[datetime.datetime] = None,
         prefix: str = "",
         containing: Sequence[str] = (),
+        containing_or_having: Optional[Mapping[str, Requirement]] = None,
         limit: Optional[int] = None,
     ) -> List[Tuple[str, datetime.datetime]]:
         """Return the id of each run that has a row of these types, with the row's created_at, newest first.
@@ -159,6 +162,7 @@ class LogTable:
             since: Only rows created at this time or later.
             prefix: Only runs whose id begins with it.
             containing: Only rows whose value contains each of these texts, ignoring case.
+            containing_or_having: For each text, only rows whose value contains it, or whose run has the row given.
             limit: The largest number of runs.
         """
         log = self._log
@@ -169,6 +173,9 @@ class LogTable:
             rows = rows.where(self._queries.comparable(fn.SUBSTR(log.run_id, 1, len(prefix))) == prefix)
         for text in containing:
             rows = rows.where(log.attribute_value.contains(text))
+        for text, (other_types, name) in (containing_or_having or {}).items():
+            having = self._queries.rows_of(None, other_types, name).select(log.run_id)
+            rows = rows.where(log.attribute_value.contains(text) | log.run_id.in_(having))
         return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
 
     @_retrying
@@ -205,9 +212,27 @@ class LogTable:
         """
         return self._retry(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
+    def delete(self, run_id: str, is_written: bool = False) -> int:
+        """Delete all rows of a run, and return how many there were.
+
+        Args:
+            run_id: The id of the run.
+            is_written: Whether other processes may write rows of the run at the same time.
+        """
+        total = count = self._delete(run_id)
+        pause = DELETE_PAUSE if is_written else 0.0
+        # A statement that began before the run's own row was gone may add a row after the transaction has ended. Later
+        # statements find no run. A file has one writer at a time, so nothing can come in between.
+        while count or pause:
+            if not count:
+                time.sleep(pause)
+                pause = 0.0
+            count = self._delete(run_id)
+            total += count
+        return total
+
     @_retrying
-    def delete(self, run_id: str) -> int:
-        """Delete all rows of a run in one transaction, and return how many there were."""
+    def _delete(self, run_id: str) -> int:
         with self._run_lock(run_id):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
 

@@ -3,10 +3,13 @@
 Each function takes a `DBStore`.
 """
 
+from magnus_peewee_store.runs.annotations import Note, add_note, tag_run, untag_run
 from magnus_peewee_store.runs.comparing import diff
 from magnus_peewee_store.runs.conditions import Condition
+from magnus_peewee_store.runs.ending import mark_failed
 from magnus_peewee_store.runs.finding import find_run
 from magnus_peewee_store.runs.listing import RunSummary, summarize
+from magnus_peewee_store.runs.liveness import Liveness
 from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
 from magnus_peewee_store.runs.searching import list_runs, search
 from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
@@ -15,11 +18,14 @@ from magnus_peewee_store.runs.upkeep import CheckReport, Prunable, check, delete
 __all__ = [
     "CheckReport",
     "Condition",
+    "Liveness",
+    "Note",
     "Outcome",
     "Prunable",
     "Run",
     "RunSummary",
     "UnreadableRow",
+    "add_note",
     "check",
     "copy_runs",
     "delete_runs",
@@ -29,8 +35,11 @@ __all__ = [
     "find_run_logs",
     "import_runs",
     "list_runs",
+    "mark_failed",
     "prunable",
     "read_run",
     "search",
     "summarize",
+    "tag_run",
+    "untag_run",
 ]

@@ -35,6 +35,9 @@ FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "started": lambda run: run.started,
     "duration": lambda run: run.duration,
     "failed_step": lambda run: run.failed_step or "",
+    "project": lambda run: run.project or "",
+    "user": lambda run: run.user or "",
+    "host": lambda run: run.host or "",
 }
 
 _CONDITION = re.compile(
@@ -107,6 +110,8 @@ class Name:
 
     def values(self, run: RunSummary) -> List[Any]:
         """Return the values that a run has for the name."""
+        if self.text == "tag":
+            return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
             return [self._field(run)]
         values = [run.params[self._param]] if self._param in run.params else []
@@ -138,16 +143,22 @@ class Filter:
         self._operand = _Operand(self.condition)
 
     def is_met_by(self, run: RunSummary) -> bool:
-        """Return True if any value that the run has for the name meets the condition."""
-        return any(map(self._operand.compare, self.name.values(run)))
+        """Return True if any value that the run has for the name meets the condition; for `tag!=`, if all do."""
+        is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
+        return is_enough(map(self._operand.compare, self.name.values(run)))
 
     def header_texts(self) -> List[str]:
         """Return texts that the run's own row contains, whatever its case, if the run meets the condition."""
         name, symbol, value = self.condition
         if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
             return [json.dumps(parse_status(value))]
+        return []
+
+    def tags(self) -> List[str]:
+        """Return the tags that a run has, in its own row or added later, if it meets the condition."""
+        name, symbol, value = self.condition
         # Other software may escape in other ways what is not ASCII.
-        return [json.dumps(value)] if name == "tag" and symbol == "=" and value and value.isascii() else []
+        return [value] if name == "tag" and symbol == "=" and value and value.isascii() else []
 
 
 class _Operand:

@@ -1,9 +1,11 @@
 """Find runs by what they are: their fields, parameters and metrics."""
 
+import json
 from datetime import datetime
 from typing import Iterator, List, Optional, Sequence, Set
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import Requirement
 from magnus_peewee_store.exceptions import UnknownNameError
 from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, sort_runs
 from magnus_peewee_store.runs.finding import suggest
@@ -23,8 +25,8 @@ def search(
     """Find the runs that meet all conditions, with their parameters and metrics.
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
-    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `started`, `duration`, `failed_step`), a parameter or a
-    metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run meets a condition if one of
+    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `started`, `duration`, `failed_step`, `project`, `user`,
+    `host`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run meets a condition if one of
     them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
 
     Args:
@@ -105,10 +107,13 @@ def _candidates(
         limit: How many runs to read first, if a few may be enough.
     """
     texts = [text for each in filters for text in each.header_texts()]
+    tags = {json.dumps(tag): Requirement(fragments.TAG, tag) for each in filters for tag in each.tags()}
     start = to_created_at(since) if since else None
     seen: Set[str] = set()
     while True:
-        found = store.table.runs(fragments.RUN_LOG, since=start, containing=texts, limit=limit)
+        found = store.table.runs(
+            fragments.RUN_LOG, since=start, containing=texts, containing_or_having=tags, limit=limit
+        )
         run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
         for batch in batches(run_ids, BATCH_SIZE):
             yield from summarize(store, batch)
