@@ -1,5 +1,7 @@
 """The errors that this package raises."""
 
+from datetime import datetime
+
 import peewee
 from magnus import exceptions
 
@@ -58,6 +60,18 @@ class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
         self.message = message
         self.is_ambiguous = is_ambiguous
         self.args = (message,)
+
+
+class RunExistsError(RunLogStoreError, exceptions.RunLogExistsError):
+    """A run with this id exists already. The message says how to choose another id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.message = (
+            f"A run with the id '{run_id}' exists already. magnus' generated ids repeat from day to day. "
+            f"Choose an id with --run-id, for example with the date: --run-id {run_id}-{datetime.now():%Y-%m-%d-%H%M%S}"
+        )
+        self.args = (self.message,)
 
 
 class ConditionError(RunLogStoreError, ValueError):

@@ -30,7 +30,12 @@ class Local(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Warn, before anything runs, that magnus fails with `enable_parallel`. Have an interruption recorded."""
+        """Prepare for a run: its id must be new, and its interruption will be recorded.
+
+        Raises:
+            RunExistsError: If a run with this id exists. magnus' own error would not say so on the terminal.
+        """
+        self.service.check_new(self.executor._context.run_id)
         self.service.record_interruption()
         if self.executor.enable_parallel:
             logger.warning(

@@ -13,7 +13,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.backends.base import MASK, RETRY_TIMEOUT
 from magnus_peewee_store.db.table import LogTable, Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
-from magnus_peewee_store.exceptions import ConfigurationError
+from magnus_peewee_store.exceptions import ConfigurationError, RunExistsError
 from magnus_peewee_store.heartbeat import Heartbeat
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.scrub import scrub
@@ -112,6 +112,15 @@ class DBStore(BaseRunLogStore):
         """
         self._secrets_handler = secrets_handler
 
+    def check_new(self, run_id: str) -> None:
+        """Check that no run has an id.
+
+        Raises:
+            RunExistsError: If one has.
+        """
+        if self.table.has(run_id, *_HEADER):
+            raise RunExistsError(run_id)
+
     def record_interruption(self) -> None:
         """Record the run as interrupted if this process, which runs the whole pipeline, exits before the run ends."""
         self._heartbeat.records_interruption = True
@@ -146,7 +155,7 @@ class DBStore(BaseRunLogStore):
             The run log.
 
         Raises:
-            RunLogExistsError: If a run with this id exists.
+            RunExistsError: If a run with this id exists.
         """
         run_log = RunLog(
             run_id=run_id,
@@ -157,7 +166,7 @@ class DBStore(BaseRunLogStore):
             status=status,
         )
         if not self.table.insert(run_id, fragments.dump_header(run_log)):
-            raise _with_message(exceptions.RunLogExistsError(run_id))
+            raise RunExistsError(run_id)
         self._after_write(run_id, status)
         return run_log
 
@@ -329,7 +338,7 @@ class DBStore(BaseRunLogStore):
             RunLogNotFoundError: If there is no run to add a branch to.
         """
         if isinstance(branch_log, RunLog):
-            self.table.upsert(branch_log.run_id, [fragments.dump_header(_scrubbed(branch_log))])
+            self._upsert(branch_log.run_id, [fragments.dump_header(_scrubbed(branch_log))])
             self._after_write(branch_log.run_id, branch_log.status)
         else:
             self._upsert(run_id, fragments.dump_branch(branch_log))

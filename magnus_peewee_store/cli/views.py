@@ -155,6 +155,7 @@ def check_table(report: CheckReport) -> Table:
         "Rows": [f"{sum(report.rows.values()):,}{f' ({rows})' if rows else ''}"],
         "Runs": [f"{report.runs:,}", *_first(f"{run_id} has no row of its own" for run_id in report.headless)],
         "Size": [decimal(report.size)],
+        "Stale": _first(report.stale),
         "Duplicates": _first(f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()),
         "Unreadable": _first(
             f"{row.run_id}: {row.attribute_type} {row.attribute_key}: {row.reason}" for row in report.unreadable

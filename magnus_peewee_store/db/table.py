@@ -19,6 +19,7 @@ Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
 # The maximum size of a statement that writes many rows: a packet of MySQL, even if each quote takes 4 characters.
 BATCH_BYTES = 100_000
+DELETE_BATCH = 500  # rows of one statement
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
@@ -212,6 +213,28 @@ class LogTable:
         """
         return self._retry(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
+    @_retrying
+    def replace_run(self, rows: Sequence[StoredRow], except_types: Types) -> None:
+        """Make a run have exactly these rows, with their created_at, in one transaction.
+
+        Args:
+            rows: The rows of one run.
+            except_types: Rows of these types stay as they are.
+        """
+        run_id = rows[0].run_id
+        log = self._log
+        wanted = set(rows)
+        with self._run_lock(run_id):
+            stored = self._queries.rows_of(run_id).where(log.attribute_type.not_in(except_types))
+            pks = {self._to_stored(row): row[5] for row in stored.select(*self._stored, log.pk).tuples()}
+            surplus = [pk for row, pk in pks.items() if row not in wanted]
+            for start in range(0, len(surplus), DELETE_BATCH):
+                log.delete().where(log.pk.in_(surplus[start : start + DELETE_BATCH])).execute()
+            for row in rows:
+                if row not in pks:
+                    self._check_size(run_id, row.fragment)
+                    self._queries.insert_stored().run(**row._asdict())
+
     def delete(self, run_id: str, is_written: bool = False) -> int:
         """Delete all rows of a run, and return how many there were.
 
@@ -220,9 +243,9 @@ class LogTable:
             is_written: Whether other processes may write rows of the run at the same time.
         """
         total = count = self._delete(run_id)
-        pause = DELETE_PAUSE if is_written else 0.0
-        # A statement that began before the run's own row was gone may add a row after the transaction has ended. Later
-        # statements find no run. A file has one writer at a time, so nothing can come in between.
+        pause = DELETE_PAUSE if is_written and self.database.has_concurrent_writers else 0.0
+        # A statement that began before the run's own row was gone may add a row after this transaction. Later ones find
+        # no run and write nothing.
         while count or pause:
             if not count:
                 time.sleep(pause)

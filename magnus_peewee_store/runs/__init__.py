@@ -12,7 +12,14 @@ from magnus_peewee_store.runs.listing import RunSummary, summarize
 from magnus_peewee_store.runs.liveness import Liveness
 from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
 from magnus_peewee_store.runs.searching import list_runs, search
-from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
+from magnus_peewee_store.runs.transfer import (
+    Outcome,
+    copy_runs,
+    export_runs,
+    find_differing,
+    find_run_logs,
+    import_runs,
+)
 from magnus_peewee_store.runs.upkeep import CheckReport, Prunable, check, delete_runs, prunable
 
 __all__ = [
@@ -31,6 +38,7 @@ __all__ = [
     "delete_runs",
     "diff",
     "export_runs",
+    "find_differing",
     "find_run",
     "find_run_logs",
     "import_runs",

@@ -25,9 +25,9 @@ def search(
     """Find the runs that meet all conditions, with their parameters and metrics.
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
-    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `started`, `duration`, `failed_step`, `project`, `user`,
-    `host`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run meets a condition if one of
-    them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
+    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
+    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run
+    meets a condition if one of them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
 
     Args:
         store: The store.

@@ -66,6 +66,7 @@ class Backend(peewee.Database):
     has_transactional_ddl = True
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
     has_json_rows = True
+    has_concurrent_writers = True  # whether several transactions may write at the same time
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
     extra = ""  # the extra of this package that installs the driver
 

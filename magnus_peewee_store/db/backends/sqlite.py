@@ -24,6 +24,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     peewee_class = peewee.SqliteDatabase
     field_types = {**peewee.SqliteDatabase.field_types, **Backend.field_types}
     settings = {"check_same_thread": False, "pragmas": {"synchronous": "full"}}
+    has_concurrent_writers = False
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
