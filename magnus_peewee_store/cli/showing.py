@@ -113,7 +113,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
     if draw is None:
         raise click.UsageError(f"'{output}' does not end in .html or .svg.")
     run = runs.read_run(store, run_id)
-    write_atomically(path, draw(run.run_log))
+    write_atomically(path, draw(run))
     click.echo(f"Wrote {output}.")
     _echo_unreadable(run)
 
