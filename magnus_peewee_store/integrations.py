@@ -30,13 +30,12 @@ class Local(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Prepare for a run: its id must be new, and its interruption will be recorded.
+        """Refuse the id of an existing run, and warn that magnus fails with `enable_parallel`, before anything runs.
 
         Raises:
-            RunExistsError: If a run with this id exists. magnus' own error would not say so on the terminal.
+            RunExistsError: If a run with this id exists.
         """
-        self.service.check_new(self.executor._context.run_id)
-        self.service.record_interruption()
+        self.service.prepare_run()
         if self.executor.enable_parallel:
             logger.warning(
                 "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "

@@ -112,18 +112,17 @@ class DBStore(BaseRunLogStore):
         """
         self._secrets_handler = secrets_handler
 
-    def check_new(self, run_id: str) -> None:
-        """Check that no run has an id.
+    def prepare_run(self) -> None:
+        """Prepare for the run that this process executes from its start to its end.
+
+        Its id must be new. If the process exits before the run has ended, the run is recorded as interrupted.
 
         Raises:
-            RunExistsError: If one has.
+            RunExistsError: If a run with this id exists. magnus' own error would not say so on the terminal.
         """
-        if self.table.has(run_id, *_HEADER):
-            raise RunExistsError(run_id)
-
-    def record_interruption(self) -> None:
-        """Record the run as interrupted if this process, which runs the whole pipeline, exits before the run ends."""
         self._heartbeat.records_interruption = True
+        if self._context and self.table.has(self._context.run_id, *_HEADER):
+            raise RunExistsError(self._context.run_id)
 
     def close(self) -> None:
         """Close the connection, and stop the heartbeat. The next call opens a new one."""
