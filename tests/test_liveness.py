@@ -303,9 +303,9 @@ def test_failing_heartbeat_does_not_disturb_the_run(
     monkeypatch.setattr(type(writer.table), "upsert_once", fail)
     writer.create_run_log("run", status="PROCESSING")
     writer.add_step_log(step("a"), "run")
-    assert {(record.levelno, record.getMessage()) for record in caplog.records if "no heart" in record.getMessage()} == {
-        (logging.DEBUG, "A heartbeat of run 'run' failed: no heart")
-    }
+    assert {
+        (record.levelno, record.getMessage()) for record in caplog.records if "no heart" in record.getMessage()
+    } == {(logging.DEBUG, "A heartbeat of run 'run' failed: no heart")}
 
 
 def test_heartbeat_waits_briefly_for_another_thread(writer: DBStore, caplog: pytest.LogCaptureFixture) -> None:
