@@ -35,6 +35,8 @@ class Settings(NamedTuple):
     pipeline: int
     runs: int
     """Runs in the database, with 50 steps each."""
+    idle_processes: int
+    """Processes that have heartbeats and write nothing else."""
 
 
 FULL = Settings(
@@ -51,6 +53,7 @@ FULL = Settings(
     first_calls=10,
     pipeline=100,
     runs=100_000,
+    idle_processes=50,
 )
 QUICK = Settings(
     rounds=1,
@@ -66,6 +69,7 @@ QUICK = Settings(
     first_calls=1,
     pipeline=5,
     runs=100,
+    idle_processes=4,
 )
 
 

@@ -162,6 +162,8 @@ def test_copy_while_writing_killed_and_repeated_ends_equal(any_database: AnyData
     copy(source, target, "finished", "run")
     assert differing(source, target, "finished", "run") == []
     assert copy(source, target, "finished", "run") == [(False, False)] * 2
+    source.close()
+    target.close()
 
 
 def write_until_deleted(url: str, number: int, is_writing: Any) -> None:
