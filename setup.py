@@ -45,6 +45,7 @@ setup(
             *MYSQL,
             "hypothesis>=6",
             "magnus[docker]",
+            "mysql-connector-python",
             "psycopg2-binary",
             "pytest>=8",
             "pytest-xdist",
@@ -53,8 +54,10 @@ setup(
     },
     entry_points={
         "run_log_store": ["db = magnus_peewee_store:DBStore"],
+        "executor": ["local-parallel = magnus_peewee_store.executors:LocalParallel"],
         "integration": [
             "db-local = magnus_peewee_store.integrations:Local",
+            "db-local-parallel = magnus_peewee_store.integrations:LocalParallel",
             "db-mocked = magnus_peewee_store.integrations:Mocked",
             "db-local-container = magnus_peewee_store.integrations:LocalContainer",
             "db-argo = magnus_peewee_store.integrations:Argo",

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import process_workloads, report, workloads
+from benchmarks import parallel_workloads, process_workloads, report, workloads
 from benchmarks.databases import DATABASES, Database, start_database
 from benchmarks.heartbeats import heartbeats
 from benchmarks.results import Result
@@ -26,6 +26,7 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "heartbeats": heartbeats,
     "first-call": process_workloads.first_call,
     "pipeline": process_workloads.pipeline,
+    "parallel": parallel_workloads.parallel,
     "runs": workloads.runs,
     "counts": workloads.counts,
 }

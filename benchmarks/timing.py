@@ -33,6 +33,9 @@ class Settings(NamedTuple):
     """How long concurrent processes write."""
     first_calls: int
     pipeline: int
+    branches: int
+    array: int
+    """Bytes of the array that parallel workers share."""
     runs: int
     """Runs in the database, with 50 steps each."""
     idle_processes: int
@@ -52,6 +55,8 @@ FULL = Settings(
     seconds=2.0,
     first_calls=10,
     pipeline=100,
+    branches=200,
+    array=1 << 30,
     runs=100_000,
     idle_processes=50,
 )
@@ -68,6 +73,8 @@ QUICK = Settings(
     seconds=0.5,
     first_calls=1,
     pipeline=5,
+    branches=10,
+    array=1 << 24,
     runs=100,
     idle_processes=4,
 )

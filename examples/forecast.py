@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from magnus import track_this
+from magnus import get_from_catalog, put_in_catalog, track_this
 from pydantic import BaseModel
 
 DATA = Path("data")
@@ -39,7 +39,9 @@ def collect(days: int) -> Shops:
 
 def evaluate(shop: str) -> None:
     """Forecast each day of a shop's sales with every method, and save the mean error of each method."""
-    with (DATA / shop).open(newline="") as file:
+    source = DATA / shop
+    get_from_catalog(str(source))
+    with source.open(newline="") as file:
         sales = [float(sold) for _, sold in csv.reader(file)]
     days = range(7, len(sales))
     errors = {
@@ -49,7 +51,9 @@ def evaluate(shop: str) -> None:
     best = min(errors, key=lambda name: errors[name])
     track_this(days=len(days), best=best, error=errors)
     result = {"shop": Path(shop).stem, "best": best, **errors}
-    (DATA / shop).with_suffix(".json").write_text(json.dumps(result))
+    target = source.with_suffix(".json")
+    target.write_text(json.dumps(result))
+    put_in_catalog(str(target))
     print(f"{shop}: {best}, off by {errors[best]} a day")
 
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from magnus import defaults, utils
 from ruamel.yaml.error import YAMLError
 
-from magnus_peewee_store.db.schema import TABLE
+from magnus_peewee_store.db.backends.base import TABLE
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
 from magnus_peewee_store.store import DBStore
 
@@ -57,7 +57,11 @@ def open_store(config_file: Optional[str] = None, connection_string: Optional[st
         magnus_peewee_store.exceptions.MissingTableError: There is no SQLite file ...
     """
     store = find_configuration(config_file, connection_string).make_store()
-    check_exists(store)
+    try:
+        check_exists(store)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 
@@ -85,6 +89,13 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
             f"{config_file} does not keep run logs in a database. Add to it: run_log_store: {{type: db}}"
         )
 
+    misplaced = [key for key in ("connection_string", "retry_timeout") if key in run_log_store]
+    if is_db and misplaced and not connection_string:
+        # magnus ignores them there, and runs with the default database.
+        raise ConfigurationError(
+            f"In {source}, the section 'run_log_store:' has {' and '.join(map(repr, misplaced))} beside 'type:', where "
+            "magnus ignores it. Write it under 'config:', which stands beside 'type:'."
+        )
     store_config: Dict[str, Any] = {}
     if connection_string:
         store_config, source = {"connection_string": connection_string}, "the connection string given"

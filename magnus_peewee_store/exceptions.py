@@ -18,6 +18,10 @@ class ConnectionStringError(ConfigurationError):
     """The connection string is not valid, or does not suit the executor. The message says what to write."""
 
 
+class ParallelExecutionError(ConfigurationError):
+    """The executor `local-parallel` cannot run this pipeline here. The message says why, and what to change."""
+
+
 class CannotConnectError(RunLogStoreError, peewee.OperationalError):
     """Cannot connect to the database. The message gives the masked URL and the reason.
 
@@ -35,12 +39,36 @@ class MissingTableError(RunLogStoreError, peewee.OperationalError):
     """The table, or its SQLite file, does not exist. The message says how to create it."""
 
 
+class WrongTableError(RunLogStoreError, peewee.ProgrammingError):
+    """`db_log` is a view, or a table of other software. The message names the columns that it lacks."""
+
+
+class MissingSchemaError(RunLogStoreError, peewee.ProgrammingError):
+    """The schema for the table does not exist. The message contains the CREATE SCHEMA to run."""
+
+
+class PrivilegeError(RunLogStoreError, peewee.OperationalError):
+    """The role lacks a privilege. The message names it, and contains the GRANT to run."""
+
+
+class CorruptFileError(RunLogStoreError, peewee.DatabaseError):
+    """The SQLite file is damaged, or no SQLite file. The message says how to recover its rows."""
+
+
+class NetworkFileError(RunLogStoreError, peewee.OperationalError):
+    """The SQLite file lies on a network file system that failed to lock or write it. The message says where to move."""
+
+
 class DuplicateRowsError(RunLogStoreError, peewee.IntegrityError):
     """The unique index cannot be created, because other software wrote rows twice. The message says which rows."""
 
 
 class ValueTooLargeError(RunLogStoreError, peewee.DataError):
     """A value is larger than the server or the column accepts. The message says which limit to raise."""
+
+
+class InvalidValueError(RunLogStoreError, TypeError, ValueError):
+    """A value, a run id or a name cannot be stored. The message names it."""
 
 
 class UnreadableRowError(RunLogStoreError, ValueError):

@@ -8,7 +8,7 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
-from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 
 
 class Fragment(NamedTuple):
@@ -47,7 +47,7 @@ def dump_run_log(run_log: RunLog) -> List[Fragment]:
     """Return all fragments of a run log, each parent before its children, as `to_run_log` needs them.
 
     Raises:
-        TypeError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
+        InvalidValueError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
     """
     steps = [fragment for step_log in run_log.steps.values() for fragment in dump_step(step_log)]
     return [dump_header(run_log), *dump_parameters(run_log.parameters), *steps]
@@ -57,16 +57,16 @@ def dump_header(run_log: RunLog) -> Fragment:
     """Return the fragment of the run itself: the run log without its parameters and steps.
 
     Raises:
-        TypeError: If something in the run config cannot be written as JSON.
+        InvalidValueError: If something in the run config cannot be written as JSON.
     """
-    return _dump(RUN_LOG, RUN_LOG_KEY, json.dumps, run_log.model_dump(exclude={"parameters", "steps"}))
+    return _dump(RUN_LOG, RUN_LOG_KEY, lambda: json.dumps(run_log.model_dump(exclude={"parameters", "steps"})))
 
 
 def dump_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
     """Return a fragment for each parameter: its bare value under its name.
 
     Raises:
-        TypeError: If a value cannot be written as JSON, or a name is not a string.
+        InvalidValueError: If a value cannot be written as JSON.
     """
     return [_dump(PARAMETER, name, json.dumps, value) for name, value in parameters.items()]
 
@@ -75,7 +75,7 @@ def dump_step(step_log: StepLog) -> List[Fragment]:
     """Return the fragments of a step: its own, those of its branches, then those of the branches' steps.
 
     Raises:
-        TypeError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
+        InvalidValueError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
     """
     own = _dump(STEP, step_log.internal_name, _to_json, step_log, "branches")
     branch_logs = step_log.branches.values()
@@ -87,7 +87,7 @@ def dump_branch(branch_log: BranchLog) -> List[Fragment]:
     """Return the fragments of a branch: its own, then those of its steps.
 
     Raises:
-        TypeError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
+        InvalidValueError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
     """
     return [_dump_branch(branch_log), *_dump_steps(branch_log)]
 
@@ -140,6 +140,24 @@ def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
         UnreadableRowError: If one cannot be read.
     """
     return {row[1]: parse(*row) for row in rows if row[0] in PARAMETER}
+
+
+def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) -> List[Fragment]:
+    """Leave out the parameters that are as they were read, if they cover all that was read.
+
+    magnus reads all parameters before a step and sets all of them after it. So it would undo what another step has set
+    in the meantime.
+
+    Args:
+        parameters: The parameters to write.
+        read: The values that were read, as JSON, by name.
+    """
+    parameters = list(parameters)
+    names = {fragment.attribute_key for fragment in parameters}
+    # magnus passes names on in lower case, since it does so through environment variables.
+    if not all(name in names or name.lower() in names for name in read):
+        return parameters
+    return [each for each in parameters if not _is_same_json(each.attribute_value, read.get(each.attribute_key))]
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
@@ -225,6 +243,13 @@ def _parse_value(value: str) -> Any:
         return json.loads(value)  # See `_parse_log`.
 
 
+def _is_same_json(value: str, other: Optional[str]) -> bool:
+    """Compare as JSON, in which 1, 1.0 and true differ, and the order of keys does not matter."""
+    if other is None or value == other:
+        return other is not None
+    return json.dumps(json.loads(value), sort_keys=True) == json.dumps(json.loads(other), sort_keys=True)
+
+
 def _dump_branch(branch_log: BranchLog) -> Fragment:
     return _dump(BRANCH, branch_log.internal_name, _to_json, branch_log, "steps")
 
@@ -254,9 +279,11 @@ def _to_json(log: BaseModel, exclude: str) -> str:
 
 def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *arguments: Any) -> Fragment:
     """Return a fragment. Its JSON is ASCII, so the character set of the table does not matter."""
-    if not isinstance(name, str) or "\0" in name:  # Not every database can store NUL.
-        raise TypeError(f"The name of a {types[0]} must be a string without NUL, not {name!r}")
     try:
         return Fragment(types[0], name, to_json(*arguments))
+    except RecursionError as error:
+        raise InvalidValueError(f"The {types[0]} '{name}' contains a value that is nested too deep for JSON") from error
     except (TypeError, ValueError) as error:
-        raise TypeError(f"The {types[0]} '{name}' contains a value that JSON cannot represent: {error}") from error
+        raise InvalidValueError(
+            f"The {types[0]} '{name}' contains a value that JSON cannot represent: {error}"
+        ) from error

@@ -39,8 +39,27 @@ class Local(_DBIntegration):
         if self.executor.enable_parallel:
             logger.warning(
                 "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "
-                "store, with a TypeError about 'map_variable'. Remove enable_parallel."
+                "store, with a TypeError about 'map_variable'. Remove enable_parallel, or use the executor "
+                "'local-parallel', which runs branches in parallel."
             )
+
+
+class LocalParallel(_DBIntegration):
+    """The store with the executor `local-parallel`: every database that several processes can share."""
+
+    executor_type = "local-parallel"
+    service_type = "run_log_store"
+    service_provider = "db"
+
+    def configure_for_traversal(self, **kwargs: Any) -> None:
+        """Refuse a database in memory, and the id of an existing run, before anything runs.
+
+        Raises:
+            ConnectionStringError: If the connection string names one, or is not valid.
+            RunExistsError: If a run with this id exists.
+        """
+        _refuse_memory(self.service.find_file(), "the processes of parallel branches")
+        self.service.prepare_run()
 
 
 class Mocked(Local):
@@ -61,7 +80,7 @@ class LocalContainer(Local):
             ConnectionStringError: If the connection string names one, or is not valid.
         """
         # Without secrets: in a container, the secrets handler does not know its file yet.
-        _refuse_memory(self.service.find_file(with_secrets=False))
+        _refuse_memory(self.service.find_file(with_secrets=False), "containers")
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
         """Mount the folder of the SQLite file, with its write-ahead log, into every container.
@@ -71,7 +90,7 @@ class LocalContainer(Local):
         """
         super().configure_for_traversal()
         file = self.service.find_file()
-        _refuse_memory(file)
+        _refuse_memory(file, "containers")
         if file is None:
             return
         folder, name = os.path.split(os.path.realpath(file))
@@ -113,9 +132,9 @@ class Argo(_DBIntegration):
             )
 
 
-def _refuse_memory(file: Optional[str]) -> None:
+def _refuse_memory(file: Optional[str], others: str) -> None:
     if file == MEMORY:
         raise ConnectionStringError(
-            "The run log store's database is in memory, where containers cannot see it. "
+            f"The run log store's database is in memory, where {others} cannot see it. "
             "Use a file in the connection string, as in sqlite:///runs.db, or a server."
         )

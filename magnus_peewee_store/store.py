@@ -23,8 +23,26 @@ DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.d
 HEARTBEAT_INTERVAL = 30.0  # seconds
 
 STARTED_BY = "started_by"  # the key that the store adds to the run config: the origin of the run
+MAX_READ_RUNS = 100  # of how many runs a thread remembers the parameters that it has read
 
 _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+
+
+class _ReadParameters(threading.local):
+    """What this thread has read of the parameters of each run, as JSON by name, until it writes them."""
+
+    def __init__(self) -> None:
+        self._by_run: Dict[str, Dict[str, str]] = {}
+
+    def remember(self, run_id: str, values: Dict[str, str]) -> None:
+        self._by_run.pop(run_id, None)
+        self._by_run[run_id] = values
+        if len(self._by_run) > MAX_READ_RUNS:
+            del self._by_run[next(iter(self._by_run))]
+
+    def forget(self, run_id: str) -> Dict[str, str]:
+        """Forget what was read of a run, and return it."""
+        return self._by_run.pop(run_id, {})
 
 
 class DBStore(BaseRunLogStore):
@@ -60,6 +78,7 @@ class DBStore(BaseRunLogStore):
     _folder: str = PrivateAttr(default="")
     _secrets_handler: Any = PrivateAttr(default=None)
     _heartbeat: Heartbeat = PrivateAttr()
+    _read_parameters: Any = PrivateAttr(default_factory=_ReadParameters)
 
     def __init__(self, **config: Any) -> None:
         try:
@@ -156,6 +175,7 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunExistsError: If a run with this id exists.
         """
+        self._read_parameters.forget(run_id)
         run_log = RunLog(
             run_id=run_id,
             dag_hash=dag_hash,
@@ -198,6 +218,7 @@ class DBStore(BaseRunLogStore):
         Args:
             run_log: The run log.
         """
+        self._read_parameters.forget(run_log.run_id)
         self.table.upsert(run_log.run_id, fragments.dump_run_log(_scrubbed(run_log)))
         self._after_write(run_log.run_id, run_log.status)
 
@@ -227,13 +248,19 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        parameters = fragments.to_parameters(self.table.read(run_id, fragments.PARAMETER))
+        rows = self.table.read(run_id, fragments.PARAMETER)
+        parameters = fragments.to_parameters(rows)
         if not parameters:
             self._check_run(run_id)
+        self._read_parameters.remember(run_id, {name: value for _, name, value in rows})
         return parameters
 
     def set_parameters(self, run_id: str, parameters: Dict[str, Any], **kwargs: Any) -> None:
         """Set parameters of a run, all or none. Its other parameters stay.
+
+        magnus reads all parameters before a step, and sets all of them after it. So, if the names cover all that this
+        thread has read of the run since it last set any, the values that equal what was read are left out: another
+        step may have changed them in the meantime. Fewer names are written as they are.
 
         Args:
             run_id: The id of the run.
@@ -242,7 +269,8 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        self._upsert(run_id, fragments.dump_parameters(parameters))
+        rows = fragments.dump_parameters(parameters)
+        self._upsert(run_id, fragments.changed_parameters(rows, self._read_parameters.forget(run_id)))
 
     def get_run_config(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
         """Return the configuration that a run was started with, without secrets.

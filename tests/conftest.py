@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 import pytest
+from certificates import make_certificates
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
-from servers import Database, MariaDB, PostgreSQL, Server, why_missing
+from servers import KIND_IN_TREE, Database, Galera, MariaDB, MySQL, PostgreSQL, Server, why_missing
 
 from magnus_peewee_store import DBStore
 
@@ -21,9 +22,14 @@ ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystem
 # Schemes of connection strings, with the driver, and the kind of server for each.
 SERVERS = {"postgresql+psycopg2": "postgresql", "postgresql+psycopg": "postgresql", "mysql+pymysql": "mariadb"}
 DATABASES = ["sqlite", *SERVERS]
+if KIND_IN_TREE:  # TEST_SERVER_TREE is set: run on its server alone
+    DIALECT = {"postgresql": "postgresql"}.get(KIND_IN_TREE, "mysql")
+    SERVERS = {scheme: KIND_IN_TREE for scheme in SERVERS if scheme.startswith(DIALECT)}
+    DATABASES = [*SERVERS]
 SETTINGS = {
     "postgresql": {"max_connections": "200"},
     "mariadb": {"max_connections": "200", "max_allowed_packet": "64M"},
+    "mysql": {"max_connections": "200", "max_allowed_packet": "64M"},
 }
 
 
@@ -40,14 +46,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("any_store", [*DATABASES, *(marker.args if marker else ())], indirect=True)
 
 
-def new_server(kind: str, **settings: str) -> Server:
-    """Start a server and return it. Skip the test if the server is not installed; fail in CI."""
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [text for report in reports for name, text in report.user_properties if name == "summary"]
+    if lines:
+        terminalreporter.section("histories")
+        terminalreporter.write("\n".join([*sorted(lines), ""]))
+
+
+def require(kind: str) -> None:
+    """Skip the test if a kind of server is not installed; fail in CI."""
     missing = why_missing(kind)
     if missing and os.environ.get("CI"):
         pytest.fail(missing)
     if missing:
         pytest.skip(missing)
-    server: Server = {"postgresql": PostgreSQL, "mariadb": MariaDB}[kind](**settings)
+
+
+def new_server(kind: str, **settings: str) -> Server:
+    """Start a server and return it. Skip the test if the server is not installed; fail in CI."""
+    require(kind)
+    server: Server = {"postgresql": PostgreSQL, "mariadb": MariaDB, "mysql": MySQL}[kind](**settings)
     try:
         server.start()
     except BaseException:
@@ -82,6 +101,8 @@ def server_databases() -> Iterator[Callable[[str], Database]]:
     databases: Dict[str, Database] = {}
 
     def database(scheme: str) -> Database:
+        if scheme not in SERVERS:
+            pytest.skip(f"TEST_SERVER_TREE has no server for {scheme}")
         kind = SERVERS[scheme]
         if kind not in servers:
             servers[kind] = new_server(kind, **SETTINGS[kind])
@@ -94,6 +115,18 @@ def server_databases() -> Iterator[Callable[[str], Database]]:
     finally:
         for server in servers.values():
             server.remove()
+
+
+@pytest.fixture(scope="session")
+def galera() -> Iterator[Galera]:
+    """Return one cluster for all tests. Skip the tests if Galera is not installed; fail in CI."""
+    require("galera")
+    cluster = Galera(max_connections="200", max_allowed_packet="64M")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
 
 
 def database_for(scheme: str, tmp_path: Path, server_databases: Callable[[str], Database]) -> Iterator[AnyDatabase]:
@@ -189,6 +222,12 @@ class Project:
         return self.magnus(
             "execute", "-f", "pipeline.yaml", "-c", "config.yaml", "--run-id", run_id, *arguments, fails=fails
         )
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a certificate authority, and a certificate for localhost."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What runs the containers of the tests: an engine that answers Docker's API, or else mount namespaces."""
+"""Container engines for the tests: one with Docker's API, or else mount namespaces."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 import magnus_peewee_store
 
-# magnus asks here and nowhere else.
+# magnus knows no other socket.
 SOCKET = Path("/var/run/docker.sock")
 BASE = "magnus-peewee-store-tests"
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -36,11 +36,11 @@ runtime = "runc"
 
 
 class MissingError(Exception):
-    """What a test lacks, in a sentence."""
+    """A test needs something that is not here. The message says what."""
 
 
 class Docker:
-    """Real containers, whose images have this Python, magnus and the store at the places where they are here."""
+    """Real containers. Their images have this Python, magnus and the store at the same paths as this machine."""
 
     environment: Dict[str, str] = {}
 
@@ -59,16 +59,16 @@ class Docker:
             self._client.api.import_image_from_file(image.name, repository=BASE, tag="latest", changes=changes)
 
     def name(self, folder: Path) -> str:
-        """Name the image of a project."""
+        """Return the name of a project's image."""
         return f"{BASE}:{folder.name}"
 
     def make(self, folder: Path) -> None:
-        """Make the image of a project."""
+        """Build a project's image."""
         (folder / "Dockerfile").write_text(f"FROM {BASE}\nCOPY . /project\n")
         self._client.images.build(path=str(folder), tag=self.name(folder), rm=True)
 
     def remove(self) -> None:
-        """Remove the images."""
+        """Delete the images."""
         for image in self._client.images.list():
             if any(BASE in tag for tag in image.tags):
                 self._client.images.remove(image.id, force=True)
@@ -76,24 +76,24 @@ class Docker:
 
 
 class Namespaces:
-    """Processes in mount namespaces, which have a mounted folder where a container would have it, and only there."""
+    """Processes in mount namespaces, which see a mounted folder only where a container would have it."""
 
     environment = {"PYTHONPATH": str(STAND_IN)}
 
     def name(self, folder: Path) -> str:
-        """Name the image of a project: it is the folder itself."""
+        """Return the project's folder, which takes the place of an image."""
         return str(folder)
 
     def make(self, folder: Path) -> None:
-        """Make nothing: it is there."""
+        """Do nothing: the folder needs no build."""
 
 
 @contextlib.contextmanager
 def real_engine() -> Iterator[Docker]:
-    """An engine: the one that answers, or podman's, started for as long as this lasts.
+    """Return the running Docker engine, or start podman's and stop it at the end.
 
     Raises:
-        MissingError: If there is none, and none can be started.
+        MissingError: If no engine runs and none can be started.
     """
     with contextlib.ExitStack() as stack:
         if not _answers():
@@ -105,14 +105,14 @@ def real_engine() -> Iterator[Docker]:
 
 @contextlib.contextmanager
 def namespaces() -> Iterator[Namespaces]:
-    """Mount namespaces.
+    """Return mount namespaces.
 
     Raises:
-        MissingError: If the system has none for us.
+        MissingError: If this user cannot create any.
     """
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     if shutil.which("unshare") is None or subprocess.run(["unshare", *root, "--mount", "true"]).returncode:
-        raise MissingError("Mount namespaces cannot be made here: it takes `unshare --mount`, and the right to")
+        raise MissingError("Cannot create mount namespaces. This needs `unshare --mount` and the right to run it.")
     yield Namespaces()
 
 
@@ -125,9 +125,9 @@ def _answers() -> bool:
 def _podman() -> Iterator[None]:
     lacking = [program for program in ("podman", "runc", "unshare") if shutil.which(program) is None]
     if lacking:
-        raise MissingError(f"No Docker engine answers, and to start one: apt-get install {' '.join(lacking)}")
+        raise MissingError(f"No Docker engine answers. To start one: apt-get install {' '.join(lacking)}")
     if os.geteuid() != 0 or SOCKET.exists():
-        raise MissingError(f"No Docker engine answers at {SOCKET}, and only root may start one there")
+        raise MissingError(f"No Docker engine answers at {SOCKET}. Only root can start one there.")
     with tempfile.TemporaryDirectory(prefix="podman-") as folder:
         home = Path(folder)
         (home / "containers.conf").write_text(CONFIGURATION)
@@ -140,7 +140,7 @@ def _podman() -> Iterator[None]:
             "CONTAINERS_STORAGE_CONF": str(home / "storage.conf"),
         }
         with (home / "log").open("w+") as log:
-            # Its mounts are in a namespace of their own, and gone with it.
+            # podman's mounts are in their own namespace, which ends with it.
             service = subprocess.Popen(
                 ["unshare", "--mount", "podman", "system", "service", "--time=0", f"unix://{SOCKET}"],
                 env=environment,
@@ -152,7 +152,7 @@ def _podman() -> Iterator[None]:
                 while not _answers():
                     if service.poll() is not None or time.monotonic() > give_up_at:
                         log.seek(0)
-                        raise MissingError(f"podman does not start here: {log.read()[-500:]}")
+                        raise MissingError(f"podman does not start: {log.read()[-500:]}")
                     time.sleep(0.1)
                 yield
             finally:
@@ -163,11 +163,11 @@ def _podman() -> Iterator[None]:
 
 
 def python_and_packages() -> Set[Path]:
-    """The files of this Python, of magnus, of the store, of its drivers, and the libraries that they are linked to."""
+    """Return the files of this Python, magnus, the store and its drivers, with the libraries that they link to."""
     standard, installed = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))
     left_out = ("config-", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tkinter", "turtle")
     files = {Path(sys.executable), Path(sys.executable).resolve(), Path(sys.prefix, "pyvenv.cfg")}
-    # Installed in place or not.
+    # Installed in editable mode or not.
     files |= {*Path(magnus_peewee_store.__file__).parent.rglob("*.py"), *installed.glob("*magnus_peewee_store*")}
     files |= {path for folder in installed.glob("magnus_peewee_store*") for path in folder.rglob("*")}
     files |= {path for path in standard.rglob("*") if not path.relative_to(standard).parts[0].startswith(left_out)}

@@ -1,4 +1,8 @@
-"""Private database servers that the tests start from installed binaries, and remove again."""
+"""Private database servers, which the tests start and remove.
+
+Their programs are the system's, or those of another Debian release in the root tree that TEST_SERVER_TREE names.
+`fetch_server.py` makes such trees.
+"""
 
 import glob
 import itertools
@@ -20,56 +24,126 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 DEADLINE = 60.0
 POLL_INTERVAL = 0.05
 OWNER, PASSWORD = "scott", "tiger"
+FETCH = "python tests/fetch_server.py"
 
-BINARIES = {
+PROGRAMS = {
     "postgresql": ("PostgreSQL's server", "postgresql", ["initdb", "postgres", "pg_basebackup"]),
     "mariadb": ("MariaDB's server", "mariadb-server", ["mariadbd", "mariadb-install-db"]),
     "galera": ("Galera", "mariadb-server galera-4 rsync lsof", ["mariadbd", "mariadb-install-db", "rsync", "lsof"]),
 }
 GALERA_LIBRARIES = glob.glob("/usr/lib*/galera*/libgalera_smm.so")
-# Debian keeps PostgreSQL's binaries, a folder a version, off the PATH; an ordinary user's PATH lacks /usr/sbin.
-POSTGRESQL_FOLDERS = sorted(
-    glob.glob("/usr/lib/postgresql/*/bin"), key=lambda folder: float(Path(folder).parent.name), reverse=True
-)
-SEARCH_PATH = os.pathsep.join([*POSTGRESQL_FOLDERS, os.environ.get("PATH", os.defpath), "/usr/sbin"])
-ENVIRONMENT = {**os.environ, "PATH": SEARCH_PATH, "LC_ALL": "C"}
 
-# A server dies with the thread that started it: this one lasts as long as the tests do.
+# What a server in a tree sees of the system: devices, processes, and its own folder.
+ENTER_TREE = """
+tree=$1
+for folder in /dev /proc "$2"; do
+  mkdir -p "$tree$folder"
+  mount --rbind "$folder" "$tree$folder"
+done
+shift 2
+exec chroot "$tree" "$@"
+"""
+
+
+class Installation:
+    """The root folder under which servers' programs are: the system's, or that of a tree."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # Debian keeps PostgreSQL's programs off the PATH, in a folder per version. A user's PATH lacks /usr/sbin.
+        postgresql = root.glob("usr/lib/postgresql/*/bin")
+        newest_first = sorted(postgresql, key=lambda folder: float(folder.parent.name), reverse=True)
+        user_path = os.environ.get("PATH", os.defpath) if self.is_system else "/usr/bin"
+        self._path = [f"/{path.relative_to(root)}" for path in newest_first]
+        self._path += [*user_path.split(os.pathsep), "/usr/sbin"]
+        self.environment = {**os.environ, "PATH": os.pathsep.join(self._path), "LC_ALL": "C"}
+
+    @property
+    def is_system(self) -> bool:
+        return self.root == Path("/")
+
+    def has(self, *programs: str) -> bool:
+        """Return True if all the programs are installed."""
+        path = os.pathsep.join(str(self.root / folder.lstrip("/")) for folder in self._path)
+        return all(shutil.which(program, path=path) for program in programs)
+
+    def command(self, *command: str) -> List[str]:
+        """Return the command that runs another one in this installation, in the same process."""
+        if self.is_system:
+            return list(command)
+        enter = ["unshare", "--mount", "sh", "-euc", ENTER_TREE, "sh", str(self.root), tempfile.gettempdir()]
+        return [*enter, *command]
+
+
+SYSTEM = Installation(Path("/"))
+TREE = Installation(Path(os.environ["TEST_SERVER_TREE"]).resolve()) if os.environ.get("TEST_SERVER_TREE") else None
+
+
+def kind_in_tree() -> Optional[str]:
+    """Return the kind of server that is in the tree, None if the tests run on the system's servers."""
+    if TREE is None:
+        return None
+    for kind, program in (("mariadb", "mariadbd"), ("mysql", "mysqld"), ("postgresql", "postgres")):
+        if TREE.has(program):
+            return kind
+    raise RuntimeError(f"There is no server in {TREE.root}, which TEST_SERVER_TREE names. Run: {FETCH} --help")
+
+
+KIND_IN_TREE = kind_in_tree()
+
+# A server dies with the thread that started it. This thread lasts as long as the tests do.
 _starter = ThreadPoolExecutor(max_workers=1)
-# Below the ports that the system gives to clients: nobody takes a server's port while it restarts.
+# The system gives clients higher ports, so no client takes a server's port while it restarts.
 _ports = itertools.count(random.randrange(10_000, 30_000))
 
 
+def installation_of(kind: str) -> Installation:
+    """Return the tree if it has this kind of server, else the system."""
+    return TREE if TREE and kind == KIND_IN_TREE else SYSTEM
+
+
 def why_missing(kind: str) -> str:
-    """What to install before a server of this kind can start, "" if nothing."""
-    title, packages, binaries = BINARIES[kind]
-    if shutil.which("setpriv", path=SEARCH_PATH) is None:
+    """Return what to do before a server of this kind can start, "" if nothing."""
+    installation = installation_of(kind)
+    if not SYSTEM.has("setpriv"):
         return "setpriv is not installed: apt-get install util-linux"
-    if all(shutil.which(binary, path=SEARCH_PATH) for binary in binaries) and (kind != "galera" or GALERA_LIBRARIES):
+    if not installation.is_system:
+        return "" if os.geteuid() == 0 else "Only root can start servers in TEST_SERVER_TREE"
+    if kind == "mysql":
+        return f"MySQL's server is not here: set TEST_SERVER_TREE=$({FETCH} mysql)"
+    title, packages, programs = PROGRAMS[kind]
+    if installation.has(*programs) and (kind != "galera" or GALERA_LIBRARIES):
         return ""
     return f"{title} is not installed: apt-get install {packages}"
 
 
 def is_listened_on(port: int) -> bool:
-    """Whether somebody listens on a TCP port of the loopback."""
+    """Return True if a process listens on this TCP port of the loopback interface."""
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on, another one at each call."""
+    """Return an unused TCP port of the loopback interface, another one at each call."""
     return next(port for port in _ports if not is_listened_on(port))
 
 
 class Server:
-    """A server with a data folder, a port and a socket of its own; settings are those of its configuration file."""
+    """A server with its own data folder, port and socket.
 
-    kind: str
+    Args:
+        settings: Settings as in the server's configuration file.
+    """
+
+    kind: str  # the product
+    dialect: str  # of SQL, one for MariaDB and MySQL
+    has_sequences = True
     orderly_signal: signal.Signals
     immediate_signal: signal.Signals
 
     def __init__(self, **settings: str) -> None:
         self.settings = settings
+        self.installation = installation_of(self.kind)
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.kind}-"))
         self.data = self.folder / "data"
@@ -83,7 +157,7 @@ class Server:
             self._privileges = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
     def start(self, *options: str) -> None:
-        """Start, on new data at first, and wait until connections are accepted."""
+        """Start, the first time with new data, and wait until the server accepts connections."""
         if not self.data.exists():
             self._create_data()
         command = self._as_user(*self._command(), *options)
@@ -92,11 +166,11 @@ class Server:
                 subprocess.Popen,
                 command,
                 cwd=str(self.folder),
-                env=ENVIRONMENT,
+                env=self.installation.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the tests alone
+                start_new_session=True,  # Ctrl-C stops the tests, not the server
             ).result()
         try:
             self._wait_until(self._is_ready, "accept connections")
@@ -105,7 +179,7 @@ class Server:
             raise
 
     def stop(self, immediate: bool = False) -> None:
-        """Shut down in order, or at once as in a crash, and wait until the process is gone."""
+        """Shut down cleanly, or immediately as in a crash, and wait until the process has ended."""
         if self._process is None:
             return
         self._process.send_signal(self.immediate_signal if immediate else self.orderly_signal)
@@ -119,29 +193,29 @@ class Server:
             self._process = None
 
     def restart(self, immediate: bool = False) -> None:
-        """Stop and start on the same data and port."""
+        """Stop, then start with the same data and port."""
         self.stop(immediate)
         self.start()
 
     def remove(self) -> None:
-        """Stop and leave nothing behind."""
+        """Stop, and delete all files."""
         try:
             self.stop(immediate=True)
         finally:
             shutil.rmtree(str(self.folder), ignore_errors=True)
 
     def database(self, scheme: str) -> "Database":
-        """A fresh database."""
+        """Create a database."""
         database = Database(self, scheme, f"test_{uuid.uuid4().hex[:12]}")
         self._create_database(database.name)
         return database
 
     def administrator(self, database: Optional[str] = None) -> Any:
-        """A connection that may do everything, in autocommit."""
+        """Connect as the administrator, in autocommit mode."""
         raise NotImplementedError
 
     def sql(self, statement: str, *values: Any, database: Optional[str] = None) -> List[Tuple[Any, ...]]:
-        """What a statement of the administrator returns; ? stands for a value."""
+        """Run a statement as the administrator and return its rows. Each ? stands for a value."""
         with closing(self.administrator(database)) as connection, closing(connection.cursor()) as cursor:
             if values:
                 cursor.execute(statement.replace("%", "%%").replace("?", "%s"), values)
@@ -150,7 +224,7 @@ class Server:
             return list(cursor.fetchall()) if cursor.description else []
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, and whoever is still connected to it."""
+        """Drop a database and end the sessions that use it."""
         raise NotImplementedError
 
     def _driver(self) -> Any:
@@ -166,15 +240,19 @@ class Server:
         raise NotImplementedError
 
     def _as_user(self, *command: str) -> List[str]:
-        """The command without root's rights, and ended when the tests end, even if they are killed."""
-        return ["setpriv", *self._privileges, f"--pdeathsig={self.immediate_signal.name[3:]}", *command]
+        """Return the command that runs another one without root's rights, and ends it when the tests end or are killed.
+
+        setpriv comes last, in the tree: Linux forgets the signal of --pdeathsig when a process changes its user.
+        """
+        setpriv = ["setpriv", *self._privileges, f"--pdeathsig={self.immediate_signal.name[3:]}"]
+        return self.installation.command(*setpriv, *command)
 
     def _run(self, *command: str) -> None:
         with self.log.open("ab") as log:
             result = subprocess.run(
                 self._as_user(*command),
                 cwd=str(self.folder),
-                env=ENVIRONMENT,
+                env=self.installation.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -183,7 +261,7 @@ class Server:
             raise RuntimeError(self._complaint(f"run {command[0]}"))
 
     def _is_ready(self) -> bool:
-        # PyMySQL leaves a socket open when nobody listens: it is not asked before somebody does
+        # PyMySQL leaks a socket when nobody listens, so look for a listener first.
         try:
             return is_listened_on(self.port) and self._serves()
         except self._driver().Error:
@@ -201,11 +279,11 @@ class Server:
 
     def _complaint(self, aim: str) -> str:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
-        return f"{self.kind} on port {self.port} did not {aim}; its log ends with:\n{tail}"
+        return f"{self.kind} on port {self.port} did not {aim}. Its log ends with:\n{tail}"
 
 
 class Database:
-    """A database on a server, with an owner who has to show a password."""
+    """A database on a server. Its owner logs in with a password."""
 
     def __init__(self, server: Server, scheme: str, name: str) -> None:
         self.server = server
@@ -214,28 +292,28 @@ class Database:
         self.url = f"{scheme}://{OWNER}:{PASSWORD}@127.0.0.1:{server.port}/{name}"
 
     def on(self, server: Server) -> "Database":
-        """The same database as a replica of its server shows it."""
+        """Return the same database on a replica of its server."""
         return Database(server, self.scheme, self.name)
 
     def sql(self, statement: str, *values: Any) -> List[Tuple[Any, ...]]:
-        """What a statement of the administrator returns, on a connection of its own; ? stands for a value."""
+        """Run a statement as the administrator, on a new connection, and return its rows. Each ? stands for a value."""
         return self.server.sql(statement, *values, database=self.name)
 
     def drop(self) -> None:
-        """Drop it, whoever is still connected."""
+        """Drop it and end the sessions that use it."""
         self.server.drop_database(self.name)
 
 
 class PostgreSQL(Server):
-    """A PostgreSQL server; passwords are checked on TCP, and everyone is trusted on its socket."""
+    """A PostgreSQL server. It checks passwords on TCP connections, not on its socket."""
 
-    kind = "postgresql"
+    kind = dialect = "postgresql"
     orderly_signal = signal.SIGINT
     immediate_signal = signal.SIGQUIT
 
     @property
     def socket_folder(self) -> Path:
-        """What a client names as its host to use the socket."""
+        """The `host` for connections through the socket."""
         return self.folder
 
     def administrator(self, database: Optional[str] = None) -> Any:
@@ -245,9 +323,10 @@ class PostgreSQL(Server):
         connection.autocommit = True
         return connection
 
-    def standby(self) -> "PostgreSQL":
-        """A streaming replica that has caught up."""
+    def standby(self, port: Optional[int] = None) -> "PostgreSQL":
+        """Start a streaming replica, on this port or on a free one, and wait until it has caught up."""
         standby = PostgreSQL(**self.settings)
+        standby.port = port or standby.port
         try:
             source = ["-h", str(self.socket_folder), "-p", str(self.port), "-U", "postgres"]
             standby._run("pg_basebackup", *source, "-D", str(standby.data), "-R", "-c", "fast", "--no-sync")
@@ -259,12 +338,12 @@ class PostgreSQL(Server):
         return standby
 
     def wait_for(self, standby: "PostgreSQL") -> None:
-        """Wait until a standby shows what was done here so far."""
+        """Wait until a standby has replayed everything that this server has written so far."""
         ((position,),) = self.sql("SELECT pg_current_wal_lsn()::text")
         standby._wait_until(lambda: standby._has_replayed(position), "catch up")
 
     def wait_for_standbys_at_commits(self) -> None:
-        """Acknowledge from now on no commit before a standby has it. Those who stream from here do not inherit it."""
+        """Acknowledge a commit only when a standby has it. Servers that stream from this one do not inherit this."""
         self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.sql("SELECT pg_reload_conf()")
         self._wait_until(
@@ -272,7 +351,7 @@ class PostgreSQL(Server):
         )
 
     def wait_for_unacknowledged_commit(self, name: str) -> None:
-        """Wait until a session in a database waits for a standby that has its commit, but does not say so yet."""
+        """Wait until a standby has received a commit in this database and has not yet acknowledged it."""
         self._wait_until(
             lambda: bool(
                 self.sql("SELECT 1 FROM pg_stat_activity WHERE datname = ? AND wait_event = 'SyncRep'", name)
@@ -282,7 +361,7 @@ class PostgreSQL(Server):
         )
 
     def promote(self) -> None:
-        """Make a standby a server of its own that takes writes."""
+        """Promote this standby to a primary server."""
         if self.sql("SELECT pg_promote(true, ?)", int(DEADLINE)) != [(True,)]:
             raise RuntimeError(self._complaint("get promoted"))
 
@@ -328,22 +407,26 @@ class PostgreSQL(Server):
 
 
 class MariaDB(Server):
-    """A MariaDB server; its administrator comes through its socket."""
+    """A MariaDB server. Its administrator connects through the socket."""
 
     kind = "mariadb"
+    dialect = "mysql"
+    monitoring_schema = "information_schema"  # has the tables processlist, global_status and session_status
+
+    _program = "mariadbd"
     orderly_signal = signal.SIGTERM
     immediate_signal = signal.SIGKILL
 
     @property
     def socket(self) -> Path:
-        """The socket's file."""
+        """The path of the socket."""
         return self.folder / "socket"
 
     def administrator(self, database: Optional[str] = None) -> Any:
         return self._driver().connect(unix_socket=str(self.socket), user="root", database=database, autocommit=True)
 
     def drop_database(self, name: str) -> None:
-        for (session,) in self.sql("SELECT id FROM information_schema.processlist WHERE db = ?", name):
+        for (session,) in self.sql(f"SELECT id FROM {self.monitoring_schema}.processlist WHERE db = ?", name):
             self._kill(session)
         self.sql(f"DROP DATABASE {name}")
 
@@ -364,6 +447,7 @@ class MariaDB(Server):
         self._run(
             *["mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--skip-test-db"],
             "--auth-root-authentication-method=normal",
+            "--force",  # although the tree cannot look up the host's name
         )
 
     def _create_database(self, name: str) -> None:
@@ -380,24 +464,48 @@ class MariaDB(Server):
             "port": str(self.port),
             "socket": str(self.socket),
             "pid_file": str(self.folder / "pid"),
+            "tmpdir": str(self.folder),  # A starting server deletes the temporary tables of others from a shared one.
+            # Defaults differ between versions. These are the narrowest ones that are still met.
+            "character_set_server": "latin1",
+            "max_allowed_packet": "16M",
             "innodb_buffer_pool_size": "32M",
-            "innodb_log_file_size": "16M",
+            **self._version_settings(),
             **self.settings,
         }
-        return ["mariadbd", "--no-defaults", *(f"--{name}={value}" for name, value in settings.items())]
+        return [self._program, "--no-defaults", *(f"--{name}={value}" for name, value in settings.items())]
+
+    def _version_settings(self) -> Dict[str, str]:
+        return {"innodb_log_file_size": "16M"}
+
+
+class MySQL(MariaDB):
+    """A MySQL server. Its administrator connects through the socket."""
+
+    kind = "mysql"
+    has_sequences = False
+    monitoring_schema = "performance_schema"
+
+    _program = "mysqld"
+
+    def _create_data(self) -> None:
+        self._run(self._program, "--no-defaults", "--initialize-insecure", f"--datadir={self.data}")
+
+    def _version_settings(self) -> Dict[str, str]:
+        # The default folder of secure_file_priv does not exist in a tree, and mysqlx listens on a fixed port.
+        return {"innodb_redo_log_capacity": "32M", "mysqlx": "OFF", "secure_file_priv": ""}
 
 
 class GaleraNode(MariaDB):
-    """A MariaDB server that is ready when it has what its cluster has."""
+    """A node of a Galera cluster. It is ready when it is in sync with the cluster."""
 
     def wait_for_cluster(self) -> None:
-        """Wait until what the cluster has done so far is done here."""
+        """Wait until this node has applied everything that the cluster has committed so far."""
         with closing(self.administrator()) as connection, closing(connection.cursor()) as cursor:
             cursor.execute("SET SESSION wsrep_sync_wait = 15")
             cursor.execute("SELECT 1")
 
     def wait_for_cluster_of(self, size: int) -> None:
-        """Wait until so many nodes are left, or have joined, and this one serves again."""
+        """Wait until the cluster has this many nodes, and this node is ready."""
         self._wait_until(
             lambda: (
                 self.sql("SHOW STATUS LIKE 'wsrep_cluster_size'") == [("wsrep_cluster_size", str(size))]
@@ -411,7 +519,7 @@ class GaleraNode(MariaDB):
 
 
 class Galera:
-    """Three MariaDB servers that are one cluster: each takes writes."""
+    """A cluster of three MariaDB servers. Each accepts writes."""
 
     def __init__(self, **settings: str) -> None:
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
@@ -425,19 +533,19 @@ class Galera:
         self.nodes = [GaleraNode(**{**shared, **self._addresses(address), **settings}) for address in addresses]
 
     def start(self) -> None:
-        """Found the cluster with the first node, let the others join one by one."""
+        """Create the cluster with the first node, then let the others join one by one."""
         first, *others = self.nodes
         first.start("--wsrep-new-cluster")
         for node in others:
             node.start()
 
     def remove(self) -> None:
-        """Stop every node and leave nothing behind."""
+        """Stop every node, and delete all files."""
         for node in self.nodes:
             node.remove()
 
     def database(self, scheme: str) -> Database:
-        """A fresh database, on the first node as it is on the others."""
+        """Create a database, and wait until every node has it."""
         first, *others = self.nodes
         database = first.database(scheme)
         for node in others:

@@ -1,5 +1,6 @@
 """Test the Argo workflows that magnus renders. Each task runs as a process and writes to the database."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
@@ -17,9 +18,10 @@ from test_pipelines import dag, mapped, parallel, python
 from magnus_peewee_store import DBStore
 
 FUNCTIONS = """
-import os
+import os, threading
+from pathlib import Path
 from magnus import track_this
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
 class Loaded(BaseModel):
     rows: int
@@ -40,6 +42,22 @@ def right():
 
 def refuse(month: str):
     assert month != "feb", "refused on purpose"
+
+def meet(own: str, meeting: str):
+    Path(meeting, own).touch()
+    for _ in range(6000):
+        if Path(meeting, "one").exists() and Path(meeting, "other").exists():
+            return
+        threading.Event().wait(0.01)
+    raise TimeoutError(own)
+
+def change_one(one: int, meeting: str):
+    meet("one", meeting)
+    return create_model("Changed", one=(int, one + 1))()
+
+def change_other(other: int, meeting: str):
+    meet("other", meeting)
+    return create_model("Changed", other=(int, other + 1))()
 """
 
 
@@ -47,8 +65,7 @@ def wait() -> Dict[str, Any]:
     return dag(wait={"type": "stub"})
 
 
-# Each branch sets different parameters. In magnus 0.5.1 every step writes back all parameters that it has read, so
-# a parameter that two branches set at the same time can end with either value.
+# Each branch sets different parameters.
 PIPELINES = {
     "map": dag(load=python("load"), each=mapped("months", dag(measure=python("measure")), "month")),
     "parallel": dag(
@@ -68,6 +85,8 @@ PIPELINES = {
         ),
     ),
 }
+# How often parallel pods change parameters: twice by default. The full number is 100, by PARALLEL_REPEAT=20.
+REPEAT = 5 * int(os.environ.get("PARALLEL_REPEAT", "0")) or 2
 SERVER_SCHEMES = {"postgresql": "postgresql+psycopg2", "mariadb": "mysql+pymysql"}
 POD_COUNTS = {"map": 1 + (2 + 2 * 2) + 1, "parallel": 1 + (2 + 3 * 2) + 1, "nested": 1 + 2 + 2 * (1 + 6 + 6 + 1) + 1}
 CLUSTER_SECRETS = {"run-logs": {"password": PASSWORD}}
@@ -91,9 +110,9 @@ def _pods() -> Iterator[None]:
 
 def config_for(database: Database) -> str:
     """Return the documented configuration with the address of this database."""
-    config = documents.block({"postgresql": "argo-postgresql", "mariadb": "argo-mariadb"}[database.server.kind])
+    config = documents.block({"postgresql": "argo-postgresql", "mysql": "argo-mariadb"}[database.server.dialect])
     actual = f"scott:${{password}}@127.0.0.1:{database.server.port}/{database.name}"
-    port = {"postgresql": 5432, "mariadb": 3306}[database.server.kind]
+    port = {"postgresql": 5432, "mysql": 3306}[database.server.dialect]
     assert f"magnus:${{password}}@db.example.com:{port}/run_logs" in config
     return config.replace(f"magnus:${{password}}@db.example.com:{port}/run_logs", actual)
 
@@ -168,6 +187,20 @@ def test_concurrent_workflows_lose_nothing(project: Project, server: Database, p
     for uid, workflow in workflows.items():
         assert len(workflow.pods) == POD_COUNTS[pipeline]
         assert_matches(read_run_log(server, uid), oracle)
+
+
+def test_parallel_pods_change_other_parameters(project: Project, server: Database) -> None:
+    """Both have read all parameters before either writes, since magnus reads them before it calls the function."""
+    split = parallel(left=dag(change=python("change_one")), right=dag(alter=python("change_other")))
+    manifest = render_workflow(project, server, dag(split=split))
+    for number in range(REPEAT):
+        meeting = project.folder / f"meeting {number}"
+        meeting.mkdir()
+        project.write(parameters_yaml={"one": 0, "other": 0, "meeting": str(meeting)})
+        uid = f"run {number}"
+        workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid, argo.run_in_forked_process)
+        assert workflow.run() == argo.SUCCEEDED, failures(workflow)
+        assert read_run_log(server, uid).parameters == {"one": 1, "other": 1, "meeting": str(meeting)}
 
 
 def test_failed_branch_fails_its_step_and_the_workflow(project: Project, server: Database) -> None:

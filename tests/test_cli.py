@@ -25,6 +25,7 @@ from logs import sample_run, step
 from magnus import context
 from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
+from servers import free_port
 
 from magnus_peewee_store import DBStore, cli
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
@@ -226,6 +227,10 @@ def test_secrets_handler_resolves_placeholders(
         ("run_log_store: {type: db, config: {krakenbait: 1}}", "is not valid: 'krakenbait'"),
         ("run_log_store: {type: db, config: {connection_string: [krakenbait]}}", "is not valid: 'connection_string'"),
         (
+            "run_log_store: {type: db, connection_string: 'sqlite:///krakenbait.db'}",
+            "has 'connection_string' beside 'type:', where magnus ignores it. Write it under 'config:'",
+        ),
+        (
             "run_log_store: {type: db}\nsecrets: {type: none, config: {token: krakenbait}}",
             "secrets handler 'none' cannot",
         ),
@@ -264,6 +269,20 @@ def test_errors_contain_no_password(run: RunCommand, tmp_path: Path, url_templat
         assert output.startswith("Error: ") and "krakenbait" not in output, output
 
 
+@pytest.mark.parametrize(
+    ("options", "configured", "waited"),
+    [([], 3600, "5 s"), ([], 0.5, "0.5 s"), (["--retry-timeout", "0.3"], 3600, "0.3 s")],
+)
+def test_commands_wait_a_few_seconds_for_the_database(
+    run: RunCommand, tmp_path: Path, options: List[str], configured: float, waited: str
+) -> None:
+    url = f"postgresql://scott:tiger@127.0.0.1:{free_port()}/runs"
+    config = {"run_log_store": {"type": "db", "config": {"connection_string": url, "retry_timeout": configured}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    output = run("runs", "-c", "config.yaml", *options, exit_code=1).output
+    assert f"gave up after retry_timeout, {waited}" in " ".join(output.split())
+
+
 # Protection against mistakes
 
 
@@ -299,7 +318,7 @@ def test_delete_requires_confirmation(run: RunCommand, default_store: DBStore, t
     default_store.create_run_log("calm-hoover", status="PROCESSING")
     for command in (["delete", "calm-hoover"], ["prune", "--keep", "0"]):
         if command[0] == "delete":
-            assert "there is no terminal to ask on. Add --yes" in run(*command, exit_code=1).output
+            assert "there is no terminal for the confirmation. Add --yes" in run(*command, exit_code=1).output
         assert "deleted" not in run(*command, "--dry-run").output.replace("would be deleted", "").replace(
             "to delete", ""
         )

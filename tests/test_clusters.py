@@ -1,7 +1,6 @@
 """Test replicated servers: PostgreSQL with a standby, and a Galera cluster with three nodes."""
 
 import itertools
-import os
 import time
 import traceback
 from collections import Counter
@@ -14,7 +13,7 @@ import pytest
 from concurrency import FORKSERVER, run_in_processes
 from conftest import Project, new_server
 from logs import step
-from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL, why_missing
+from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL
 from test_pipelines import dag, mapped, python
 from test_processes import PROCESS_COUNT, assert_branches_complete, create_run, set_same_parameters, write_branch
 
@@ -128,19 +127,44 @@ class Pair:
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         self.url = f"{scheme}://{OWNER}:{PASSWORD}@{hosts}/{self.database.name}?target_session_attrs=read-write"
 
+    def fail_over(self) -> None:
+        """Kill the primary and promote the standby. A new standby takes the primary's place and port."""
+        self.primary.stop(immediate=True)
+        self.standby.promote()
+        killed, self.primary = self.primary, self.standby
+        self.standby = self.primary.standby(killed.port)
+        killed.remove()
+        self.primary.wait_for_standbys_at_commits()
+        self.primary.wait_for(self.standby)
+
+    def remove(self) -> None:
+        self.standby.remove()
+        self.primary.remove()
+
+
+@contextmanager
+def start_pair(scheme: str) -> Iterator[Pair]:
+    """Start a primary that acknowledges a commit only when the standby has received it."""
+    # How soon a standby reconnects, and how soon a deadlock is looked for.
+    settings = {"wal_retrieve_retry_interval": "100ms", "deadlock_timeout": "50ms"}
+    primary: Any = new_server("postgresql", **settings)
+    try:
+        standby = primary.standby()
+    except BaseException:
+        primary.remove()
+        raise
+    pair = Pair(primary, standby, scheme)
+    try:
+        primary.wait_for_standbys_at_commits()
+        yield pair
+    finally:
+        pair.remove()
+
 
 @pytest.fixture(params=["postgresql+psycopg2", "postgresql+psycopg"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """Return a primary that acknowledges a commit only when the standby has received it."""
-    primary: Any = new_server("postgresql")
-    standbys: List[PostgreSQL] = []
-    try:
-        standbys.append(primary.standby())
-        primary.wait_for_standbys_at_commits()
-        yield Pair(primary, standbys[0], request.param)
-    finally:
-        for server in [*standbys, primary]:
-            server.remove()
+    with start_pair(request.param) as pair:
+        yield pair
 
 
 FUNCTIONS = """
@@ -254,22 +278,6 @@ def test_failover_recognizes_an_unacknowledged_create(pair: Pair) -> None:
 
 
 # Galera
-
-
-@pytest.fixture(scope="module")
-def galera() -> Iterator[Galera]:
-    """Return one cluster for all tests. Skip the tests if Galera is not installed; fail in CI."""
-    missing = why_missing("galera")
-    if missing and os.environ.get("CI"):
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    cluster = Galera(max_connections="200", max_allowed_packet="64M")
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.remove()
 
 
 class GaleraDatabase:

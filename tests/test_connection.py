@@ -22,12 +22,19 @@ from magnus import context
 from magnus.extensions.secrets.dotenv.implementation import DotEnvSecrets
 from magnus.extensions.secrets.env_secrets.implementation import EnvSecretsManager
 from magnus.secrets import DoNothingSecretManager
-from playhouse.pool import PooledMySQLDatabase, PooledPostgresqlDatabase, PooledSqliteDatabase
 from playhouse.postgres_ext import Psycopg3Database
 from servers import OWNER, PASSWORD
 
-from magnus_peewee_store import ConfigurationError, ConnectionStringError, DBStore, MissingTableError, create_tables
+from magnus_peewee_store import (
+    ConfigurationError,
+    ConnectionStringError,
+    DBStore,
+    MissingTableError,
+    create_tables,
+    runs,
+)
 from magnus_peewee_store.db.url import ConnectionString, make_database
+from magnus_peewee_store.runs.transfer import are_same
 
 
 def secret_getter(**values: str) -> Any:
@@ -311,6 +318,8 @@ def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> No
         ("postgresql://scott:ti?ger@h/db", "postgresql://***"),
         ("postgresql://scott:ti#ger@h/db", "postgresql://***"),
         ("postgresql://h/db?password=ti@ger", "postgresql://***"),
+        ("postgresql://scott:Qz000@00zQ", "postgresql://***"),
+        ("postgresql://scott:Qz000", "postgresql://***"),
         ("host=h password=tiger", "***"),
     ],
 )
@@ -347,15 +356,12 @@ def test_import_needs_no_server_driver() -> None:
     ("scheme", "database_class"),
     [
         ("sqlite+pysqlite", peewee.SqliteDatabase),
-        ("sqlite+pool", PooledSqliteDatabase),
         ("postgresql", peewee.PostgresqlDatabase),
         ("postgres", peewee.PostgresqlDatabase),
-        ("postgresql+pool", PooledPostgresqlDatabase),
         ("postgresql+psycopg2", peewee.PostgresqlDatabase),
         ("postgresql+psycopg", Psycopg3Database),
         ("psycopg3", Psycopg3Database),
         ("mysql", peewee.MySQLDatabase),
-        ("mysql+pool", PooledMySQLDatabase),
         ("mysql+pymysql", peewee.MySQLDatabase),
         ("mysql+mysqldb", peewee.MySQLDatabase),
         ("mariadb", peewee.MySQLDatabase),
@@ -366,6 +372,52 @@ def test_playhouse_and_sqlalchemy_schemes(scheme: str, database_class: type) -> 
     database = make_database(f"{scheme}:///db" if scheme.startswith("sqlite") else f"{scheme}://scott:tiger@h/db")
     assert isinstance(database, database_class)
     assert database.connect_params.get("password", "tiger") == "tiger"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql", "psycopg3", "sqlite"])
+def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
+    rest = "/runs.db" if scheme == "sqlite" else "scott:tiger@h/db"
+    with pytest.raises(ConnectionStringError, match=rf"Write {scheme}:// instead of {scheme}\+pool://") as exc_info:
+        DBStore(connection_string=f"{scheme}+pool://{rest}").create_run_log("run")
+    assert "tiger" not in str(exc_info.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "warnings"),
+    [
+        ("cockroachdb://scott:tiger@h/db", 1),
+        ("postgresext://scott:tiger@h/db", 1),
+        ("mariadb+mariadbconnector://scott:tiger@h/db", 1),
+        ("mysql+mysqlconnector://scott:tiger@h/db", 0),
+        ("postgresql+psycopg://scott:tiger@h/db", 0),
+        ("sqlite:///:memory:", 0),
+    ],
+)
+def test_untested_scheme_is_warned_of_once(url: str, warnings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: List[str] = []
+    monkeypatch.setattr(logging.getLogger("magnus.db"), "handle", lambda record: messages.append(record.getMessage()))
+    make_database(url)
+    assert len(messages) == warnings
+    assert all(
+        "no test of this package covers the scheme" in message and "tiger" not in message for message in messages
+    )
+
+
+def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> None:
+    pytest.importorskip("mysql.connector")
+    database = server_databases("mysql+pymysql")
+    store = DBStore(connection_string=database.url.replace("mysql+pymysql", "mysqlconnector"))
+    try:
+        store.create_run_log("run")
+        store.set_parameters("run", {"x": 1, "\N{SNAKE}": [float("inf"), "a ", "A"]})
+        [[session]] = store.table.database.execute_sql("SELECT CONNECTION_ID()").fetchall()
+        database.sql(f"KILL {session}")
+        store.set_parameters("run", {"x": 2})
+        assert store.get_parameters("run") == {"x": 2, "\N{SNAKE}": [float("inf"), "a ", "A"]}
+        assert runs.check(store).is_healthy and "MariaDB" in runs.check(store).product
+    finally:
+        store.close()
+        database.sql("DROP TABLE db_log")
 
 
 def test_unknown_scheme_error_lists_known_schemes() -> None:
@@ -389,7 +441,7 @@ from magnus_peewee_store import DBStore
 DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_by_id("run")
 """
     process = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=50)
-    assert f"pip install 'magnus-peewee-store[{extra}]'" in process.stderr
+    assert f"with its extra '{extra}'" in process.stderr
     assert "tiger" not in process.stderr
 
 
@@ -442,6 +494,57 @@ def test_search_path_option_selects_the_schema(scheme: str, server_databases: An
         database.sql("DROP SCHEMA team_a CASCADE")
 
 
+@pytest.mark.parametrize("schema", ["team_a", 'Team "A"', "123"])
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_schema_option_selects_the_schema(scheme: str, schema: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    quoted = '"' + schema.replace('"', '""') + '"'
+    database.sql(f"CREATE SCHEMA {quoted} AUTHORIZATION {OWNER}")
+    url = f"{database.url}?schema={quote(schema)}"
+    store, other_store = DBStore(connection_string=url), DBStore(connection_string=database.url)
+    try:
+        assert create_tables(url) == ["the table db_log"]
+        assert create_tables(url) == []
+        store.create_run_log("run")
+        store.set_parameters("run", {"x": 1, "y": 2})
+        store.update_run_log_status("run", "SUCCESS")
+        assert store.get_run_log_by_id("run").parameters == {"x": 1, "y": 2}
+        assert [row.run_id for row in runs.list_runs(store)] == ["run"]
+        assert runs.check(store).is_healthy and runs.check(store).size > 0
+        assert database.sql(f"SELECT attribute_key FROM {quoted}.db_log ORDER BY pk") == [("run_log",), ("x",), ("y",)]
+        assert not are_same(store.table.database, other_store.table.database)
+        other_store.create_run_log("other run")
+        assert [row.run_id for row in runs.list_runs(store)] == ["run"]
+    finally:
+        store.close()
+        other_store.close()
+        database.sql(f"DROP SCHEMA {quoted} CASCADE")
+        database.sql("DROP TABLE IF EXISTS db_log")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_schema_option_completes_legacy_table(scheme: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    database.sql(f"CREATE SCHEMA team_a AUTHORIZATION {OWNER}")
+    columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at TIMESTAMP"
+    database.sql("CREATE SEQUENCE team_a.id_seq")
+    database.sql(f"CREATE TABLE team_a.db_log (pk INTEGER NOT NULL PRIMARY KEY, {columns})")
+    database.sql(f"ALTER TABLE team_a.db_log OWNER TO {OWNER}")
+    database.sql(f"ALTER SEQUENCE team_a.id_seq OWNER TO {OWNER}")
+    url = f"{database.url}?schema=team_a"
+    store = DBStore(connection_string=url)
+    try:
+        store.create_run_log("run")
+        store.close()
+        create_tables(url)
+        assert create_tables(url) == []
+        store.set_parameters("run", {"x": 1})
+        assert database.sql("SELECT pk, attribute_key FROM team_a.db_log ORDER BY pk") == [(1, "run_log"), (2, "x")]
+    finally:
+        store.close()
+        database.sql("DROP SCHEMA team_a CASCADE")
+
+
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg", "mysql+pymysql"])
 def test_connect_through_unix_socket(scheme: str, server_databases: Any) -> None:
     database = server_databases(scheme)
@@ -465,7 +568,7 @@ def test_connect_through_unix_socket(scheme: str, server_databases: Any) -> None
 def test_server_accepts_any_character_in_secrets(scheme: str, password: str, server_databases: Any) -> None:
     database = server_databases(scheme)
     quoted = password.replace("'", "''")
-    if database.server.kind == "mariadb":
+    if database.server.dialect == "mysql":
         quoted = quoted.replace("\\", "\\\\")
         database.sql(f"CREATE USER 'odd user'@'%' IDENTIFIED BY '{quoted}'")
     else:
@@ -473,12 +576,12 @@ def test_server_accepts_any_character_in_secrets(scheme: str, password: str, ser
     try:
         template = database.url.replace(f"{OWNER}:{PASSWORD}@", "${user}:${password}@")
         peewee_database = make_database(template, secret_getter(user="odd user", password=password), retry_timeout=0)
-        if database.server.kind == "mariadb":
+        if database.server.dialect == "mysql":
             database.sql(f"GRANT ALL ON {database.name}.* TO 'odd user'@'%'")
         peewee_database.connect()
         peewee_database.close()
     finally:
-        database.sql("DROP USER 'odd user'@'%'" if database.server.kind == "mariadb" else 'DROP ROLE "odd user"')
+        database.sql("DROP USER 'odd user'@'%'" if database.server.dialect == "mysql" else 'DROP ROLE "odd user"')
 
 
 # Random connection strings

@@ -133,7 +133,8 @@ def rows_read(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
             connection.set_progress_handler(None, 1)
         return len(instructions)
     if "mysql" in database.url:
-        counters = "SELECT SUM(variable_value) FROM information_schema.session_status WHERE variable_name LIKE %s"
+        status = f"{database.server.monitoring_schema}.session_status"
+        counters = f"SELECT SUM(variable_value) FROM {status} WHERE variable_name LIKE %s"
         before, after = [int(log.execute_sql(counters, (name,)).fetchone()[0]) for name in ("Handler_read%",) * 2]
         counting_cost = after - before  # rows that the counting query reads
         call()

@@ -19,9 +19,11 @@ from magnus.secrets import BaseSecrets
 from test_pipelines import dag, mapped, run_log
 
 from magnus_peewee_store import ConnectionStringError, DBStore, integrations
+from magnus_peewee_store.executors import LocalParallel
 
 EXECUTORS = {
     "local": LocalExecutor(),
+    "local-parallel": LocalParallel(),
     "mocked": MockedExecutor(),
     "local-container": LocalContainerExecutor(docker_image="nobody's"),
     "argo": ArgoExecutor(image="nobody's"),
@@ -43,7 +45,7 @@ def assert_rejected(project: Project, reason: str) -> None:
     """Check that a run fails with a reason and leaves no files behind."""
     before = sorted(os.listdir(project.folder))
     output = project.execute("run", fails=True)
-    assert re.search("(Configuration|ConnectionString)Error", output) and reason in output
+    assert re.search("(Configuration|ConnectionString|ParallelExecution)Error", output) and reason in output
     assert sorted(os.listdir(project.folder)) == before
 
 
@@ -70,7 +72,7 @@ def _failing_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_every_magnus_executor_has_an_integration(name: str, log_messages: List[str]) -> None:
+def test_every_executor_has_an_integration(name: str, log_messages: List[str]) -> None:
     handler = integration.get_integration_handler(EXECUTORS[name], DBStore())
     assert type(handler).__module__ == integrations.__name__ and handler.executor_type == name
     assert log_messages == []
@@ -86,6 +88,7 @@ def test_integration_is_found_by_entry_point(project: Project) -> None:
     [
         *(("local", each) for each in [FILE, MEMORY, SERVER]),
         *(("mocked", each) for each in [FILE, MEMORY, SERVER]),
+        *(("local-parallel", each) for each in [FILE, SERVER]),
         *(("local-container", each) for each in [FILE, SERVER]),
         ("argo", SERVER),
     ],
@@ -104,6 +107,7 @@ def test_enable_parallel_logs_one_warning_before_the_run(project: Project, name:
     output = project.execute("run")
     assert output.count(warning) == 1
     assert output.index(warning) < output.index('"run_id": "run"')
+    assert "use the executor 'local-parallel'" in " ".join(output.split())
     write(project, {"type": name})
     assert warning not in project.execute("again")
 

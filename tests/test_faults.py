@@ -5,7 +5,9 @@ import itertools
 import logging
 import socket
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import peewee
@@ -50,7 +52,7 @@ def fragile_store(fragile_database: Database) -> Iterator[DBStore]:
 
 
 class WaitMessages(logging.Handler):
-    """Collect the log messages that start with "Waiting"."""
+    """Collect the log messages that start with "Retrying"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class WaitMessages(logging.Handler):
         self.has_message = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("Waiting"):
+        if record.getMessage().startswith("Retrying"):
             self.messages.append(record.getMessage())
             self.has_message.set()
 
@@ -108,15 +110,16 @@ def in_background(work: Callable[[], Any]) -> Iterator[List[Any]]:
 
 
 def session_ids(database: Database) -> List[int]:
-    if database.server.kind == "mariadb":
-        rows = database.sql("SELECT id FROM information_schema.processlist WHERE user = 'scott'")
+    server: Any = database.server
+    if server.dialect == "mysql":
+        rows = database.sql(f"SELECT id FROM {server.monitoring_schema}.processlist WHERE user = 'scott'")
     else:
         rows = database.sql("SELECT pid FROM pg_stat_activity WHERE usename = 'scott'")
     return [number for (number,) in rows]
 
 
 def kill_session(database: Database, number: int) -> None:
-    if database.server.kind == "mariadb":
+    if database.server.dialect == "mysql":
         database.sql(f"KILL {number}")
     else:
         database.sql("SELECT pg_terminate_backend(?)", number)
@@ -313,7 +316,7 @@ def test_server_down_is_not_reported_as_not_found(fragile_store: DBStore, fragil
 def test_store_reconnects_after_an_idle_timeout(fragile_store: DBStore, fragile_database: Database) -> None:
     fragile_store.create_run_log("run")
     fragile_store.close()
-    if fragile_database.server.kind == "mariadb":
+    if fragile_database.server.dialect == "mysql":
         fragile_database.sql("SET GLOBAL wait_timeout = 1")
     else:
         fragile_database.sql(f"ALTER DATABASE {fragile_database.name} SET idle_session_timeout = '100ms'")
@@ -322,7 +325,7 @@ def test_store_reconnects_after_an_idle_timeout(fragile_store: DBStore, fragile_
         until(lambda: not session_ids(fragile_database))
         fragile_store.set_parameters("run", {"x": 2})
     finally:
-        if fragile_database.server.kind == "mariadb":
+        if fragile_database.server.dialect == "mysql":
             fragile_database.sql("SET GLOBAL wait_timeout = 28800")
         else:
             fragile_database.sql(f"ALTER DATABASE {fragile_database.name} RESET idle_session_timeout")
@@ -366,6 +369,11 @@ class Proxy:
         self.drop_answer_after = b""  # The answer to a request with these bytes is dropped.
         self.has_dropped_answer = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, database: Database) -> str:
+        """Return the URL of a database through the proxy, without TLS: the proxy has to read the requests."""
+        options = "?sslmode=disable" if database.server.dialect == "postgresql" else "?ssl_disabled=true"
+        return database.url.replace(f":{self.server_port}/", f":{self.port}/") + options
 
     def close(self) -> None:
         self.listener.close()
@@ -425,11 +433,7 @@ def test_write_with_lost_acknowledgement_is_done_once(
 ) -> None:
     fragile_store.create_run_log("run")
     proxy = Proxy(fragile_database.server.port)
-    # No TLS: the proxy has to read the requests.
-    options = "?sslmode=disable" if fragile_database.server.kind == "postgresql" else ""
-    proxied_store = DBStore(
-        connection_string=fragile_database.url.replace(f":{fragile_database.server.port}/", f":{proxy.port}/") + options
-    )
+    proxied_store = DBStore(connection_string=proxy.url(fragile_database))
     try:
         proxied_store.get_run_log_by_id("run")
         proxy.drop_answer_after = request_part
@@ -449,12 +453,14 @@ def test_write_with_lost_acknowledgement_is_done_once(
 
 def test_store_waits_for_locks_of_other_clients(fragile_store: DBStore, fragile_database: Database) -> None:
     fragile_store.create_run_log("run")
-    other = fragile_database.server.administrator(fragile_database.name)
+    server: Any = fragile_database.server
+    other = server.administrator(fragile_database.name)
     cursor = other.cursor()
-    if fragile_database.server.kind == "mariadb":
+    if server.dialect == "mysql":
         cursor.execute("LOCK TABLES db_log WRITE")
         is_waiting = (
-            "SELECT 1 FROM information_schema.processlist WHERE user = 'scott' AND state LIKE 'Waiting for table%'"
+            f"SELECT 1 FROM {server.monitoring_schema}.processlist "
+            "WHERE user = 'scott' AND state LIKE 'Waiting for table%'"
         )
         release = "UNLOCK TABLES"
     else:
@@ -486,7 +492,7 @@ def put_all(number: int, url: str) -> None:
 def test_deadlocks_and_serialization_failures_are_retried(
     fragile_store: DBStore, fragile_database: Database, isolation: str
 ) -> None:
-    if fragile_database.server.kind == "mariadb" and isolation == "SERIALIZABLE":
+    if fragile_database.server.dialect == "mysql" and isolation == "SERIALIZABLE":
         pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
     if fragile_database.server.kind == "postgresql":
         fragile_database.sql(
@@ -515,8 +521,8 @@ def set_all(number: int, url: str) -> None:
 
 def test_set_parameters_in_any_order_does_not_deadlock(fragile_store: DBStore, fragile_database: Database) -> None:
     count_deadlocks = (
-        "SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'Innodb_deadlocks'"
-        if fragile_database.server.kind == "mariadb"
+        "SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'"
+        if fragile_database.server.dialect == "mysql"
         else f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{fragile_database.name}'"
     )
     fragile_store.create_run_log("run")
@@ -538,7 +544,7 @@ def create_many(number: int, url: str) -> int:
 
 
 def test_table_without_index_gets_no_duplicates(fragile_store: DBStore, fragile_database: Database) -> None:
-    if fragile_database.server.kind == "mariadb":
+    if fragile_database.server.dialect == "mysql":
         pytest.skip("on MariaDB the store chooses READ COMMITTED itself")
     fragile_store.create_run_log("run")
     fragile_store.close()
@@ -582,7 +588,7 @@ def test_permanent_errors_are_not_retried(
 def test_too_large_value_is_not_retried(
     fragile_store: DBStore, fragile_database: Database, wait_messages: WaitMessages, value: str
 ) -> None:
-    if fragile_database.server.kind != "mariadb":
+    if fragile_database.server.dialect != "mysql":
         pytest.skip("PostgreSQL takes up to 1 GB")
     fragile_store.create_run_log("run")
     with pytest.raises(peewee.DataError, match="Parameter 'x' of run 'run' has .*max_allowed_packet"):
@@ -608,7 +614,7 @@ def test_full_disk_is_not_retried(sqlite_file: Any, wait_messages: WaitMessages)
 
 def test_error_is_raised_after_retry_timeout(fragile_database: Database, wait_messages: WaitMessages) -> None:
     fragile_database.server.stop()
-    with pytest.raises(peewee.OperationalError, match="(?s)Cannot connect.* gave up after retry_timeout, 5 s"):
+    with pytest.raises(peewee.OperationalError, match="(?s)Cannot connect.*gave up after retry_timeout, 5 s"):
         DBStore(connection_string=fragile_database.url, retry_timeout=5).get_run_log_by_id("run")
     assert len(wait_messages.messages) == 1
     assert wait_messages.messages[0].startswith("Retrying for up to 5 s. Cannot connect to ")
@@ -618,3 +624,110 @@ def test_error_is_raised_after_retry_timeout(fragile_database: Database, wait_me
 def test_retry_timeout_must_be_a_number() -> None:
     with pytest.raises(ValueError, match="retry_timeout"):
         DBStore(retry_timeout="for ever").get_run_log_by_id("run")
+
+
+# Errors of MariaDB and MySQL alone
+
+ON_MYSQL = pytest.mark.parametrize(
+    "private_database", [scheme for scheme in SERVERS if scheme.startswith("mysql")], indirect=True
+)
+
+
+def fail_inserts(database: Database, code: int, text: str) -> None:
+    """Let the server raise an error at each INSERT, until the trigger `failing` is dropped."""
+    database.sql(
+        "CREATE TRIGGER failing BEFORE INSERT ON db_log FOR EACH ROW "
+        f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = ?",
+        text,
+    )
+
+
+@ON_MYSQL
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (1020, "Record has changed since last read in table 'db_log'"),
+        (1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT"),
+        (3032, "The server is currently in offline mode"),
+        (3101, "Plugin instructed the server to rollback the current transaction."),
+    ],
+)
+def test_mysql_transient_error_is_retried(
+    fragile_store: DBStore, fragile_database: Database, wait_messages: WaitMessages, code: int, text: str
+) -> None:
+    fragile_store.create_run_log("run")
+    fail_inserts(fragile_database, code, text)
+    with in_background(lambda: fragile_store.set_parameters("run", {"x": 1})):
+        assert wait_messages.has_message.wait(DEADLINE)
+        fragile_database.sql("DROP TRIGGER failing")
+    assert text in wait_messages.messages[0]
+    assert fragile_store.get_parameters("run") == {"x": 1}
+
+
+@ON_MYSQL
+def test_mysql_full_disk_at_commit_is_not_retried(
+    fragile_store: DBStore, fragile_database: Database, wait_messages: WaitMessages
+) -> None:
+    fragile_store.create_run_log("run")
+    fail_inserts(fragile_database, 1180, "Got error 28 - 'No space left on device' during COMMIT")
+    with pytest.raises(peewee.OperationalError, match="No space left on device"):
+        fragile_store.set_parameters("run", {"x": 1})
+    assert not wait_messages.messages
+
+
+@ON_MYSQL
+def test_mysql_session_has_short_lock_waits_and_no_snapshot_isolation(
+    fragile_store: DBStore, fragile_database: Database
+) -> None:
+    fragile_store.create_run_log("run")
+    names = "'innodb_lock_wait_timeout', 'innodb_snapshot_isolation'"
+    rows = fragile_store.table.database.execute_sql(
+        f"SHOW SESSION VARIABLES WHERE variable_name IN ({names})"
+    ).fetchall()
+    variables = dict(rows)
+    assert variables["innodb_lock_wait_timeout"] == "5"
+    assert variables.get("innodb_snapshot_isolation", "OFF") == "OFF"
+
+
+def test_mysql_certificate_that_is_not_trusted_is_not_retried(wait_messages: WaitMessages) -> None:
+    if "mysql+pymysql" not in SERVERS:
+        pytest.skip("TEST_SERVER_TREE has no server for mysql+pymysql")
+    # Not in tmp_path: pytest keeps other users, as the server's, out of it.
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for each in ("server", "other"):
+            files = ["-keyout", f"{folder}/{each}.key", "-out", f"{folder}/{each}.pem"]
+            options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+            subprocess.run(["openssl", "req", *options, *files], check=True, stderr=subprocess.DEVNULL)
+        (folder / "server.key").chmod(0o644)
+        certificate = {"ssl_cert": f"{folder}/server.pem", "ssl_key": f"{folder}/server.key"}
+        server = new_server(SERVERS["mysql+pymysql"], **certificate)
+        stack.callback(server.remove)
+        trusting = f"{server.database('mysql+pymysql').url}?ssl_ca={folder}/server.pem&ssl_verify_cert=true"
+        store = DBStore(connection_string=trusting)
+        store.create_run_log("run")
+        store.close()
+        with pytest.raises(peewee.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+            DBStore(connection_string=trusting.replace("server.pem", "other.pem")).get_run_log_by_id("run")
+        assert not wait_messages.messages
+
+
+def test_mysql_first_login_without_tls() -> None:
+    """The server has not cached the password yet, so the client encrypts it with the server's RSA key."""
+    if SERVERS.get("mysql+pymysql") != "mysql":
+        pytest.skip("Needs MySQL in TEST_SERVER_TREE")
+    server = new_server("mysql", tls_version="")
+    try:
+        database = server.database("mysql+pymysql")
+        assert {row[0] for row in database.sql("SELECT plugin FROM mysql.user WHERE user = 'scott'")} == {
+            "caching_sha2_password"
+        }
+        database.sql("FLUSH PRIVILEGES")
+        store = DBStore(connection_string=database.url)
+        store.create_run_log("run")
+        [[_, cipher]] = store.table.database.execute_sql("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchall()
+        assert cipher == ""
+        store.close()
+    finally:
+        server.remove()

@@ -16,10 +16,10 @@ LAYERS = (
     ("cli",),
     ("report",),
     ("runs",),
-    ("configuration", "integrations"),
+    ("configuration", "executors", "integrations"),
     ("store",),
     ("heartbeat",),
-    ("fragments", "origin", "scrub"),
+    ("fragments", "origin", "scrub", "workers"),
     ("db",),
     ("exceptions", "times"),
 )

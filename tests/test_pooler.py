@@ -62,3 +62,18 @@ def test_transaction_pooling_loses_nothing(pgbouncer_database: Any) -> None:
     branches = store.get_run_log_by_id("run", full=True).steps["map"].branches
     assert [len(branch.steps) for branch in branches.values()] == [5] * 8
     store.close()
+
+
+def test_schema_option_works_through_transaction_pooling(pgbouncer_database: Any) -> None:
+    pgbouncer_database.sql(f"CREATE SCHEMA team_a AUTHORIZATION {OWNER}")
+    url = f"{pgbouncer_database.url}?schema=team_a"
+    store = DBStore(connection_string=url)
+    try:
+        store.create_run_log("run")
+        store.add_step_log(StepLog(name="map", internal_name="map"), "run")
+        run_in_processes(4, write_branch, url)
+        assert len(store.get_run_log_by_id("run", full=True).steps["map"].branches) == 4
+        assert pgbouncer_database.sql("SELECT COUNT(*) FROM team_a.db_log WHERE attribute_type = 'Branch'") == [(4,)]
+    finally:
+        store.close()
+        pgbouncer_database.sql("DROP SCHEMA team_a CASCADE")

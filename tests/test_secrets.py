@@ -3,18 +3,20 @@
 import json
 import re
 import traceback
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict
+from typing import Any, Dict, Iterator, List
 
 import peewee
 import pytest
-from conftest import Project
+from conftest import AnyDatabase, Project
 from magnus import context
 from magnus.datastore import RunLog
 from magnus.secrets import BaseSecrets
+from servers import OWNER, PASSWORD, Database
 
-from magnus_peewee_store import DBStore
+from magnus_peewee_store import CannotConnectError, DBStore, create_tables
 
 PIPELINE = {
     "dag": {
@@ -164,3 +166,92 @@ def test_connection_error_hides_secret(tmp_path: Path, monkeypatch: pytest.Monke
         store.create_run_log("run")
     assert "krakenbait" not in "".join(traceback.format_exception(None, exc_info.value, exc_info.value.__traceback__))
     assert "${FOLDER}/runs.db" in str(exc_info.value)
+
+
+class ExpiringSecrets(BaseSecrets):
+    """Returns passwords one after the other, the last for ever, as a cloud's tokens expire."""
+
+    service_name: str = "expiring"
+    passwords: List[str] = []
+    reads: int = 0
+
+    def get(self, name: str, **kwargs: Any) -> str:
+        self.reads += 1
+        return self.passwords.pop(0) if len(self.passwords) > 1 else self.passwords[0]
+
+
+class Clerk:
+    """A role with a password that changes, and a store that connects as the role."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.is_mariadb = database.server.kind == "mariadb"
+        self.name = f"clerk_{uuid.uuid4().hex[:12]}"
+        self.account = f"'{self.name}'@'localhost'" if self.is_mariadb else self.name
+        if self.is_mariadb:
+            database.sql(f"CREATE USER {self.account} IDENTIFIED BY 'first'")
+            database.sql(f"GRANT SELECT, INSERT, UPDATE ON {database.name}.* TO {self.account}")
+        else:
+            database.sql(f"CREATE ROLE {self.name} LOGIN PASSWORD 'first'")
+            database.sql(f"GRANT SELECT, INSERT, UPDATE ON db_log TO {self.name}")
+        self.secrets = ExpiringSecrets(passwords=["first"])
+        url = database.url.replace(f"{OWNER}:{PASSWORD}@", f"{self.name}:${{token}}@")
+        self.store = DBStore(connection_string=url)
+        self.store.set_secrets_handler(self.secrets)
+
+    def change_password(self, password: str) -> None:
+        by = "IDENTIFIED BY" if self.is_mariadb else "PASSWORD"
+        self.database.sql(f"ALTER {'USER' if self.is_mariadb else 'ROLE'} {self.account} {by} '{password}'")
+
+    def end_session(self) -> None:
+        session = "CONNECTION_ID()" if self.is_mariadb else "pg_backend_pid()"
+        [[number]] = self.store.table.database.execute_sql(f"SELECT {session}").fetchall()
+        self.database.sql(f"KILL {number}" if self.is_mariadb else f"SELECT pg_terminate_backend({number})")
+
+    def drop(self) -> None:
+        self.store.close()
+        if self.is_mariadb:
+            self.database.sql(f"DROP USER {self.account}")
+        else:
+            self.database.sql(f"DROP OWNED BY {self.name}")
+            self.database.sql(f"DROP ROLE {self.name}")
+
+
+@pytest.fixture
+def clerk(database: AnyDatabase) -> Iterator[Clerk]:
+    if not isinstance(database, Database):
+        pytest.skip("SQLite has no roles")
+    create_tables(database.url)
+    clerk = Clerk(database)
+    yield clerk
+    clerk.drop()
+
+
+def test_new_password_is_used_for_the_next_connection(clerk: Clerk) -> None:
+    clerk.store.create_run_log("run")
+    clerk.change_password("second")
+    clerk.secrets.passwords = ["second"]
+    clerk.store.set_parameters("run", {"x": 1})  # The open connection outlives the password.
+    clerk.end_session()
+    clerk.store.set_parameters("run", {"x": 2})
+    assert clerk.store.get_parameters("run") == {"x": 2}
+
+
+def test_password_that_expires_while_connecting_is_replaced(clerk: Clerk) -> None:
+    clerk.store.create_run_log("run")
+    clerk.change_password("second")
+    clerk.end_session()
+    clerk.secrets.passwords = ["first", "second"]
+    clerk.store.set_parameters("run", {"x": 1})
+    assert clerk.store.get_parameters("run") == {"x": 1}
+
+
+def test_unchanged_password_that_is_refused_fails_at_once(clerk: Clerk) -> None:
+    clerk.store.create_run_log("run")
+    clerk.change_password("second")
+    clerk.end_session()
+    clerk.secrets.reads = 0
+    with pytest.raises(CannotConnectError, match="(?i)authentication failed|access denied") as exc_info:
+        clerk.store.set_parameters("run", {"x": 1})
+    assert "gave up after" not in str(exc_info.value) and "first" not in str(exc_info.value)
+    assert clerk.secrets.reads == 2  # before the connection, and to see whether it has changed

@@ -1,7 +1,6 @@
 """The commands that annotate runs: tag, untag, note."""
 
-import contextlib
-from typing import Iterator, Tuple
+from typing import Tuple
 
 import click
 
@@ -22,8 +21,7 @@ def tag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
     Example:
       magnus db tag calm-hoover released
     """
-    with _user_errors():
-        runs.tag_run(store, runs.find_run(store, run_id), *names)
+    runs.tag_run(store, runs.find_run(store, run_id), *names)
 
 
 @click.command()
@@ -56,13 +54,4 @@ def note(store: DBStore, run_id: str, text: str) -> None:
     Example:
       magnus db note calm-hoover "ran with last year's prices"
     """
-    with _user_errors():
-        runs.add_note(store, runs.find_run(store, run_id), text)
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    runs.add_note(store, runs.find_run(store, run_id), text)

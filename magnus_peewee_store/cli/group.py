@@ -11,13 +11,20 @@ from magnus import exceptions
 
 from magnus_peewee_store.cli.console import printable
 from magnus_peewee_store.configuration import check_exists, find_configuration
-from magnus_peewee_store.exceptions import ConditionError, ConfigurationError, MissingTableError, RunNotFoundError
+from magnus_peewee_store.exceptions import (
+    ConditionError,
+    ConfigurationError,
+    InvalidValueError,
+    MissingTableError,
+    RunNotFoundError,
+)
 from magnus_peewee_store.store import DBStore
 
 # Errors that a user can act on. They end in one sentence, all others in a traceback.
 USER_ERRORS = (
     ConditionError,
     ConfigurationError,
+    InvalidValueError,
     OSError,
     exceptions.RunLogNotFoundError,
     peewee.PeeweeException,
@@ -25,6 +32,7 @@ USER_ERRORS = (
 )
 DATABASE = "magnus_peewee_store.database"  # the key of click's context for the masked URL and what names the database
 INTERRUPTED = 130  # the exit status after Ctrl-C
+RETRY_TIMEOUT = 5.0  # seconds; a person waits, and may repeat the command
 
 T = TypeVar("T")
 
@@ -70,13 +78,23 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             metavar="URL",
             help="The connection string of the database, instead of a configuration file.",
         )
+        @click.option(
+            "--retry-timeout",
+            type=click.FloatRange(min=0),
+            metavar="SECONDS",
+            help="How long to wait for a database that is away: by default 5, or less if the configuration says so.",
+        )
         @functools.wraps(command)
-        def wrapped(config_file: Optional[str], connection_string: Optional[str], **options: Any) -> T:
+        def wrapped(
+            config_file: Optional[str], connection_string: Optional[str], retry_timeout: Optional[float], **options: Any
+        ) -> T:
             if config_file and connection_string:
                 raise click.UsageError("--config-file and --connection-string both name a database. Give one of them.")
             configuration = find_configuration(config_file, connection_string)
             source = "--connection-string" if connection_string else configuration.source
-            store = open_target(configuration.make_store(), source)
+            store = configuration.make_store()
+            store.retry_timeout = min(store.retry_timeout, RETRY_TIMEOUT) if retry_timeout is None else retry_timeout
+            open_target(store, source)
             click.get_current_context().meta[DATABASE] = store.table.database.masked_url, source
             if not creates:
                 check_exists(store)

@@ -65,7 +65,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: Tuple[str, ...], 
     Example:
       magnus db copy --to 'postgresql://magnus:${password}@db.example.com/run_logs'
     """
-    target = DBStore(connection_string=to)
+    target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
     open_target(target, "--to")
     if are_same(store.table.database, target.table.database):

@@ -159,6 +159,8 @@ def _advice(report: runs.CheckReport) -> str:
         )
     if report.missing:
         return "Run magnus db create-tables."
+    if report.widen_pk:
+        return f"Half of the numbers of the column pk are used. While no pipeline runs, run: {report.widen_pk}"
     return "The other rows of these runs can still be read. To delete a run, use magnus db delete RUN_ID."
 
 

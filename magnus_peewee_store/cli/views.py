@@ -151,7 +151,10 @@ def check_table(report: CheckReport) -> Table:
     rows = ", ".join(f"{count:,} {attribute_type}" for attribute_type, count in sorted(report.rows.items()))
     lines_of = {
         "Database": [f"{report.product}, {report.database}"],
-        "Table": ["lacks:", *report.missing] if report.missing else ["complete"],
+        "Table": [
+            *(["lacks:", *report.missing] if report.missing else ["complete"]),
+            *(["pk has 32 bits and is half used"] if report.widen_pk else []),
+        ],
         "Rows": [f"{sum(report.rows.values()):,}{f' ({rows})' if rows else ''}"],
         "Runs": [f"{report.runs:,}", *_first(f"{run_id} has no row of its own" for run_id in report.headless)],
         "Size": [decimal(report.size)],

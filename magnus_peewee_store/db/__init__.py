@@ -21,7 +21,10 @@ def create_tables(connection_string: str) -> List[str]:
     Raises:
         ConnectionStringError: If the connection string is not valid.
         DuplicateRowsError: If the table has rows that the unique index forbids. Nothing is changed.
-        peewee.DatabaseError: If the database cannot be reached, or the role may not create tables.
+        PrivilegeError: If the role may not create tables. If nothing is missing, it need not.
+        MissingSchemaError: If there is no schema for the table.
+        WrongTableError: If `db_log` is a view, or a table of other software. Nothing is changed.
+        peewee.DatabaseError: If the database cannot be reached.
 
     Example:
         >>> from magnus_peewee_store import db

@@ -30,7 +30,7 @@ class Queries:
 
     def comparable(self, column: Any) -> Any:
         """Return a column that compares byte for byte. Only legacy tables need a conversion."""
-        return column if self.layout.has_unique_index else self.database.binary(column)
+        return column if self.layout.compares_bytes else self.database.binary(column)
 
     def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
         """Return a peewee query for rows of a run, or of all runs if `run_id` is None."""

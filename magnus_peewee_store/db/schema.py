@@ -8,13 +8,15 @@ import peewee
 from peewee import fn
 
 from magnus_peewee_store.db.backends import Backend
-from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError
+from magnus_peewee_store.db.backends.base import KEY_COLUMNS, PARTIAL, TABLE
+from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError, PrivilegeError, WrongTableError
 from magnus_peewee_store.times import to_created_at, utcnow
 
 logger = logging.getLogger("magnus.db")
 
-TABLE = "db_log"
-UNIQUE = ("run_id", "attribute_type", "attribute_key")
+HALF_OF_32_BITS = 2**30
+
+UNIQUE = KEY_COLUMNS
 INDEXES = (
     (UNIQUE, True),
     (("run_id", "created_at"), False),  # finds the newest row of a run, at every insert
@@ -65,7 +67,7 @@ class CreatedAtField(peewee.DateTimeField):
 class DBLog(peewee.Model):
     """A row of `db_log`: one fragment of a run log. Not bound to a database; `Schema` binds a subclass."""
 
-    pk = peewee.AutoField()
+    pk = peewee.BigAutoField()  # Each upsert uses up a number: 32 bits would last for weeks.
     run_id = RunIdField()
     attribute_key = AttributeKeyField()
     attribute_type = AttributeTypeField()
@@ -82,6 +84,8 @@ class Layout(NamedTuple):
 
     has_unique_index: bool
     """Whether the database rejects a second row for the same key."""
+    compares_bytes: bool
+    """Whether the key columns compare byte for byte."""
     next_pk: Optional[peewee.Node]
     """The SQL expression for a new row's pk, if the column has no default."""
     max_value_bytes: Optional[int]
@@ -99,12 +103,39 @@ class Schema:
         self.database = database
         self.model = _bind(database)
 
+    def exists(self) -> bool:
+        """Return True if the table exists.
+
+        Raises:
+            MissingSchemaError: If there is no schema for it.
+            PrivilegeError: If the role may not use the schema.
+            WrongTableError: If it is a view.
+        """
+        if self.database.table_exists(TABLE, self.database.schema):
+            return True
+        self.database.check_schema()
+        if any(view.name == TABLE for view in self.database.get_views(self.database.schema)):
+            raise WrongTableError(
+                f"{TABLE} in {self.database.masked_url} is a view, which the store cannot write to. Use another "
+                "database or schema, or rename the view."
+            )
+        return False
+
     def inspect(self) -> Layout:
-        """Return the layout of the table, which must exist."""
+        """Return the layout of the table, which must exist.
+
+        Raises:
+            WrongTableError: If it lacks columns.
+        """
         columns = self._columns()
         pk = columns["pk"]
+        compares_bytes = self.database.compares_bytes()
         return Layout(
-            has_unique_index=(UNIQUE, True) in self._indexes(),
+            # MySQL updates the row that any unique index finds: also one that confuses names, or that was added.
+            has_unique_index=compares_bytes
+            and (UNIQUE, True) in self._indexes()
+            and (self.database.has_conflict_target or not self._confusing_indexes()),
+            compares_bytes=compares_bytes,
             next_pk=None if pk.identity or pk.default else self.database.next_pk(),
             max_value_bytes=self.database.max_value_bytes(columns["attribute_value"]),
         )
@@ -114,8 +145,9 @@ class Schema:
 
         Raises:
             MissingTableError: If it cannot be created.
+            PrivilegeError: If the role cannot see whether it exists.
         """
-        if self.model.table_exists():
+        if self.exists():
             return
         url = self.database.masked_url
         try:
@@ -123,6 +155,7 @@ class Schema:
         except peewee.DatabaseError as error:
             if self.database.is_transient(error):
                 raise
+            self._check_readable()
             raise MissingTableError(
                 f"The table {TABLE} does not exist in {url} and could not be created: {error}. "
                 "Run, with a role that may create tables: python -c "
@@ -139,20 +172,25 @@ class Schema:
         Raises:
             DuplicateRowsError: If rows violate the unique index. Nothing is changed.
         """
+        # Looked at first, because a role that may only read cannot open the transaction.
+        if not self.missing():
+            return []
         # One transaction, so that nobody sees the table without the index that an upsert needs.
         # The table's name stands for a run: only one process at a time changes the table.
         with self.database.run_lock(TABLE):
             missing = self.missing()
-            is_new = not self.model.table_exists()
+            is_new = not self.exists()
             if is_new:
                 self.model._meta.table_settings = self.database.table_settings
                 # The indexes come last: duplicates in a legacy table would make the unique index fail.
                 self.model._schema.create_table()
-                self.database.after_create(TABLE)
+                self.database.after_create()
             if (UNIQUE, True) not in self._indexes():
                 self._check_duplicates()
-            if not is_new and not self.database.has_complete_columns(self._columns()):
-                self.database.complete_columns(TABLE)
+            for name in self._confusing_indexes():
+                self.database.drop_index(name)
+            if not is_new and not self._has_complete_columns():
+                self.database.complete_columns(self.model)
             for columns, is_unique in self._missing_indexes():
                 fields = [getattr(self.model, name) for name in columns]
                 index = peewee.ModelIndex(self.model, fields, unique=is_unique)
@@ -160,20 +198,37 @@ class Schema:
             return missing
 
     def missing(self) -> List[str]:
-        """Return a description of each part that `create` would create."""
-        if not self.model.table_exists():
+        """Return a description of each part that `create` would create.
+
+        Raises:
+            WrongTableError: If `db_log` is a view, or lacks columns.
+        """
+        if not self.exists():
             return [f"the table {TABLE}"]
-        has_columns = self.database.has_complete_columns(self._columns())
-        columns = [] if has_columns else [f"the column types of {TABLE}"]
-        return columns + [
+        columns = [] if self._has_complete_columns() else [f"the column types of {TABLE}"]
+        confusing = self._confusing_indexes()
+        indexes = [
             f"the {'unique ' if is_unique else ''}index over {', '.join(columns)}"
             for columns, is_unique in self._missing_indexes()
         ]
+        if not indexes and confusing:
+            indexes = ["room for all names"]
+        if confusing:
+            indexes[0] += " in place of " + ", ".join(f"'{name}', which {why}" for name, why in confusing.items())
+        return columns + indexes
+
+    def widen_pk(self) -> str:
+        """Return the SQL that widens pk, if it is an INTEGER of 32 bits of which half is used; otherwise ``."""
+        column = self._columns()["pk"]
+        newest = self.model.select(fn.MAX(self.model.pk)).scalar()
+        return self.database.widen_pk() if self.database.is_narrow(column) and (newest or 0) > HALF_OF_32_BITS else ""
 
     def duplicates(self) -> Dict[str, int]:
         """Return by run how many rows violate the unique index, because other software wrote them twice."""
         model = self.model
-        unique = [self.database.binary(getattr(model, name)) for name in UNIQUE]
+        unique = [getattr(model, name) for name in UNIQUE]
+        if not self.database.compares_bytes():
+            unique = list(map(self.database.binary, unique))
         groups = model.select(fn.MIN(model.run_id), fn.COUNT(model.pk)).group_by(*unique)
         surplus: Dict[str, int] = {}
         for run_id, count in groups.having(fn.COUNT(model.pk) > 1).tuples():
@@ -191,11 +246,55 @@ class Schema:
                 "delete the others. Then run create_tables again. Nothing was changed."
             )
 
+    def _check_readable(self) -> None:
+        """Raise PrivilegeError if the role may not read the table. Then the table or its columns are invisible, too."""
+        try:
+            self.model.select(peewee.SQL("1")).limit(0).execute()
+        except peewee.DatabaseError as error:
+            explanation = self.database.explain(error)
+            if isinstance(explanation, PrivilegeError):
+                raise explanation from error
+
     def _columns(self) -> Dict[str, Any]:
-        return {column.name: column for column in self.database.get_columns(TABLE)}
+        columns = {column.name: column for column in self.database.get_columns(TABLE, self.database.schema)}
+        lacking = [name for name in self.model._meta.columns if name not in columns]
+        if not columns:
+            self._check_readable()
+        if lacking:
+            raise WrongTableError(
+                f"The table {TABLE} in {self.database.masked_url} is not a table of run logs: it lacks the column"
+                f"{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}. Nothing was changed. Use another database or "
+                "schema, or rename the table."
+            )
+        return columns
+
+    def _has_complete_columns(self) -> bool:
+        return self.database.has_complete_columns(self._columns()) and self.database.compares_bytes()
 
     def _indexes(self) -> Set[Tuple[Tuple[str, ...], bool]]:
-        return {(tuple(index.columns), index.unique) for index in self.database.get_indexes(TABLE)}
+        """Return the columns of each index, and whether it is unique."""
+        unusable = self.database.unusable_indexes()
+        return {
+            (tuple(index.columns), index.unique)
+            for index in self._all_indexes()
+            if not (index.unique and index.name in unusable)
+        }
+
+    def _confusing_indexes(self) -> Dict[str, str]:
+        """Return the unique indexes that take different names for the same, with the reason."""
+        unusable = self.database.unusable_indexes()
+        confusing = {}
+        for index in self._all_indexes():
+            if not (index.unique and set(index.columns) <= set(UNIQUE)):
+                continue
+            if set(index.columns) < set(UNIQUE):
+                confusing[index.name] = f"covers only {', '.join(index.columns)}"
+            elif unusable.get(index.name, PARTIAL) != PARTIAL:
+                confusing[index.name] = unusable[index.name]
+        return confusing
+
+    def _all_indexes(self) -> Any:
+        return self.database.get_indexes(TABLE, self.database.schema)
 
     def _missing_indexes(self) -> List[Tuple[Tuple[str, ...], bool]]:
         present = self._indexes()
@@ -204,7 +303,7 @@ class Schema:
 
 def _bind(database: Backend) -> Any:
     """Return a model of the table, bound to a database."""
-    meta: Dict[str, Any] = {"database": database, "table_name": TABLE}
+    meta: Dict[str, Any] = {"database": database, "table_name": TABLE, "schema": database.schema}
     if not database.has_transactional_ddl:
         # Without transactional DDL, one statement must create the table and its indexes together.
         meta["indexes"] = ()

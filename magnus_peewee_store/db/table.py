@@ -10,9 +10,10 @@ import peewee
 from peewee import fn
 
 from magnus_peewee_store.db.backends import Backend
+from magnus_peewee_store.db.backends.base import TABLE
 from magnus_peewee_store.db.queries import Queries, Types
-from magnus_peewee_store.db.schema import TABLE, Schema
-from magnus_peewee_store.exceptions import ValueTooLargeError
+from magnus_peewee_store.db.schema import Schema
+from magnus_peewee_store.exceptions import InvalidValueError, ValueTooLargeError
 from magnus_peewee_store.times import utcnow
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
@@ -76,6 +77,7 @@ class LogTable:
 
     def insert(self, run_id: str, row: Row) -> bool:
         """Write a row unless the run already has one of its type and key, and return whether it was written."""
+        _check_texts(run_id, row)
         now = utcnow()
         return self._retry(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
 
@@ -86,6 +88,7 @@ class LogTable:
         Returns:
             False, and nothing is written, if the run lacks a row that `requires` names.
         """
+        _check_texts(run_id, *rows)
         batches = [rows] if len(rows) == 1 else self._batches(rows)
         if len(batches) == 1 and self._has_unique_index:
             return self._upsert(run_id, batches[0], requires)
@@ -102,6 +105,7 @@ class LogTable:
         Returns:
             False if there is no such row.
         """
+        _check_texts(run_id, name=name)
         with self._run_lock(run_id):
             rows = self._read(run_id, types, name, is_locking=True)
             return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
@@ -139,11 +143,13 @@ class LogTable:
         self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None, without: Types = ()
     ) -> List[Row]:
         """Return rows of a run, oldest first, except those of the types `without`."""
+        _check_texts(run_id, name=name)
         return self._read(run_id, types, name, without=without)
 
     @_retrying
     def has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
         """Return True if the run has such a row."""
+        _check_texts(run_id, name=name)
         return self._has(run_id, types, name)
 
     @_retrying
@@ -211,6 +217,7 @@ class LogTable:
         Returns:
             False, and nothing is written, if the run already has a row.
         """
+        _check_texts(rows[0].run_id, *(row.fragment for row in rows))
         return self._retry(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
     @_retrying
@@ -265,7 +272,7 @@ class LogTable:
 
     def exists(self) -> bool:
         """Return True if the table exists."""
-        return self.database.retry(lambda attempt: bool(self._log.table_exists()))
+        return self.database.retry(lambda attempt: self._schema.exists())
 
     def create(self) -> List[str]:
         """Create or complete the table; see `Schema.create`."""
@@ -279,13 +286,17 @@ class LogTable:
         """Return by run how many rows violate the unique index."""
         return self.database.retry(lambda attempt: self._schema.duplicates())
 
+    def widen_pk(self) -> str:
+        """Return the SQL that widens pk, if half of its numbers are used; see `Schema.widen_pk`."""
+        return self.database.retry(lambda attempt: self._schema.widen_pk())
+
     def version_string(self) -> str:
         """Return the name and version of the database product."""
         return self.database.retry(lambda attempt: self.database.version_string())
 
     def size(self) -> int:
         """Return the size of the table with its indexes, in bytes."""
-        return self.database.retry(lambda attempt: self.database.table_size(TABLE))
+        return self.database.retry(lambda attempt: self.database.table_size())
 
     def close(self) -> None:
         """Close the connection. The next call opens a new one."""
@@ -294,6 +305,7 @@ class LogTable:
             self._loaded = None  # A database in memory is deleted with its connection.
 
     def _retry(self, work: Callable[[int], T]) -> T:
+        """Retry transient errors; and once, if another process has created the unique index."""
         """Retry transient errors; and once, if another process has created the unique index."""
 
         def work_on_table(attempt: int) -> T:
@@ -465,6 +477,28 @@ class LogTable:
                 f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
                 "Run create_tables, which widens the column.",
             )
+
+
+def _check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
+    """Check the texts that the rows of a run are found by.
+
+    Raises:
+        InvalidValueError: If one is not text that every database stores and compares.
+    """
+    _check_text("run id", run_id)
+    for row in rows:
+        _check_text(f"name of a {row[0]}", row[1])
+    if name is not None:
+        _check_text("name", name)
+
+
+def _check_text(kind: str, text: Any) -> None:
+    try:
+        if isinstance(text, str) and "\0" not in text and (text.isascii() or text.encode()):
+            return
+    except UnicodeEncodeError:
+        pass
+    raise InvalidValueError(f"The {kind} must be text without NUL and lone surrogates, not {text!r}")
 
 
 def _value_too_large(run_id: str, row: Row, advice: str) -> ValueTooLargeError:

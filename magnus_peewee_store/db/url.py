@@ -33,6 +33,10 @@ _ALIASES = {
     "sqlite+pysqlite": "sqlite",
 }
 
+# Those of playhouse's schemes that the tests of this package cover.
+_TESTED = ("mysql", "mysqlconnector", "postgres", "postgresql", "psycopg3", "sqlite")
+_POOL = "+pool"
+
 _HOST = r"""
     (?: [\w.${}-]* | \[ [\da-fA-F:.]+ \] )  # a name, an IPv4 address, a placeholder; or an IPv6 address in brackets
     (?: : (?: \d* | \$\w+ | \$\{\w+\} ) )?  # a port, which may be a placeholder
@@ -122,7 +126,8 @@ class ConnectionString:
         # If the whole text is one secret, so is each of its parts.
         literals = [parameters.get("password")] if _literal_text(self._template) else parameters.values()
         texts = tuple(text for text in (*secrets.values(), *literals) if text and isinstance(text, str))
-        return Target(database_class, parameters, masked_url, texts, tuple(missing))
+        scheme = url.partition("://")[0]
+        return Target(_ALIASES.get(scheme, scheme), database_class, parameters, masked_url, texts, tuple(missing))
 
     def file_path(self, get_secret: GetSecret = get_no_secret) -> Optional[str]:
         """Return the file that the URL names, without opening it.
@@ -199,6 +204,8 @@ def make_database(
     if target.missing_secrets:
         names = ", ".join(target.missing_secrets)
         logger.warning("%s: no secret is named %s; the placeholder stays as it is", url.masked, names)
+    if target.scheme not in _TESTED:
+        logger.warning("%s: no test of this package covers the scheme %s://", url.masked, target.scheme)
     return backend_class(target.database_class)(lambda: url.resolve(get_secret), retry_timeout)
 
 
@@ -221,10 +228,16 @@ def _parse(url: str, masked_url: str) -> Tuple[Type[peewee.Database], Dict[str, 
     scheme, separator, _ = url.partition("://")
     database_class = _database_class(scheme)
     if not separator or database_class is None:
-        known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}))
+        known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}) if not name.endswith(_POOL))
         raise ConnectionStringError(
             f"The connection string {masked_url} does not begin with one of: {known}. "
             "For an SQLite file write sqlite:///runs.db"
+        )
+    if scheme.endswith(_POOL):
+        plain = scheme[: -len(_POOL)]
+        raise ConnectionStringError(
+            f"The connection string {masked_url} asks for a pool, but a store uses one connection, and a forked "
+            f"process would share those of a pool. Write {plain}:// instead of {scheme}://"
         )
     parse = _parse_file if _is_sqlite(database_class) else _parse_server
     return database_class, parse(url, masked_url)
@@ -255,6 +268,8 @@ def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
     for name, value in parse_qsl((parts["query"] or "")[1:] if parts else ""):
         if name in ("password", "passwd"):
             arguments["password"] = value  # playhouse turns a password of digits into a number
+        elif name == "schema":
+            arguments["schema"] = value
     return arguments
 
 

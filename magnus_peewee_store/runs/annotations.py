@@ -7,7 +7,7 @@ from typing import Any, Iterable, List, Optional, Sequence
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Requirement, Row
-from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.exceptions import InvalidValueError, RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, utcnow
@@ -36,7 +36,7 @@ def tag_run(store: DBStore, run_id: str, *names: str) -> None:
 
     Raises:
         RunNotFoundError: If there is no such run.
-        ValueError: If a name is empty.
+        InvalidValueError: If a name is empty.
 
     Example:
         >>> from magnus_peewee_store import DBStore, runs
@@ -75,10 +75,10 @@ def add_note(store: DBStore, run_id: str, text: str) -> None:
 
     Raises:
         RunNotFoundError: If there is no such run.
-        ValueError: If the text is empty.
+        InvalidValueError: If the text is empty.
     """
     if not text.strip():
-        raise ValueError("A note must not be empty.")
+        raise InvalidValueError("A note must not be empty.")
     now = utcnow().isoformat()
     _write(store, run_id, [(fragments.NOTE[0], now, json.dumps({"text": text, "user": this_process().user}))])
 
@@ -102,7 +102,7 @@ def notes_of(rows: Iterable[Row]) -> List[Note]:
 
 def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool) -> None:
     if not all(name.strip() for name in names):
-        raise ValueError("A tag must not be empty.")
+        raise InvalidValueError("A tag must not be empty.")
     value = json.dumps({"is_set": is_set, "user": this_process().user})
     _write(store, run_id, [(fragments.TAG[0], name, value) for name in dict.fromkeys(names)])
 

@@ -50,6 +50,8 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
 
     This is a generator: nothing happens until you iterate over it.
 
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         store: The store.
         run_ids: The whole ids.
@@ -123,6 +125,8 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 
     This is a generator: nothing happens until you iterate over it.
 
+    This is a generator: nothing happens until you iterate over it.
+
     Args:
         store: The store.
         paths: What `find_run_logs` returned.
@@ -153,6 +157,8 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
     Each run is written in one transaction. A run that is equal in both is skipped. Tags and notes are copied;
     heartbeats are not, because no process works on the copy. What the target has of a run and the source has not is
     deleted. If the target has another run with the same id, neither is changed.
+
+    This is a generator: nothing happens until you iterate over it.
 
     Args:
         source: The store to copy from.
@@ -205,7 +211,7 @@ def find_differing(
 
 def are_same(a: Backend, b: Backend) -> bool:
     """Return True if two databases have the same connection parameters."""
-    return a.database == b.database and {**a.connect_params} == {**b.connect_params}
+    return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
 
 
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:

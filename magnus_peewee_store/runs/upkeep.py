@@ -30,6 +30,8 @@ class CheckReport:
     """The size of the table with its indexes, in bytes."""
     missing: List[str]
     """What `create_tables` would create."""
+    widen_pk: str
+    """The SQL that widens the column pk, once half of its numbers are used; otherwise empty."""
     rows: Dict[str, int]
     """The number of rows by attribute_type."""
     runs: int
@@ -46,7 +48,7 @@ class CheckReport:
     @property
     def is_healthy(self) -> bool:
         """Whether nothing needs attention."""
-        return not (self.missing or self.duplicates or self.unreadable or self.headless)
+        return not (self.missing or self.widen_pk or self.duplicates or self.unreadable or self.headless)
 
 
 class Prunable(NamedTuple):
@@ -90,6 +92,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
         product=table.version_string(),
         size=table.size(),
         missing=table.missing(),
+        widen_pk=table.widen_pk(),
         rows=rows,
         runs=len(run_ids),
         headless=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.

@@ -14,13 +14,23 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Op
 import peewee
 from peewee import fn
 
-from magnus_peewee_store.exceptions import CannotConnectError
+from magnus_peewee_store.exceptions import CannotConnectError, PrivilegeError, RunLogStoreError
 
 logger = logging.getLogger("magnus.db")
 
 MASK = "***"
 
+TABLE = "db_log"
+KEY_COLUMNS = ("run_id", "attribute_type", "attribute_key")
+
+# Why an index cannot decide which rows are the same.
+PREFIX = "compares only the beginnings of names"
+INEXACT = "does not compare names byte for byte"
+DEFERRABLE = "belongs to a deferrable constraint"
+PARTIAL = "does not cover all rows"
+
 RETRY_TIMEOUT = 60.0  # seconds
+SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 
@@ -30,6 +40,8 @@ T = TypeVar("T")
 class Target(NamedTuple):
     """The database that a connection string names, with its secrets filled in."""
 
+    scheme: str
+    """The scheme of the URL, as playhouse names it."""
     database_class: Type[peewee.Database]
     parameters: Dict[str, Any]
     """The arguments of the database class."""
@@ -68,6 +80,7 @@ class Backend(peewee.Database):
     has_json_rows = True
     has_concurrent_writers = True  # whether several transactions may write at the same time
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
+    schema: Optional[str] = None  # the schema of the table, if the connection string sets one
     extra = ""  # the extra of this package that installs the driver
 
     def __init__(
@@ -77,7 +90,7 @@ class Backend(peewee.Database):
         self._target = resolve()
         self.retry_timeout = retry_timeout
         self.lock = threading.RLock()
-        super().__init__(thread_safe=False, **peewee_options, **{**self.settings, **self._target.parameters})
+        super().__init__(thread_safe=False, **peewee_options, **self._options())
         _backends.add(self)
 
     @property
@@ -91,7 +104,9 @@ class Backend(peewee.Database):
         A connection that is refused is tried once more if a secret has changed in the meantime.
 
         Raises:
-            CannotConnectError: If it fails, for whatever reason.
+            CannotConnectError: If the database cannot be connected to.
+            PrivilegeError: If the role may not use the database.
+            CorruptFileError: If the SQLite file is damaged.
         """
         if reuse_if_open and not self.is_closed():
             return False
@@ -136,10 +151,17 @@ class Backend(peewee.Database):
                         return work(attempt)
                     except peewee.PeeweeException as error:
                         # Decided before closing, because the decision needs the connection's state.
+                        # Decided before closing, because the decision needs the connection's state.
                         is_transient = self.is_transient(error)
                         if is_transient:
                             self._force_close()
-                        raise
+                            raise
+                        explanation = None
+                        with contextlib.suppress(peewee.PeeweeException):  # It asks the database, too.
+                            explanation = self.explain(error)
+                        if explanation is None:
+                            raise
+                        raise explanation from error
             except peewee.PeeweeException as error:
                 if not is_transient:
                     raise
@@ -183,6 +205,22 @@ class Backend(peewee.Database):
         """Return True for transient errors (restart, killed session, deadlock)."""
         return isinstance(error, CannotConnectError) and error.is_transient
 
+    def explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Return an error that says what to do about a permanent error of the database; None to leave it as it is."""
+        return None
+
+    def check_schema(self) -> None:
+        """Check that there is a schema for the table.
+
+        Raises:
+            MissingSchemaError: If it does not exist.
+            PrivilegeError: If the role may not use it.
+        """
+
+    def qualified(self, name: str) -> str:
+        """Return the name of a table or sequence as SQL text, with its schema if the connection string sets one."""
+        return name
+
     def discard_inherited_connection(self) -> None:
         """Discard the parent's connection in a forked child. The next use opens a new one."""
         self.lock = threading.RLock()
@@ -206,8 +244,8 @@ class Backend(peewee.Database):
         """Return the product's name and version."""
         raise NotImplementedError
 
-    def table_size(self, table: str) -> int:
-        """Return the size of a table with its indexes, in bytes."""
+    def table_size(self) -> int:
+        """Return the size of the table with its indexes, in bytes."""
         raise NotImplementedError
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
@@ -253,10 +291,30 @@ class Backend(peewee.Database):
         """Return True if a table's columns are as `create_tables` creates them."""
         return bool(columns["pk"].identity)
 
-    def complete_columns(self, table: str) -> None:
+    def complete_columns(self, model: Any) -> None:
         """Change the columns of a legacy table to what `create_tables` creates."""
 
-    def after_create(self, table: str) -> None:
+    def is_narrow(self, column: Any) -> bool:
+        """Return True if a column is an integer of 32 bits."""
+        return column.data_type.lower() in ("int", "integer")
+
+    def widen_pk(self) -> str:
+        """Return the SQL that changes pk to a BIGINT."""
+        raise NotImplementedError
+
+    def compares_bytes(self) -> bool:
+        """Return True if the key columns of the table compare byte for byte: `a`, `A` and `a ` are three names."""
+        return True
+
+    def unusable_indexes(self) -> Dict[str, str]:
+        """Return the indexes of the table that do not tell apart all names, or not in all rows, with the reason."""
+        return {}
+
+    def drop_index(self, name: str) -> None:
+        """Drop an index of the table."""
+        self.execute_sql(f"DROP INDEX {name}")
+
+    def after_create(self) -> None:
         """Change a table that was just created."""
 
     def _update_target(self) -> bool:
@@ -265,23 +323,47 @@ class Backend(peewee.Database):
         has_changed = target != self._target
         if has_changed:
             self._target = target
-            self.init(**{**self.settings, **target.parameters})
+            self.init(**self._options())
         return has_changed
+
+    def _options(self) -> Dict[str, Any]:
+        """Return the arguments of the database class."""
+        settings = dict(self.settings)
+        if "connect_timeout" in settings:
+            limit = int(max(self.retry_timeout, SHORTEST_CONNECT_TIMEOUT))
+            settings["connect_timeout"] = min(settings["connect_timeout"], limit)
+        return {**settings, **self._target.parameters}
 
     def _connect_once(self) -> bool:
         try:
             self._before_connecting()
             return bool(super().connect())
-        except (peewee.PeeweeException, OSError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip()
-            for secret in sorted(self._target.secrets, key=len, reverse=True):
-                reason = reason.replace(secret, MASK)
+        except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
+            explanation = self.explain(error)
+            if explanation is not None:
+                self._force_close()
+                # Not chained; see below.
+                raise explanation from None
+            reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
-                reason = f"its driver is not installed. Run: pip install 'magnus-peewee-store[{self.extra}]'"
+                reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
+            if "certificate" in reason.lower():
+                reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
             self._force_close()
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
+
+    def _privilege_error(self, lack: str, command: str, reason: str) -> PrivilegeError:
+        return PrivilegeError(
+            f"The role lacks {lack} in {self.masked_url}: {self._mask(reason)}. "
+            f"Have an administrator run: {self._mask(command)}"
+        )
+
+    def _mask(self, text: str) -> str:
+        for secret in sorted(self._target.secrets, key=len, reverse=True):
+            text = text.replace(secret, MASK)
+        return text
 
     def _before_connecting(self) -> None:
         """Prepare a connection attempt."""

@@ -1,14 +1,17 @@
 """MariaDB and MySQL, through PyMySQL."""
 
 import contextlib
+import re
 from datetime import datetime
 from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
+from playhouse.mysql_ext import MySQLConnectorDatabase
 
-from magnus_peewee_store.db.backends.base import Backend
-from magnus_peewee_store.exceptions import CannotConnectError
+from magnus_peewee_store.db.backends.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
+from magnus_peewee_store.db.backends.mysql_tls import VERIFYING, driver_options, find_mode
+from magnus_peewee_store.exceptions import CannotConnectError, ConnectionStringError, PrivilegeError, RunLogStoreError
 
 # An index of InnoDB holds at most 3,072 bytes, and a character of utf8mb4 has up to 4:
 # https://dev.mysql.com/doc/refman/8.0/en/innodb-limits.html
@@ -23,7 +26,14 @@ COLUMN_TYPES = {
 LOCK_TIMEOUT = 10  # seconds
 LOCK_WAIT_TIMEOUT = 1205
 ERROR_DURING_COMMIT = 1180
-CANNOT_CONNECT = 2003
+DATABASE_DENIED = 1044
+TABLE_DENIED = 1142
+DENIED = re.compile(
+    r"(?P<privileges>[A-Z, ]+) command denied to user .* for table [`'](?:.*`\.`)?(?P<table>[^`']+)[`']"
+)
+
+# Those that distinguish trailing spaces, too: of MariaDB, of MySQL, and of VARBINARY.
+EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
 
 class MySQLBackend(Backend, peewee.MySQLDatabase):
@@ -59,6 +69,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             1836,  # read-only mode
             1927,  # connection was killed
             2002,  # cannot connect through the socket
+            2003,  # cannot connect to the port
             2005,  # unknown host
             2006,  # server has gone away
             2013,  # lost connection during a query
@@ -68,6 +79,22 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             4031,  # disconnected because of inactivity
         }
     )
+
+    def init(self, database: Optional[str], *args: Any, **options: Any) -> None:
+        """Initialize the database as peewee does, with MySQL's own words for TLS.
+
+        Raises:
+            ConnectionStringError: If the options for TLS are not valid.
+        """
+        try:
+            mode = find_mode(options)
+        except ValueError as error:
+            raise ConnectionStringError(f"The connection string {self.masked_url} is not valid: {error}.") from None
+        self._requires_tls = mode == "REQUIRED" or mode in VERIFYING
+        options = driver_options(options, mode)
+        if mode == "REQUIRED" and not isinstance(self, MySQLConnectorDatabase):
+            options["ssl"] = {"verify_mode": "none"}  # PyMySQL's way to say it
+        super().init(database, *args, **options)
 
     @property
     def has_json_rows(self) -> bool:  # type: ignore[override]
@@ -108,12 +135,12 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         [[version]] = self.execute_sql("SELECT VERSION()").fetchall()
         return str(version) if "MariaDB" in version else f"MySQL {version}"
 
-    def table_size(self, table: str) -> int:
+    def table_size(self) -> int:
         """Return the server's estimate of the table's size with its indexes, in bytes."""
         [[size]] = self.execute_sql(
             "SELECT data_length + index_length FROM information_schema.tables "
             "WHERE table_schema = DATABASE() AND table_name = %s",
-            (table,),
+            (TABLE,),
         ).fetchall()
         return int(size)
 
@@ -140,17 +167,38 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         """Decide by the connection's state, then by the error's number."""
         if isinstance(error, CannotConnectError):
             return error.is_transient
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Its number is that of a lost connection.
+            return False
         if not self.is_closed():
             connection: Any = self.connection()
-            if not getattr(connection, "open", True):
+            # PyMySQL and mysqlclient, and mysql-connector, whose error has no number then.
+            if not getattr(connection, "open", True) or not getattr(connection, "is_connected", lambda: True)():
                 return True
         code = error.args[0] if error.args else None
-        # Two numbers stand for transient and for permanent errors; their messages differ.
         if code == ERROR_DURING_COMMIT:
             return "error 149" in str(error)  # nodes of Group Replication collided; a full disk is 1180, too
-        if code == CANNOT_CONNECT:
-            return "CERTIFICATE_VERIFY_FAILED" not in str(error)
         return code in self.TRANSIENT_ERRORS
+
+    def explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Return an error with the GRANT to run, if the role lacks a privilege."""
+        code, reason = (*error.args, "", "")[:2]
+        if code == DATABASE_DENIED:
+            user = self.connect_params.get("user")
+            grant = f"GRANT SELECT, INSERT, UPDATE ON `{self.database}`.* TO '{user}'@'%'"
+            return PrivilegeError(
+                f"Cannot connect to {self.masked_url}: {self._mask(reason)}. The database does not exist, or the role "
+                f"has no privilege on it. Have an administrator run: {self._mask(grant)}"
+            )
+        denied = code == TABLE_DENIED and DENIED.match(reason)
+        if not denied or self.is_closed():
+            return None
+        [[account]] = self.execute_sql("SELECT CURRENT_USER()").fetchall()
+        user, _, host = account.rpartition("@")
+        return self._privilege_error(
+            f"{denied['privileges']} on the table {denied['table']}",
+            f"GRANT {denied['privileges']} ON `{self.database}`.{denied['table']} TO '{user}'@'{host}'",
+            reason,
+        )
 
     @property
     def table_settings(self) -> Tuple[str, ...]:  # type: ignore[override]
@@ -163,13 +211,37 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             columns[name].full_type.upper() == column_type for name, column_type in COLUMN_TYPES.items()
         )
 
-    def complete_columns(self, table: str) -> None:
+    def complete_columns(self, model: Any) -> None:
         """Set the columns' types and collation and the default of pk, in one copy of the table."""
         changes = [f"MODIFY {name} {column_type} NOT NULL" for name, column_type in COLUMN_TYPES.items()]
         self.execute_sql(
-            f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation()}, "
-            f"MODIFY pk INTEGER NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
+            f"ALTER TABLE {TABLE} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation()}, "
+            f"MODIFY pk BIGINT NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
         )
+
+    def widen_pk(self) -> str:
+        """Return the SQL that widens pk."""
+        return f"ALTER TABLE {TABLE} MODIFY pk BIGINT NOT NULL AUTO_INCREMENT;"
+
+    def compares_bytes(self) -> bool:
+        """Return True if the collations of the key columns distinguish case, accents and trailing spaces."""
+        rows = self.execute_sql(
+            "SELECT collation_name FROM information_schema.columns "
+            "WHERE table_schema = DATABASE() AND table_name = %s AND column_name IN (%s, %s, %s)",
+            (TABLE, *KEY_COLUMNS),
+        ).fetchall()
+        return all(str(collation).endswith(EXACT_COLLATIONS) for (collation,) in rows)
+
+    def unusable_indexes(self) -> Dict[str, str]:
+        """Return the indexes over prefixes, and all if the columns do not compare byte for byte."""
+        rows = self.execute_sql(f"SHOW INDEX FROM {TABLE}").fetchall()
+        # The columns of the result: https://mariadb.com/kb/en/show-index/
+        unusable = {} if self.compares_bytes() else dict.fromkeys((row[2] for row in rows), INEXACT)
+        return {**unusable, **{row[2]: PREFIX for row in rows if row[7] is not None}}
+
+    def drop_index(self, name: str) -> None:
+        """Drop an index."""
+        self.execute_sql(f"DROP INDEX `{name}` ON {TABLE}")
 
     def _is_mariadb(self) -> bool:
         return bool(self.server_version >= (10,))  # MySQL has no version 10.
@@ -187,14 +259,23 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         # InnoDB does not detect every deadlock; the rest ends only with this timeout, by default after 50 s.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
         cursor.execute(
-            "SHOW VARIABLES WHERE Variable_name IN ('innodb_snapshot_isolation', 'max_allowed_packet', 'wsrep_on')"
+            "SHOW VARIABLES WHERE Variable_name IN "
+            "('innodb_snapshot_isolation', 'max_allowed_packet', 'version', 'wsrep_on')"
         )
         variables = {str(name).lower(): value for name, value in cursor.fetchall()}
         self.max_packet = int(variables["max_allowed_packet"])
+        # MariaDB tells MySQL's drivers that it is MySQL 5.5.5.
+        self.server_version = tuple(map(int, re.findall(r"\d+", variables["version"])[:3]))
         if variables.get("innodb_snapshot_isolation") == "ON":
             # If it is on, a writer fails with error 1020 instead of waiting for the other writer.
             cursor.execute("SET SESSION innodb_snapshot_isolation = OFF")
         if variables.get("wsrep_on") == "ON":
             # Every statement sees what any node of the cluster has acknowledged before.
             cursor.execute("SET SESSION wsrep_sync_wait = 7")
+        if self._requires_tls:
+            # Older versions of PyMySQL do without TLS if the server does not offer it.
+            cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+            [[_, cipher]] = cursor.fetchall()
+            if not cipher:
+                raise peewee.OperationalError("the server offers no TLS, which the connection string requires")
         cursor.close()

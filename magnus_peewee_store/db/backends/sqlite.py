@@ -1,21 +1,32 @@
 """SQLite."""
 
+import logging
 import os
+import re
 import sqlite3
 import threading
 import time
 from datetime import datetime
-from typing import Any, Callable, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.backends.base import Backend
+from magnus_peewee_store.db.backends.base import INEXACT, PARTIAL, TABLE, Backend
+from magnus_peewee_store.db.network_files import network_type
+from magnus_peewee_store.exceptions import CorruptFileError, NetworkFileError, RunLogStoreError
 from magnus_peewee_store.times import TICK, utcnow
+
+logger = logging.getLogger("magnus.db")
 
 MEMORY = ":memory:"
 
 T = TypeVar("T")
+NETWORK_FAULTS = ("locking protocol", "disk I/O error", "database is locked")
+NETWORK_ADVICE = (
+    "Use a server, as in postgresql://user:password@host:5432/database, or a file in a local folder if all "
+    "processes run on one machine."
+)
 
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
@@ -28,6 +39,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._network_type: Optional[str] = None
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
         self.register_function(_next_created_at, "next_created_at")
 
@@ -70,10 +82,62 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Return the version of the SQLite library."""
         return f"SQLite {sqlite3.sqlite_version}"
 
-    def table_size(self, table: str) -> int:
+    def table_size(self) -> int:
         """Return the size of the whole file."""
         [[size]] = self.execute_sql("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchall()
         return int(size)
+
+    def explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Return an error for a damaged file, or for one on a network file system that failed."""
+        reason = str(error)
+        if self._network_type and any(text in reason for text in NETWORK_FAULTS):
+            return NetworkFileError(
+                f"The SQLite file of {self.masked_url} lies on a network file system ({self._network_type}), which "
+                f"failed: {reason}. {NETWORK_ADVICE}"
+            )
+        if not any(text in reason for text in ("malformed", "is not a database")):
+            return None
+        return CorruptFileError(
+            f"The SQLite file of {self.masked_url} is damaged, or is no SQLite file: {reason}. Restore a backup, or "
+            "recover its rows with SQLite's own shell: sqlite3 FILE .recover | sqlite3 RECOVERED_FILE"
+        )
+
+    def binary(self, column: Any) -> Any:
+        """Use the collation BINARY, whatever that of the column is."""
+        return NodeList((column, SQL("COLLATE BINARY")))
+
+    def is_narrow(self, column: Any) -> bool:
+        """Return False: SQLite's integers have 64 bits."""
+        return False
+
+    def complete_columns(self, model: Any) -> None:
+        """Copy the rows to a new table, since SQLite does not change columns."""
+        columns = ", ".join(model._meta.columns)
+        self.execute_sql(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_incomplete")
+        model._schema.create_table()
+        self.execute_sql(f"INSERT INTO {TABLE} ({columns}) SELECT {columns} FROM {TABLE}_incomplete")  # noqa: S608
+        self.execute_sql(f"DROP TABLE {TABLE}_incomplete")
+
+    def compares_bytes(self) -> bool:
+        """Return False if the table's definition has another collation than BINARY: SQLite does not say where."""
+        [[definition]] = self.execute_sql("SELECT sql FROM sqlite_master WHERE name = ?", (TABLE,)).fetchall()
+        return not re.search(r"\bcollate\W+(nocase|rtrim)\b", definition, re.IGNORECASE)
+
+    def unusable_indexes(self) -> Dict[str, str]:
+        """Return indexes with a condition, or with another collation than BINARY."""
+        unusable = {}
+        for name, is_partial in self.execute_sql("SELECT name, partial FROM pragma_index_list(?)", (TABLE,)).fetchall():
+            collations = self.execute_sql("SELECT coll FROM pragma_index_xinfo(?) WHERE key", (name,)).fetchall()
+            if is_partial:
+                unusable[name] = PARTIAL
+            elif any(collation != "BINARY" for (collation,) in collations):
+                unusable[name] = INEXACT
+        return unusable
+
+    def drop_index(self, name: str) -> None:
+        """Drop an index. That of a constraint goes with the table, which `complete_columns` replaces."""
+        if not name.startswith("sqlite_autoindex"):
+            super().drop_index(name)
 
     def discard_inherited_connection(self) -> None:
         """Keep a database in memory, which the fork has copied; discard the connection to a file."""
@@ -91,18 +155,29 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
     def _before_connecting(self) -> None:
         if not self._is_in_memory():
-            os.makedirs(os.path.dirname(self.database), exist_ok=True)
+            folder = os.path.dirname(self.database)
+            os.makedirs(folder, exist_ok=True)
+            if self._network_type is None:
+                self._network_type = network_type(folder)
+                if self._network_type:
+                    logger.warning(
+                        "The SQLite file of %s lies on a network file system (%s), where SQLite is slower, and safe "
+                        "only if the file system locks files correctly. %s",
+                        *(self.masked_url, self._network_type, NETWORK_ADVICE),
+                    )
 
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
+        # The write-ahead log needs memory that all processes share: https://www.sqlite.org/wal.html
+        journal_mode = "delete" if self._network_type else "wal"
         give_up_at = time.monotonic() + self.timeout
         while True:
             try:
-                connection.execute("PRAGMA journal_mode = wal")
+                connection.execute(f"PRAGMA journal_mode = {journal_mode}")
                 return
             except sqlite3.OperationalError as error:
                 if "readonly" in str(error):
                     return  # It can still be read.
-                # SQLite ignores the busy timeout while another process switches the file to write-ahead logging.
+                # SQLite ignores the busy timeout while another process switches the file's journal mode.
                 if "locked" not in str(error) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.01)

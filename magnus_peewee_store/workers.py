@@ -1,0 +1,384 @@
+"""Run functions in forked processes: a limited number at once, with readable output, and none left behind."""
+
+import contextlib
+import gc
+import io
+import multiprocessing
+import os
+import select
+import selectors
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import weakref
+from collections import deque
+from datetime import datetime
+from typing import IO, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+GRACE = 5.0  # How many seconds interrupted processes have to end by themselves.
+POLL = 0.05  # How many seconds to wait for a free slot before looking again.
+SAFETY_POLL = 1.0  # A process that an ended one left behind may hide its end from the selector.
+ENDING_POLL = 0.001  # Between closing its files and its end, a process needs less than a millisecond.
+
+FROM_CHILD = ("stdout", "stderr", "report")
+
+_REPORT_BYTES = 4096  # A pipe takes so many at once.
+_REPORT_END = b"\0"
+_STOP = b"\xff\xff\xff\xff"
+
+
+class Failure(NamedTuple):
+    """Why a function did not return."""
+
+    reason: str
+    started: datetime
+    """When it was called, as local time without a zone."""
+
+
+class Outcome(NamedTuple):
+    """How a function has ended."""
+
+    job: int
+    """The index of the function."""
+    failure: Optional[Failure]
+    """Why it did not return; None if it did."""
+
+
+class Slots:
+    """The slots that a process and all its descendants share, so that a limited number of them work at once.
+
+    Each process has one slot by itself, which it lends to one of its children while it waits for them. So nested
+    processes cannot wait for each other. The other slots are record locks on the bytes of a file: the kernel frees
+    those of a killed process, and a child does not inherit them.
+
+    Args:
+        count: How many processes work at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._shared = range(count - 1)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+
+    def take(self, own: Set[Optional[int]]) -> Tuple[bool, Optional[int]]:
+        """Take a slot that is free.
+
+        Args:
+            own: The slots that this process has taken. None is the one that it has by itself.
+
+        Returns:
+            Whether all slots are taken, and the slot.
+        """
+        import fcntl
+
+        if None not in own:
+            return False, None
+        for slot in self._shared:
+            if slot not in own:
+                with contextlib.suppress(OSError):
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+                    return False, slot
+        return True, None
+
+    def give_back(self, slot: Optional[int]) -> None:
+        """Give back a slot."""
+        import fcntl
+
+        if slot is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
+
+
+def run(
+    jobs: Sequence[Callable[[], None]],
+    slots: Slots,
+    on_failure: Callable[[int, Failure], None],
+    at_end: Callable[[], None] = lambda: None,
+) -> None:
+    """Run each function in a forked process, and wait until all have ended.
+
+    A process takes the next function when one has returned. One that has failed ends, and a new one takes its place.
+    What they write to stdout and stderr appears there line by line. They have no stdin. They end when this process
+    ends, however it ends.
+
+    Args:
+        jobs: The functions. They are started in this order.
+        slots: Limits how many run at once.
+        on_failure: Called with the index of a function that raised, or whose process was killed or exited. None of
+            its descendants runs any more.
+        at_end: Called in a process before it ends.
+    """
+    waiting = deque(range(len(jobs)))
+    with _open_lifeline() as lifeline, selectors.DefaultSelector() as selector:
+        workers: List[_Worker] = []
+        try:
+            while waiting or workers:
+                is_full = False
+                while waiting and not is_full:
+                    is_full, slot = slots.take({worker.slot for worker in workers})
+                    if not is_full:
+                        # In the list first, so that Ctrl-C during the fork does not leave it behind.
+                        workers.append(_Worker(jobs, waiting.popleft(), at_end, slot))
+                        workers[-1].start(lifeline, selector)
+                _relay_output(workers, selector, POLL if is_full else SAFETY_POLL)
+                for worker in list(workers):
+                    outcome = worker.take_outcome()
+                    if outcome and outcome.failure:
+                        on_failure(outcome.job, outcome.failure)
+                    elif outcome:
+                        worker.assign(waiting)
+                    if worker.has_ended():
+                        workers.remove(worker)
+                        worker.close(selector)
+                        slots.give_back(worker.slot)
+        except BaseException:
+            _interrupt(workers, selector)
+            raise
+
+
+class _Worker:
+    """A forked process, and the pipes to and from it."""
+
+    def __init__(
+        self, jobs: Sequence[Callable[[], None]], index: int, at_end: Callable[[], None], slot: Optional[int]
+    ) -> None:
+        self.slot = slot
+        self.is_ending = False
+        self._jobs = jobs
+        self._at_end = at_end
+        self._index: Optional[int] = index
+        self._started = datetime.now()
+        self._report = b""
+        self._partial_lines = {"stdout": b"", "stderr": b""}
+        self._readers: Dict[str, int] = {}
+        self._writers: Dict[str, int] = {}
+        self._lifeline = (-1, -1)
+        self._process = multiprocessing.get_context("fork").Process(target=self._run)
+
+    def start(self, lifeline: Tuple[int, int], selector: selectors.BaseSelector) -> None:
+        """Fork, and have the selector watch the pipes."""
+        self._lifeline = lifeline
+        for name in ("stdout", "stderr", "report", "tasks"):
+            self._readers[name], self._writers[name] = os.pipe()
+        # In the child, the garbage collector would write to the objects that both share, and so copy their memory.
+        gc.freeze()
+        try:
+            self._process.start()
+        finally:
+            if multiprocessing.parent_process() is None:  # A child keeps frozen what it shares with its parent.
+                gc.unfreeze()
+            for end in (*(self._writers.pop(name) for name in FROM_CHILD), self._readers.pop("tasks")):
+                os.close(end)
+        for name in FROM_CHILD:
+            selector.register(self._readers[name], selectors.EVENT_READ, (self, name))
+        selector.register(self._process.sentinel, selectors.EVENT_READ, (self, "sentinel"))
+
+    def assign(self, waiting: Deque[int]) -> None:
+        """Hand over the next function. If there is none, the process ends."""
+        task = waiting[0].to_bytes(len(_STOP), "big") if waiting else _STOP
+        try:
+            os.write(self._writers["tasks"], task)
+        except BrokenPipeError:  # It has been killed since. Another process takes the function.
+            return
+        if waiting:
+            self._index = waiting.popleft()
+            self._started = datetime.now()
+
+    def handle(self, name: str, selector: selectors.BaseSelector) -> None:
+        """Handle that a pipe is ready."""
+        if name == "sentinel":
+            self.is_ending = True
+            selector.unregister(self._process.sentinel)
+        elif not self._read(name):
+            selector.unregister(self._readers[name])
+
+    def is_started(self) -> bool:
+        """Return True if the process has been forked."""
+        return self._process.pid is not None
+
+    def has_ended(self) -> bool:
+        """Return True if the process has ended, and reap it."""
+        return self._process.exitcode is not None
+
+    def take_outcome(self) -> Optional[Outcome]:
+        """Return how the current function has ended; None if it has not, or there is none."""
+        has_ended = self.has_ended()
+        if self._index is None or not (has_ended or self._report.endswith(_REPORT_END)):
+            return None
+        self._finish_output()
+        reason = self._read_reason()
+        outcome = Outcome(self._index, Failure(reason, self._started) if reason else None)
+        self._index, self._report = None, b""
+        return outcome
+
+    def close(self, selector: selectors.BaseSelector) -> None:
+        """Write the rest of the output of an ended process, and close the pipes."""
+        self._finish_output()
+        for reader in (*self._readers.values(), self._process.sentinel):
+            with contextlib.suppress(KeyError):
+                selector.unregister(reader)
+        for end in (*self._readers.values(), *self._writers.values()):
+            os.close(end)
+        self._process.close()
+
+    def send(self, signal_number: int) -> None:
+        """Send a signal to the process and to what it has started, such as a shell command."""
+        if self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: it is a zombie.
+                os.killpg(self._process.pid, signal_number)
+
+    def kill(self) -> None:
+        """Kill the process and reap it."""
+        if self.is_started():
+            self.send(signal.SIGKILL)
+            self._process.kill()  # It may not have its own process group yet.
+            self._process.join()
+
+    def _read(self, name: str) -> bool:
+        """Read what a pipe holds, and write the complete lines. Return False at the end of the file."""
+        data = os.read(self._readers[name], 1 << 16)
+        if name == "report":
+            self._report += data
+        else:
+            lines, newline, self._partial_lines[name] = (self._partial_lines[name] + data).rpartition(b"\n")
+            if newline:
+                _write(name, lines + newline)
+        return bool(data)
+
+    def _read_until(self, name: str, seconds: float) -> None:
+        """Read until the end of the file, or until nothing has come for some seconds."""
+        while select.select([self._readers[name]], [], [], seconds)[0] and self._read(name):
+            pass
+
+    def _finish_output(self) -> None:
+        """Write the rest of the output of a function, which may lack a newline at its end."""
+        for name in self._partial_lines:
+            # Not until the end of the file, because a process that was left behind may keep it open.
+            self._read_until(name, seconds=0)
+            rest, self._partial_lines[name] = self._partial_lines[name], b""
+            if rest:
+                _write(name, rest + b"\n")
+
+    def _read_reason(self) -> str:
+        """Return why the current function has failed; an empty text if it has not."""
+        self._read_until("report", seconds=0)
+        if self._report.endswith(_REPORT_END):
+            return self._report[:-1].decode("utf-8", "replace")
+        # It was killed or exited. Its own children have inherited the pipe, so the end of the file is theirs, too.
+        exitcode = self._process.exitcode or 0
+        if exitcode:
+            self.send(signal.SIGKILL)
+        self._read_until("report", GRACE)
+        if exitcode >= 0:
+            return f"The process exited with code {exitcode} before the end."
+        hint = " Linux does that when memory runs out." if exitcode == -signal.SIGKILL else ""
+        return f"The process was killed by {signal.Signals(-exitcode).name}.{hint}"
+
+    def _run(self) -> None:
+        """In the child: call the functions that the parent assigns, and report how they end."""
+        self._detach()
+        reason = b""
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._index is not None and not reason:
+                reason = self._call(self._jobs[self._index])
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                os.write(self._writers["report"], reason[: _REPORT_BYTES - 1] + _REPORT_END)
+                task = _STOP if reason else os.read(self._readers["tasks"], len(_STOP))
+                self._index = None if task == _STOP else int.from_bytes(task, "big")
+        self._at_end()
+        sys.exit(1 if reason else 0)
+
+    def _call(self, job: Callable[[], None]) -> bytes:
+        """Call a function, and return why it failed; an empty text if it did not."""
+        try:
+            job()
+        except KeyboardInterrupt:
+            return b"It was interrupted."
+        except SystemExit as error:
+            return f"It called sys.exit({'' if error.code is None else repr(error.code)}).".encode()
+        except BaseException as error:
+            traceback.print_exc()
+            return f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").replace(_REPORT_END, b"")
+        return b""
+
+    def _detach(self) -> None:
+        """Give the child its own session and output, and have it end with its parent."""
+        # Its own process group, so that a signal also reaches what it starts. Its own session, because the terminal
+        # stops a background group that reads from it.
+        os.setsid()
+        reader, writer = self._lifeline
+        os.close(writer)
+        threading.Thread(target=_die_with_parent, args=(reader,), daemon=True).start()
+        signal.signal(signal.SIGINT, _interrupt_once)
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(self._writers[name], fd)
+            os.close(self._writers[name])
+            setattr(sys, name, _line_buffered(getattr(sys, name), fd))
+
+
+def _relay_output(workers: Sequence[_Worker], selector: selectors.BaseSelector, timeout: float) -> None:
+    """Write the output of processes, as soon as there is any."""
+    for key, _ in selector.select(ENDING_POLL if any(worker.is_ending for worker in workers) else timeout):
+        worker, name = key.data
+        worker.handle(name, selector)
+
+
+def _interrupt(workers: List[_Worker], selector: selectors.BaseSelector) -> None:
+    """Interrupt all processes, and kill those that do not end."""
+    give_up_at = time.monotonic() + GRACE
+    try:
+        for worker in workers:
+            worker.send(signal.SIGINT)
+        while time.monotonic() < give_up_at and any(each.is_started() and not each.has_ended() for each in workers):
+            _relay_output(workers, selector, POLL)
+    finally:
+        started = [worker for worker in workers if worker.is_started()]
+        for worker in started:
+            worker.kill()
+        for worker in started:
+            worker.close(selector)
+
+
+@contextlib.contextmanager
+def _open_lifeline() -> Iterator[Tuple[int, int]]:
+    """Open a pipe that nothing is written to. Its readers see its end when this process ends, however that happens."""
+    reader, writer = os.pipe()
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _die_with_parent(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _interrupt_once(*_: Any) -> None:
+    """Raise KeyboardInterrupt. A second one would interrupt the clean-up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _line_buffered(stream: Any, fd: int) -> IO[str]:
+    """Return a stream that writes each line at once: the same one, unless it writes elsewhere, as in a notebook."""
+    if isinstance(stream, io.TextIOWrapper):
+        with contextlib.suppress(OSError):
+            if stream.fileno() == fd:
+                stream.reconfigure(line_buffering=True)
+                return stream
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _write(name: str, data: bytes) -> None:
+    stream = getattr(sys, name)
+    stream.flush()
+    if hasattr(stream, "buffer"):
+        stream.buffer.write(data)
+    else:
+        stream.write(data.decode("utf-8", "replace"))
+    stream.flush()

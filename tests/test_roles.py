@@ -1,0 +1,297 @@
+"""Roles without privileges, tables and views of other software, missing schemas, and damaged files."""
+
+import contextlib
+import uuid
+from typing import Any, Callable, Iterator, List, Set
+
+import pytest
+from conftest import AnyDatabase, SqliteFile
+from magnus.datastore import StepLog
+from servers import OWNER, Database
+
+from magnus_peewee_store import (
+    CorruptFileError,
+    DBStore,
+    InvalidValueError,
+    MissingSchemaError,
+    PrivilegeError,
+    WrongTableError,
+    create_tables,
+    open_store,
+    runs,
+)
+
+# Names that some collations take for one, and names with the same beginning.
+SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
+
+
+def is_mariadb(database: AnyDatabase) -> bool:
+    return isinstance(database, Database) and database.scheme.startswith("mysql")
+
+
+def is_postgresql(database: AnyDatabase) -> bool:
+    return isinstance(database, Database) and database.scheme.startswith("postgresql")
+
+
+@contextlib.contextmanager
+def new_store(url: str) -> Iterator[DBStore]:
+    store = DBStore(connection_string=url, retry_timeout=0)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def check(url: str) -> runs.CheckReport:
+    with contextlib.closing(open_store(connection_string=url)) as store:
+        return runs.check(store)
+
+
+# Privileges
+
+
+class Role:
+    """A role of a database, with no privileges at first."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.name = f"clerk_{uuid.uuid4().hex[:12]}"
+        self.url = database.url.replace("scott:tiger", f"{self.name}:tiger")
+        hosts = ("%", "localhost") if is_mariadb(database) else ()
+        self.accounts = [f"'{self.name}'@'{host}'" for host in hosts] or [self.name]
+        if hosts:
+            database.sql("CREATE USER " + ", ".join(f"{account} IDENTIFIED BY 'tiger'" for account in self.accounts))
+        else:
+            database.sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # the default since PostgreSQL 15
+            database.sql(f"CREATE ROLE {self.name} LOGIN PASSWORD 'tiger'")
+
+    def grant(self, privileges: str) -> None:
+        self.database.sql(f"GRANT {privileges} TO {', '.join(self.accounts)}")
+
+    def drop(self) -> None:
+        if is_mariadb(self.database):
+            self.database.sql(f"DROP USER {', '.join(self.accounts)}")
+        else:
+            self.database.sql(f"DROP OWNED BY {self.name}")
+            self.database.sql(f"DROP ROLE {self.name}")
+
+
+@pytest.fixture
+def role(database: AnyDatabase) -> Iterator[Role]:
+    """A role that has no privileges, in a database with the table and a run."""
+    if not isinstance(database, Database):
+        pytest.skip("SQLite has no roles")
+    create_tables(database.url)
+    with new_store(database.url) as store:
+        store.create_run_log("run")
+    role = Role(database)
+    yield role
+    role.drop()
+
+
+def read_run(store: DBStore) -> None:
+    store.get_run_log_by_id("run")
+
+
+def set_parameters(store: DBStore) -> None:
+    store.set_parameters("run", {"x": 1})
+
+
+def set_status(store: DBStore) -> None:
+    store.update_run_log_status("run", "SUCCESS")
+
+
+def delete_run(store: DBStore) -> None:
+    list(runs.delete_runs(store, ["run"]))
+
+
+@pytest.mark.parametrize(
+    ("granted", "call", "lacking"),
+    [
+        ("", read_run, {"SELECT"}),
+        ("INSERT, UPDATE", read_run, {"SELECT"}),
+        ("SELECT", set_parameters, {"INSERT", "UPDATE"}),
+        ("SELECT, INSERT", set_status, {"UPDATE"}),
+        ("SELECT, UPDATE", set_parameters, {"INSERT"}),
+        ("SELECT, INSERT, UPDATE", delete_run, {"DELETE"}),
+    ],
+)
+def test_privilege_error_contains_the_grant_to_run(
+    role: Role, granted: str, call: Callable[[DBStore], None], lacking: Set[str]
+) -> None:
+    if granted:
+        role.grant(f"{granted} ON db_log")
+    with new_store(role.url) as store:
+        with pytest.raises(PrivilegeError, match=r"\*\*\*@127\.0\.0\.1") as exc_info:
+            call(store)
+        message = str(exc_info.value)
+        grant = message.partition("Have an administrator run: ")[2]
+        assert "tiger" not in message
+        assert all(privilege in grant for privilege in lacking)
+        for account in role.accounts:  # MariaDB cannot tell which account it is before the role may connect.
+            role.database.sql(f"{grant.partition(' TO ')[0]} TO {account}")
+        call(store)
+
+
+def test_privilege_error_names_the_table_to_a_role_that_cannot_see_it(role: Role) -> None:
+    if is_mariadb(role.database):
+        role.database.sql("CREATE TABLE other (x INTEGER)")
+        role.grant("SELECT ON other")
+    try:
+        with new_store(role.url) as store, pytest.raises(PrivilegeError, match=r"SELECT.* db_log "):
+            store.create_run_log("other run")
+    finally:
+        role.database.sql("DROP TABLE IF EXISTS other")
+
+
+def test_create_tables_finds_complete_table_complete_without_privileges(role: Role) -> None:
+    role.grant("SELECT ON db_log")
+    assert create_tables(role.url) == []
+
+
+def test_create_tables_by_role_that_may_not_names_what_it_lacks(role: Role) -> None:
+    role.grant("SELECT, INSERT, UPDATE ON db_log")
+    with new_store(role.database.url) as store:
+        indexes = store.table.database.get_indexes("db_log")
+        [name] = [index.name for index in indexes if index.columns == ["run_id", "created_at"]]
+        store.table.database.drop_index(name)
+    with pytest.raises(PrivilegeError, match="Have an administrator run: GRANT"):
+        create_tables(role.url)
+
+
+def test_create_tables_finds_read_only_file_complete(sqlite_file: SqliteFile) -> None:
+    create_tables(sqlite_file.url)
+    sqlite_file.sql("PRAGMA journal_mode = delete")
+    sqlite_file.path.chmod(0o444)
+    sqlite_file.path.parent.chmod(0o555)
+    try:
+        assert create_tables(sqlite_file.url) == []
+    finally:
+        sqlite_file.path.parent.chmod(0o755)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_privilege_error_names_the_schema(scheme: str, server_databases: Any) -> None:
+    database = server_databases(scheme)
+    role = Role(database)
+    database.sql("CREATE SCHEMA team_a")
+    try:
+        for option in ("?options=-csearch_path%3Dteam_a", "?schema=team_a"):
+            match = f"GRANT USAGE, CREATE ON SCHEMA team_a TO {role.name}"
+            with new_store(role.url + option) as store, pytest.raises(PrivilegeError, match=match):
+                store.create_run_log("run")
+    finally:
+        database.sql("DROP SCHEMA team_a CASCADE")
+        role.drop()
+
+
+# Other tables
+
+
+@pytest.fixture(params=["table", "view"])
+def foreign_table(request: pytest.FixtureRequest, database: AnyDatabase) -> Iterator[str]:
+    """Create a table or a view `db_log` of other software; return its kind."""
+    database.sql("CREATE TABLE other (pk INTEGER, created_at TIMESTAMP)")
+    if request.param == "view":
+        database.sql("CREATE VIEW db_log AS SELECT * FROM other")
+    else:
+        database.sql("CREATE TABLE db_log (pk INTEGER, created_at TIMESTAMP)")
+    if is_postgresql(database):
+        database.sql(f"GRANT ALL ON db_log TO {OWNER}")
+    yield request.param
+    if request.param == "view":
+        database.sql("DROP VIEW db_log")
+    database.sql("DROP TABLE other")
+
+
+def test_table_of_other_software_raises_and_stays_unchanged(database: AnyDatabase, foreign_table: str) -> None:
+    match = "db_log .* is a view" if foreign_table == "view" else "it lacks the columns run_id, .*attribute_value"
+    with new_store(database.url) as store:
+        for call in (lambda: store.get_run_log_by_id("run"), lambda: store.create_run_log("run")):
+            with pytest.raises(WrongTableError, match=match):
+                call()
+    for function in (create_tables, check):
+        with pytest.raises(WrongTableError, match=match):
+            function(database.url)
+    assert database.sql("SELECT * FROM db_log") == []
+    with new_store(database.url) as store:
+        columns = [column.name for column in store.table.database.get_columns("db_log")]
+    assert columns == ["pk", "created_at"]
+
+
+@pytest.mark.parametrize("option", ["?options=-csearch_path%3Dno_such_team", "?schema=no_such_team"])
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+psycopg"])
+def test_missing_schema_error_contains_create_schema(scheme: str, option: str, server_databases: Any) -> None:
+    url = server_databases(scheme).url + option
+    match = f"Have an administrator run: CREATE SCHEMA no_such_team AUTHORIZATION {OWNER}"
+    with new_store(url) as store, pytest.raises(MissingSchemaError, match=match):
+        store.create_run_log("run")
+    with pytest.raises(MissingSchemaError, match=match):
+        open_store(connection_string=url)
+
+
+# Damaged files
+
+
+def test_damaged_file_is_named_with_its_recovery(sqlite_file: SqliteFile) -> None:
+    with new_store(sqlite_file.url) as store:
+        store.create_run_log("run")
+        store.set_parameters("run", {f"parameter {number}": "x" * 1000 for number in range(100)})
+    sqlite_file.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(sqlite_file.path.read_bytes())
+    content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)
+    sqlite_file.path.write_bytes(content)
+    with new_store(sqlite_file.url) as store, pytest.raises(CorruptFileError, match=r"runs\.db is damaged.*\.recover"):
+        store.get_run_log_by_id("run", full=True)
+
+
+def test_file_that_is_no_database_is_named(sqlite_file: SqliteFile) -> None:
+    sqlite_file.path.write_text("not a database " * 100)
+    with new_store(sqlite_file.url) as store, pytest.raises(CorruptFileError, match=r"runs\.db is .*no SQLite file"):
+        store.create_run_log("run")
+
+
+# Values and names
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_value_nested_too_deep_is_named(store: DBStore) -> None:
+    deep = nested(100_000)
+    store.create_run_log("run")
+    with pytest.raises(InvalidValueError, match="Parameter 'loss' .*nested too deep"):
+        store.set_parameters("run", {"x": 1, "loss": deep})
+    with pytest.raises(InvalidValueError, match="Step 'train' .*nested too deep"):
+        store.add_step_log(StepLog(name="train", internal_name="train", user_defined_metrics={"m": deep}), "run")
+    with pytest.raises(InvalidValueError, match="RunLog 'run_log' .*nested too deep"):
+        store.set_run_config("run", {"x": deep})
+    run_log = store.get_run_log_by_id("run", full=True)
+    assert (run_log.parameters, run_log.steps, run_log.run_config, run_log.status) == ({}, {}, {}, "CREATED")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", 5, b"run"])
+def test_run_id_and_name_that_are_no_text_are_named(store: DBStore, text: Any) -> None:
+    store.create_run_log("run")
+    calls: List[Callable[[], Any]] = [
+        lambda: store.get_run_log_by_id(text),
+        lambda: store.get_parameters(text),
+        lambda: store.set_parameters(text, {"x": 1}),
+        lambda: store.update_run_log_status(text, "SUCCESS"),
+        lambda: store.set_parameters("run", {text: 1}),
+        lambda: store.set_parameters("run", {text: 1, "x": 2}),
+        lambda: store.get_step_log(text, "run"),
+        lambda: store.get_branch_log(text, "run"),
+    ]
+    if isinstance(text, str):  # Otherwise magnus' own class refuses it.
+        calls.append(lambda: store.create_run_log(text))
+    for call in calls:
+        with pytest.raises(InvalidValueError) as exc_info:
+            call()
+        assert repr(text) in str(exc_info.value)
+    run_log = store.get_run_log_by_id("run", full=True)
+    assert (run_log.parameters, run_log.steps, run_log.run_config, run_log.status) == ({}, {}, {}, "CREATED")
