@@ -33,6 +33,7 @@ setup(
     extras_require={
         "postgres": POSTGRES,
         "mysql": MYSQL,
+        "pandas": ["pandas>=1.3"],
         "benchmark": [
             *POSTGRES,
             *MYSQL,
@@ -46,6 +47,7 @@ setup(
             "hypothesis>=6",
             "magnus[docker]",
             "mysql-connector-python",
+            "pandas>=1.3",
             "psycopg2-binary",
             "pytest>=8",
             "pytest-xdist",

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import parallel_workloads, process_workloads, report, workloads
+from benchmarks import parallel_workloads, process_workloads, report, search_workloads, workloads
 from benchmarks.databases import DATABASES, Database, start_database
 from benchmarks.heartbeats import heartbeats
 from benchmarks.results import Result
@@ -28,6 +28,9 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "pipeline": process_workloads.pipeline,
     "parallel": parallel_workloads.parallel,
     "runs": workloads.runs,
+    "search": search_workloads.search_runs,
+    "list-command": search_workloads.list_command,
+    "data-frame": search_workloads.data_frame,
     "counts": workloads.counts,
 }
 FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.

@@ -40,6 +40,9 @@ class Settings(NamedTuple):
     """Runs in the database, with 50 steps each."""
     idle_processes: int
     """Processes that have heartbeats and write nothing else."""
+    searched_runs: int
+    listed_runs: int
+    framed_runs: int
 
 
 FULL = Settings(
@@ -59,6 +62,9 @@ FULL = Settings(
     array=1 << 30,
     runs=100_000,
     idle_processes=50,
+    searched_runs=10_000,
+    listed_runs=2000,
+    framed_runs=500,
 )
 QUICK = Settings(
     rounds=1,
@@ -77,6 +83,9 @@ QUICK = Settings(
     array=1 << 24,
     runs=100,
     idle_processes=4,
+    searched_runs=20,
+    listed_runs=20,
+    framed_runs=5,
 )
 
 

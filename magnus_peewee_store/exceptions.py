@@ -108,3 +108,7 @@ class ConditionError(RunLogStoreError, ValueError):
 
 class UnknownNameError(ConditionError):
     """No run has a parameter or metric with this name. The message names the nearest."""
+
+
+class MissingLibraryError(RunLogStoreError, ImportError):
+    """An optional library is not installed. The message says how to install it."""

@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 TICK = timedelta(microseconds=1)  # the smallest difference between two values of created_at
 
+ISO_LENGTHS = (19, 26)  # of a time without a zone, without and with microseconds, as magnus and SQLite store it
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 

@@ -1,6 +1,7 @@
 """README.md, CONTRIBUTING.md and docs/*.md: what they tell readers to run is run, and what they name exists."""
 
 import ast
+import contextlib
 import doctest
 import importlib
 import os
@@ -9,7 +10,6 @@ import shlex
 import shutil
 import sqlite3
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 from urllib.parse import unquote
@@ -173,9 +173,23 @@ def with_runs(project: Project, three_runs: Path) -> Project:
     return project
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/commands.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/commands.md", "docs/searching.md"])
 def test_commands_print_what_the_page_shows(with_runs: Project, path: str) -> None:
     check_blocks(with_runs, [block for block in documents.blocks("console") if block.path == documents.ROOT / path])
+
+
+def test_search_in_python(with_runs: Project) -> None:
+    assert with_runs.python("-c", documents.block("search")).splitlines() == [
+        "keen-curie 60 20.85",
+        "calm-hoover 90 23.66",
+    ]
+
+
+def test_views_answer_in_sql(with_runs: Project) -> None:
+    with_runs.magnus("db", "create-views")
+    with contextlib.closing(sqlite3.connect(str(with_runs.folder / ".run_log_store" / "run_log.db"))) as connection:
+        for statement in documents.block("views").split(";")[:-1]:
+            assert len(connection.execute(statement).fetchall()) == 6
 
 
 def test_getting_started(project: Project) -> None:
@@ -325,7 +339,7 @@ def test_secrets_in_the_connection_string(project: Project, server_databases: Ca
 # Servers
 
 
-@contextmanager
+@contextlib.contextmanager
 def own_server(kind: str, **settings: str) -> Iterator[Server]:
     server = new_server(kind, **settings)
     try:

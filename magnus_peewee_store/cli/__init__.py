@@ -8,18 +8,34 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from magnus_peewee_store.cli.annotating import note, tag, untag
+from magnus_peewee_store.cli.comparing import diff
 from magnus_peewee_store.cli.ending import mark_failed
 from magnus_peewee_store.cli.group import CommandGroup
+from magnus_peewee_store.cli.listing import list_runs
 from magnus_peewee_store.cli.moving import copy_runs, export_runs, import_runs
-from magnus_peewee_store.cli.showing import diff, list_runs, show, timeline
-from magnus_peewee_store.cli.upkeep import check, create_tables, delete, prune
+from magnus_peewee_store.cli.showing import show, timeline
+from magnus_peewee_store.cli.tracing import lineage, logs
+from magnus_peewee_store.cli.upkeep import check, create_tables, create_views, delete, prune
 
 COMMANDS = (
-    *(create_tables, check),
-    *(list_runs, show, timeline, diff),
-    *(tag, untag, note, mark_failed),
-    *(export_runs, import_runs, copy_runs),
-    *(delete, prune),
+    create_tables,
+    create_views,
+    check,
+    list_runs,
+    show,
+    logs,
+    timeline,
+    diff,
+    lineage,
+    tag,
+    untag,
+    note,
+    mark_failed,
+    export_runs,
+    import_runs,
+    copy_runs,
+    delete,
+    prune,
 )
 
 

@@ -8,7 +8,7 @@ import click
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli.console import printable
 from magnus_peewee_store.cli.group import on_database
-from magnus_peewee_store.runs.reading import ENDED
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration
 

@@ -1,18 +1,44 @@
-"""The options that choose runs, which several commands share."""
+"""The options that choose runs, for every command that works on several."""
 
-from typing import Any, Callable, TypeVar
+import functools
+from datetime import datetime
+from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import click
+
+from magnus_peewee_store.cli.types import Time
+from magnus_peewee_store.runs.conditions import Condition, parse_condition
 
 T = TypeVar("T")
 
 
-def where_option(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the option --where."""
-    option: Any = click.option(
+def filter_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options that choose runs, and pass their conditions to it as `where`."""
+
+    @click.option(
         "--where",
-        multiple=True,
+        "texts",
         metavar="CONDITION",
-        help="Only runs that meet this, such as project=github.com/team/sales or tag=nightly. Can be repeated.",
+        multiple=True,
+        help="Only runs that meet this, such as 'rmse<0.5': a field (status, tag, pipeline, project, user, host, "
+        "started, duration, run_id, failed_step), parameter or metric, then = != < <= > >= or ~ (contains), and a "
+        "value. Repeat it to add more.",
     )
-    return option(command)  # type: ignore[no-any-return]
+    @click.option("--status", help="Only runs with this status, such as FAIL.")
+    @click.option("--tag", help="Only runs with this tag.")
+    @click.option("--since", type=Time(), help="Only runs that started since: 2d (or s, m, h, w), or 2024-01-31T09:00.")
+    @functools.wraps(command)
+    def wrapped(
+        *arguments: Any,
+        texts: Tuple[str, ...],
+        status: Optional[str],
+        tag: Optional[str],
+        since: Optional[datetime],
+        **options: Any,
+    ) -> T:
+        where: List[Condition] = [parse_condition(text) for text in texts]
+        where += [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
+        where += [Condition("started", ">=", since.isoformat())] if since else []
+        return command(*arguments, where=where, **options)
+
+    return wrapped

@@ -13,7 +13,8 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import views
 from magnus_peewee_store.cli.console import make_console, printable
 from magnus_peewee_store.exceptions import RunNotFoundError
-from magnus_peewee_store.runs.reading import ENDED, Run, read_exactly
+from magnus_peewee_store.runs.reading import Run, read_exactly
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration
 

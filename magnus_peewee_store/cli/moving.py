@@ -7,19 +7,21 @@ import click
 
 from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.console import count_of_runs, printable, progress_bar
-from magnus_peewee_store.cli.filters import where_option
+from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database, open_target
+from magnus_peewee_store.cli.types import RunCommand, RunId
+from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.transfer import are_same
 from magnus_peewee_store.store import DBStore
 
 
-@click.command("export")
-@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.command("export", cls=RunCommand)
+@click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
 @click.option("--all", "is_all", is_flag=True, help="Export all runs.")
-@where_option
+@filter_options
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
 @on_database()
-def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, where: Tuple[str, ...], output: str) -> None:
+def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, where: List[Condition], output: str) -> None:
     """Write runs as JSON files that magnus' file-system store reads.
 
     \b
@@ -48,13 +50,13 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
         click.get_current_context().exit(1)
 
 
-@click.command("copy")
-@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
-@where_option
+@click.command("copy", cls=RunCommand)
+@click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
+@filter_options
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
 @click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
 @on_database()
-def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: Tuple[str, ...], to: str, verify: bool) -> None:
+def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
     """Copy runs, by default all, into another database, or bring them up to date there.
 
     Repeat it for a backup: what is equal already is skipped. A run is copied as a whole or not at all, so that the
@@ -89,10 +91,10 @@ def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
     return not differing
 
 
-def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[str]) -> List[str]:
+def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
     """Return the whole ids of the runs named, or of all runs that meet the conditions, oldest first."""
-    if bool(run_ids) == is_all:
-        raise click.UsageError("Give the ids of runs, --where or --all.")
+    if bool(run_ids) == is_all or (run_ids and where):
+        raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
     if not is_all:
         return list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))
     if where:

@@ -1,7 +1,8 @@
 """The parameter types of the commands."""
 
+import re
 from datetime import datetime, timedelta, timezone
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 import click
 
@@ -35,3 +36,24 @@ class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return datetime.now(timezone.utc) - Age().convert(value, param, ctx)
         except click.BadParameter:
             return self.fail(f"'{value}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.", param, ctx)
+
+
+_ESCAPE = "\0"  # which no argument of a process can contain
+
+
+class RunCommand(click.Command):
+    """A command whose arguments of the type `RunId` may be `-1`, which click would take for an option."""
+
+    def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
+        """Parse the arguments."""
+        return super().parse_args(ctx, [re.sub(r"^(-[1-9]\d*)$", rf"{_ESCAPE}\1", each) for each in args])
+
+
+class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """What names a run: its id or the beginning of it, `latest`, `latest:FAIL`, or `-1`."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> str:
+        """Return the text."""
+        return str(value).lstrip(_ESCAPE)

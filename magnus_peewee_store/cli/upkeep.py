@@ -1,10 +1,10 @@
-"""The commands that look after a database: create-tables, check, delete, prune."""
+"""The commands that look after a database: create-tables, create-views, check, delete, prune."""
 
 import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple
 
 import click
 
@@ -19,12 +19,14 @@ from magnus_peewee_store.cli.console import (
     printable,
     progress_bar,
 )
-from magnus_peewee_store.cli.filters import where_option
+from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import json_option, on_database
-from magnus_peewee_store.cli.types import Age
+from magnus_peewee_store.cli.tables import runs_table
+from magnus_peewee_store.cli.types import Age, RunCommand, RunId
 from magnus_peewee_store.runs.catalogs import delete_folder, find_catalogs, run_folders
-from magnus_peewee_store.runs.finding import has_run
-from magnus_peewee_store.runs.reading import ENDED
+from magnus_peewee_store.runs.conditions import Condition
+from magnus_peewee_store.runs.finding import find_by_place, has_run
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_time
 
@@ -43,6 +45,26 @@ def create_tables(store: DBStore) -> None:
         click.echo(f"Created {part}.")
     if not created:
         click.echo("Nothing is missing.")
+
+
+@click.command("create-views")
+@click.option("--drop", is_flag=True, help="Drop the views.")
+@on_database()
+def create_views(store: DBStore, drop: bool) -> None:
+    """Create views for SQL clients: run_metrics and run_params. Running it again is safe.
+
+    run_metrics has the columns run_id, step, metric, value and text; run_params has run_id, param, value and text.
+    value is the number, or NULL if it is none; text is the value as text.
+
+    \b
+    Example:
+      magnus db create-views
+    """
+    names = runs.drop_views(store) if drop else runs.create_views(store)
+    for name in names:
+        click.echo(f"{'Dropped' if drop else 'Created'} the view {name}.")
+    if not names:
+        click.echo("There are no views to drop.")
 
 
 @click.command()
@@ -67,18 +89,19 @@ def check(store: DBStore, is_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@click.command()
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
-    """Delete runs, after showing them and asking. Give whole ids.
+    """Delete runs, after showing them and asking. Give whole ids, or latest or -1.
 
     \b
     Example:
       magnus db delete calm-hoover
     """
+    run_ids = tuple(find_by_place(store, run_id) or run_id for run_id in run_ids)
     # A shortened id could name another run once its own run is deleted.
     existing = [run_id for run_id in dict.fromkeys(run_ids) if has_run(store, run_id)]
     unknown = [run_id for run_id in run_ids if run_id not in existing]
@@ -96,7 +119,7 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -
 @click.option(
     "--keep-tag", "keep_tags", multiple=True, metavar="NAME", help="Keep runs with this tag. Can be repeated."
 )
-@where_option
+@filter_options
 @click.option("--catalog", metavar="DIR", help="Also delete the runs' folders in this file-system catalog.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
@@ -106,7 +129,7 @@ def prune(
     older_than: Optional[timedelta],
     keep: Optional[int],
     keep_tags: Tuple[str, ...],
-    where: Tuple[str, ...],
+    where: List[Condition],
     catalog: Optional[str],
     yes: bool,
     dry_run: bool,
@@ -176,7 +199,7 @@ def _delete(
         return
     console = make_console()
     summaries = runs.summarize(store, run_ids[:LIST_LENGTH])
-    console.print(views.runs_table(summaries, console.width))
+    console.print(runs_table(summaries, console.width)[0])
     if len(run_ids) > LIST_LENGTH:
         [newest] = runs.summarize(store, run_ids[-1:])
         first, last = format_time(summaries[0].started), format_time(newest.started)

@@ -1,8 +1,9 @@
 """The tables and trees that the commands print."""
 
-import json
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from dataclasses import replace
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional, Union
 
+import click
 from magnus import defaults
 from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 from rich.filesize import decimal
@@ -11,59 +12,22 @@ from rich.text import Text
 from rich.tree import Tree
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.cli.console import LIST_LENGTH, UNLIMITED, printable
-from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run, RunSummary, UnreadableRow
-from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, steps_of
+from magnus_peewee_store.cli.console import LIST_LENGTH, list_of, printable
+from magnus_peewee_store.cli.values import format_value, run_status_text, status_text
+from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
+from magnus_peewee_store.runs.finding import suggest
+from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, results_of, steps_of
+from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
-
-STYLES = {
-    defaults.SUCCESS: "green",
-    defaults.FAIL: "bold red",
-    defaults.PROCESSING: "cyan",
-    defaults.TRIGGERED: "cyan",
-    defaults.CREATED: "dim",
-}
-WIDE = 110  # columns that leave room for whole times
-LONGEST_VALUE = 300  # characters of a value on a terminal
-
-
-def runs_table(summaries: Sequence[RunSummary], width: int = UNLIMITED) -> Table:
-    """Return the list of runs. A narrow console gets fewer columns."""
-    is_wide = width >= WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("RUN", overflow="fold")
-    table.add_column("STATUS", no_wrap=True)
-    table.add_column("STARTED", no_wrap=True)
-    table.add_column("TOOK", justify="right", no_wrap=True)
-    table.add_column("STEPS", justify="right", no_wrap=True)
-    for heading in ("TAG", "FAILED STEP") if is_wide else ():
-        table.add_column(heading, overflow="fold")
-    for run in summaries:
-        tag = Text(printable(", ".join(filter(None, [run.tag, *run.tags]))))
-        failed_step = Text(printable(run.failed_step or ""), "red")
-        name = Text(printable(run.run_id))
-        if tag and not is_wide:
-            name.append("\n  tag ", "dim").append_text(tag)
-        if failed_step and not is_wide:
-            name.append("\n  failed at ", "dim").append_text(failed_step)
-        table.add_row(
-            name,
-            _run_status(run.status, run.silence, run.is_stale, run.is_interrupted),
-            format_time(run.started, short=not is_wide),
-            format_duration(run.duration),
-            f"{run.steps_done}/{run.steps_known}",
-            *((tag, failed_step) if is_wide else ()),
-        )
-    return table
 
 
 def run_tree(run: Run, is_full: bool = True) -> Tree:
     """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
-    run_log = run.run_log
+    run_log = run.complete_log
     user, host = run.origin.user, run.origin.host
     facts = {
         "started": format_time(run.started) + (f" by {user} on {host}" if user and host else ""),
-        "last seen": "" if run_log.status in fragments.ENDED else _last_seen(run.liveness),
+        "last seen": "" if run_log.status in ENDED else _last_seen(run.liveness),
         "tag": ", ".join(filter(None, [run_log.tag, *run.tags])),
         "project": run.project,
         "pipeline": run.pipeline,
@@ -74,19 +38,14 @@ def run_tree(run: Run, is_full: bool = True) -> Tree:
     lines += [_note_line(note) for note in run.notes]
     tree = Tree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
-        _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full)
-    _add_steps(tree, run_log, is_full)
+        _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full, results=results_of(run.run_log))
+    _add_steps(tree, run_log, is_full, run.reused)
     return tree
 
 
-def step_tree(step: StepLog, utc_offset: Optional[int] = None) -> Tree:
-    """Return a step with everything that its log contains.
-
-    Args:
-        step: The step.
-        utc_offset: The offset of the times of its attempts from UTC, in seconds; None if it is unknown.
-    """
-    tree = Tree(_step_label(step))
+def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int] = None) -> Tree:
+    """Return a step with everything that its log contains. `reused` and `utc_offset` are those of its run."""
+    tree = Tree(_step_label(step, reused))
     facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
     for code in step.code_identities:
         if code.code_identifier:
@@ -107,43 +66,40 @@ def step_tree(step: StepLog, utc_offset: Optional[int] = None) -> Tree:
         _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, is_full=True)
     for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
         tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
-    _add_branches(tree, step, is_full=True)
+    _add_branches(tree, step, True, reused)
     return tree
 
 
-def diff_tree(
-    run_ids: Tuple[str, str], differences: Mapping[str, Mapping[str, Mapping[str, Any]]], is_full: bool = True
-) -> Tree:
-    """Return what differs between two runs, as `runs.diff` found it. The tree has no children if nothing differs.
-
-    A step is left out if its two statuses and its two durations, as they are printed, are equal.
-    """
-    tree = Tree(_change(*map(printable, run_ids)))
-    for section, pairs in differences.items():
-        branch = Tree(Text(section, "bold"))
-        for name, pair in pairs.items():
-            a, b = (_side(section, pair.get(side), is_full) for side in ("a", "b"))
-            if a != b:
-                branch.add(Text.assemble((f"{printable(name)}: ", "dim")).append_text(_change(a, b)))
-        if branch.children:
-            tree.children.append(branch)
-    return tree
-
-
-def unreadable_lines(unreadable: Iterable[UnreadableRow]) -> List[str]:
-    """Return a line for each row that cannot be read, with the reason."""
-    return [
-        printable(f"Cannot read {row.attribute_type} {row.attribute_key} of {row.run_id}: {row.reason}")
-        for row in unreadable
-    ]
+def echo_unreadable(run: Run) -> None:
+    """Print a line for each row that cannot be read, with the reason."""
+    for row in run.unreadable:
+        click.echo(
+            printable(f"Cannot read {row.attribute_type} {row.attribute_key} of {row.run_id}: {row.reason}"), err=True
+        )
 
 
 def status_lines(run: Run) -> Dict[str, str]:
     """Return a line with the status of each step, by its name, and last that of the run, by an empty name."""
-    lines = {step.internal_name: _step_label(step, step.internal_name).plain for step in steps_of(run.run_log)}
+    lines = {
+        step.internal_name: _step_label(step, run.reused, step.internal_name).plain for step in steps_of(run.run_log)
+    }
     liveness = run.liveness._replace(silence=None)  # A line is printed when it changes.
-    lines[""] = _run_label(run._replace(liveness=liveness), None).plain
+    lines[""] = _run_label(replace(run, liveness=liveness), None).plain
     return lines
+
+
+def find_step(run: Run, name: str) -> StepLog:
+    """Return a step by its internal name, or by its own name if only one step has it."""
+    steps = list(steps_of(run.complete_log))
+    found = [step for step in steps if step.internal_name == name] or [step for step in steps if step.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = list_of([step.internal_name for step in found])
+        message = printable(f"More than one step of run '{run.run_log.run_id}' is named '{name}'")
+        raise click.ClickException(f"{message}: {names}")
+    known = [each for step in steps for each in (step.internal_name, step.name)]
+    raise click.ClickException(printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}"))
 
 
 def check_table(report: CheckReport) -> Table:
@@ -178,23 +134,9 @@ def _first(lines: Iterable[str]) -> List[str]:
     return listed[:LIST_LENGTH] + more
 
 
-def _status(status: str) -> Text:
-    return Text(printable(status), STYLES.get(status, "yellow"))
-
-
-def _run_status(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
-    """Return the status of a run; if it has not ended, also whether somebody still works on it."""
-    if status in fragments.ENDED or is_stale is False:
-        return _status(status)
-    if is_stale is None:
-        return _status(status).append(" (unknown)", "dim")
-    ago = format_duration(silence).split(" ")[0]
-    return Text(f"{'INTERRUPTED' if is_interrupted else 'STALE'} {ago}".rstrip(), "bold red")
-
-
 def _run_label(run: Run, seconds: Optional[float]) -> Text:
     liveness = run.liveness
-    status = _run_status(run.run_log.status, liveness.silence, liveness.is_stale, liveness.is_interrupted)
+    status = run_status_text(run.run_log.status, liveness.silence, liveness.is_stale, liveness.is_interrupted)
     duration = f" {format_duration(seconds)}".rstrip()
     return Text.assemble((printable(run.run_log.run_id), "bold"), " ", status, (duration, "dim"))
 
@@ -218,25 +160,26 @@ def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
 
 def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:
     duration = f" {format_duration(seconds)}".rstrip()
-    return Text.assemble((printable(name), "bold"), " ", _status(status), (duration, "dim"), (suffix, "dim"))
+    return Text.assemble((printable(name), "bold"), " ", status_text(status), (duration, "dim"), (suffix, "dim"))
 
 
-def _step_label(step: StepLog, name: str = "") -> Text:
+def _step_label(step: StepLog, reused: Mapping[str, str], name: str = "") -> Text:
     inner = [inner_step for branch in step.branches.values() for inner_step in steps_of(branch)]
     duration = duration_of(step.status, None, attempts_of([step, *inner]))
     suffix = "" if step.step_type in ("task", "") else f" {step.step_type}"
     if len(step.attempts) > 1:
         suffix += f" {len(step.attempts)} attempts"
     if step.mock:
-        suffix += " (not run again)"
+        original = reused.get(step.internal_name)
+        suffix += f" (reused from {original})" if original else " (not run)"
     return _label(name or step.name, step.status, duration, printable(suffix))
 
 
-def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool) -> None:
+def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused: Mapping[str, str]) -> None:
     for step in log.steps.values():
         if step.step_type in fragments.TERMINAL_STEP_TYPES:
             continue
-        branch = tree.add(_step_label(step))
+        branch = tree.add(_step_label(step, reused))
         if step.status == defaults.FAIL:
             for attempt in step.attempts:
                 _add_message(branch, attempt)
@@ -246,14 +189,14 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool) -> None
             names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
             if names:
                 branch.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))
-        _add_branches(branch, step, is_full)
+        _add_branches(branch, step, is_full, reused)
 
 
-def _add_branches(tree: Tree, step: StepLog, is_full: bool) -> None:
+def _add_branches(tree: Tree, step: StepLog, is_full: bool, reused: Mapping[str, str]) -> None:
     for name, branch in step.branches.items():
         duration = duration_of(branch.status, None, attempts_of(steps_of(branch)))
         own_name = fragments.own_name(name, step.internal_name)
-        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full)
+        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, reused)
 
 
 def _add_message(tree: Tree, attempt: StepAttempt) -> None:
@@ -261,25 +204,9 @@ def _add_message(tree: Tree, attempt: StepAttempt) -> None:
         tree.add(Text("\n".join(map(printable, attempt.message.splitlines())), "red"))
 
 
-def _add_values(tree: Tree, values: Mapping[str, Any], is_full: bool, prefix: str = "") -> None:
+def _add_values(
+    tree: Tree, values: Mapping[str, Any], is_full: bool, prefix: str = "", results: Collection[str] = ()
+) -> None:
     for name, value in values.items():
-        tree.add(Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (_value(value, is_full), "cyan")))
-
-
-def _value(value: Any, is_full: bool) -> str:
-    text = printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    if is_full or len(text) <= LONGEST_VALUE:
-        return text
-    return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"
-
-
-def _change(a: str, b: str) -> Text:
-    return Text.assemble((a, "red"), (" \u2192 ", "dim"), (b, "green"))
-
-
-def _side(section: str, value: Any, is_full: bool) -> str:
-    if value in (None, ""):
-        return "-"
-    if section == "steps":
-        return f"{printable(value['status'])} {format_duration(value['duration'])}".rstrip()
-    return _value(value, is_full)
+        line = Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (format_value(value, is_full), "cyan"))
+        tree.add(line.append(" (set by a step)", "dim") if name in results else line)

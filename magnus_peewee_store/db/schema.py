@@ -1,7 +1,8 @@
 """Define, inspect, create and complete the table `db_log`."""
 
-import datetime
+import contextlib
 import logging
+from datetime import datetime
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import peewee
@@ -10,7 +11,7 @@ from peewee import fn
 from magnus_peewee_store.db.backends import Backend
 from magnus_peewee_store.db.backends.base import KEY_COLUMNS, PARTIAL, TABLE
 from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError, PrivilegeError, WrongTableError
-from magnus_peewee_store.times import to_created_at, utcnow
+from magnus_peewee_store.times import ISO_LENGTHS, utcnow
 
 logger = logging.getLogger("magnus.db")
 
@@ -55,12 +56,9 @@ class CreatedAtField(peewee.DateTimeField):
 
     def python_value(self, value: Any) -> Any:
         """Return the time in UTC. SQLite stores it as text, for which peewee's own parser takes ten times as long."""
-        if isinstance(value, str):
-            try:
-                time = datetime.datetime.fromisoformat(value)
-                return to_created_at(time) if time.tzinfo else time
-            except (OverflowError, ValueError):
-                pass
+        if isinstance(value, str) and len(value) in ISO_LENGTHS:
+            with contextlib.suppress(ValueError):
+                return datetime.fromisoformat(value)
         return super().python_value(value)
 
 

@@ -4,7 +4,20 @@ import datetime
 import functools
 import json
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 import peewee
 from peewee import fn
@@ -186,6 +199,12 @@ class LogTable:
         return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
 
     @_retrying
+    def count_runs(self, types: Sequence[str]) -> int:
+        """Return how many runs have a row of these types."""
+        log = self._log
+        return int(log.select(fn.COUNT(log.run_id.distinct())).where(log.attribute_type.in_(types)).scalar())
+
+    @_retrying
     def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> List[StoredRow]:
         """Return rows of several runs, at most a few hundred, oldest first."""
         log = self._log
@@ -203,6 +222,31 @@ class LogTable:
             self._queries.rows_of(run_id, types).select(fn.MIN(created_at), fn.MAX(created_at)).scalar(as_tuple=True)
         )
         return oldest, newest
+
+    def find(self, types: Types, text: str) -> List[StoredRow]:
+        """Return the rows whose value contains a text, ignoring case, oldest first."""
+        log = self._log
+        rows = log.select(*self._stored).where(log.attribute_type.in_(types), log.attribute_value.contains(text))
+        rows = self.database.execute(rows.order_by(log.created_at, log.pk)).fetchall()
+        return [self._to_stored(row) for row in rows]
+
+    @_retrying
+    def read_fields(
+        self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Sequence[Sequence[Union[str, int]]]
+    ) -> List[Any]:
+        """Return run_id, attribute_type, attribute_key and a value for rows of several runs, each run's oldest first.
+
+        The value is attribute_value for `types`, and for `field_types` what `Backend.json_fields` makes of it.
+        """
+        log = self._log
+        value = self.database.json_fields(log.attribute_value, paths)
+        value = peewee.Case(None, [(log.attribute_type.in_(field_types), value)], log.attribute_value)
+        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value)
+        rows = rows.where(
+            self._queries.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types)
+        )
+        # Without peewee's conversions, which take longer than the query.
+        return list(self.database.execute(rows.order_by(log.run_id, log.created_at, log.pk)).fetchall())
 
     def scan(self, size: int) -> Iterator[List[StoredRow]]:
         """Yield the whole table in the order of pk, in lists of `size` rows."""

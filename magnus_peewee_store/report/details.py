@@ -20,7 +20,7 @@ _REPR.maxstring = _REPR.maxother = 60
 
 def as_run(run: Union[Run, RunLog]) -> Run:
     """Return a run. Of a mere run log nothing else is known."""
-    return run if isinstance(run, Run) else Run(run, None, [])
+    return run if isinstance(run, Run) else Run(run, None)
 
 
 def run_details(run: Run, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:

@@ -1,14 +1,19 @@
 """Compare runs."""
 
 import json
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.runs.reading import code_versions, duration_of, flatten, steps_of
+from magnus_peewee_store.runs.reading import Run, code_versions, duration_of, flatten, steps_of
+from magnus_peewee_store.runs.tracing import PRINTED
+
+LEAST_CHANGE = 0.1  # both in seconds and as a fraction: durations that differ by less are equal
+
+Values = Dict[str, Any]
 
 
-def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Dict[str, Any]]]:
+def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Values]]:
     """Return what differs between two runs.
 
     Args:
@@ -16,34 +21,83 @@ def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Dict[str, Any]]]:
         b: Another.
 
     Returns:
-        A dictionary by section (`run`, `parameters`, `metrics`, `code`, `steps`) and name. It holds the two values as
-        `{"a": ..., "b": ...}`, without the value of a run that lacks the name. A nested name is a dot path.
+        A dictionary by section (see `compare`) and name. It holds the two values, without the value of a run that lacks
+        the name, as `{"a": ..., "b": ...}`.
     """
-    sections_a, sections_b = _sections(a), _sections(b)
-    return {section: _differences(sections_a[section], sections_b[section]) for section in sections_a}
+    sides = {"a": Run(a, None, complete_log=a), "b": Run(b, None, complete_log=b)}
+    return _compare({side: _sections(run) for side, run in sides.items()})
 
 
-def _sections(run_log: RunLog) -> Dict[str, Dict[str, Any]]:
+def compare(runs: Sequence[Run]) -> Dict[str, Dict[str, Values]]:
+    """Return what differs between any number of runs.
+
+    Args:
+        runs: What `read_run` returned.
+
+    Returns:
+        By section and name the value of each run, by its id. The value is left out for a run that lacks the name. The
+        sections are `run`, `parameters`, `metrics`, `data`, `code` and `steps`. Data is compared by its hash. Durations
+        are equal if they differ by less than 10% or 100 ms. A name within a dictionary is a dot path.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> for run_id, rows in (("first", 3), ("second", 4)):
+        ...     _ = store.create_run_log(run_id)
+        ...     store.set_parameters(run_id, {"rows": rows})
+        >>> runs.compare([runs.read_run(store, run_id) for run_id in ("first", "second")])["parameters"]
+        {'rows': {'first': 3, 'second': 4}}
+    """
+    return _compare({run.run_log.run_id: _sections(run) for run in runs})
+
+
+def _sections(run: Run) -> Dict[str, Values]:
+    run_log = run.complete_log
     steps = list(steps_of(run_log))
     metrics = {step.internal_name: step.user_defined_metrics for step in steps if step.user_defined_metrics}
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
         "parameters": flatten(run_log.parameters),
         "metrics": flatten(metrics),
+        "data": {
+            f"{step.internal_name} {data.stage} {data.name}": data.data_hash
+            for step in steps
+            for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name))
+            if PRINTED not in data.name
+        },
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {
-            step.internal_name: {"status": step.status, "duration": duration_of(step.status, None, step.attempts)}
+            step.internal_name: {
+                "status": step.status,
+                "duration": duration_of(step.status, None, step.attempts),
+                **({"reused": run.reused[step.internal_name]} if step.internal_name in run.reused else {}),
+            }
             for step in steps
         },
     }
 
 
-def _differences(a: Dict[str, Any], b: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
-    names = dict.fromkeys([*a, *b])
-    pairs = {name: {side: of[name] for side, of in (("a", a), ("b", b)) if name in of} for name in names}
-    # Compared as JSON, because NaN differs from itself.
+def _compare(sections_of: Dict[str, Dict[str, Values]]) -> Dict[str, Dict[str, Values]]:
+    sections = dict.fromkeys(section for each in sections_of.values() for section in each)
     return {
-        name: pair
-        for name, pair in pairs.items()
-        if len(pair) == 1 or json.dumps(pair["a"], sort_keys=True) != json.dumps(pair["b"], sort_keys=True)
+        section: _differences({run: each[section] for run, each in sections_of.items()}, section == "steps")
+        for section in sections
     }
+
+
+def _differences(values_of: Dict[str, Values], are_steps: bool) -> Dict[str, Values]:
+    names = dict.fromkeys(name for values in values_of.values() for name in values)
+    rows = {name: {run: values[name] for run, values in values_of.items() if name in values} for name in names}
+    return {name: row for name, row in rows.items() if len(row) < len(values_of) or _differ(row, are_steps)}
+
+
+def _differ(row: Values, are_steps: bool) -> bool:
+    values = list(row.values())
+    if are_steps:
+        durations = [value["duration"] for value in values if value["duration"] is not None]
+        change = max(durations) - min(durations) if durations else 0.0
+        if change > LEAST_CHANGE and change > LEAST_CHANGE * min(durations):
+            return True
+        values = [{**value, "duration": None} for value in values]
+    # Compared as JSON, because NaN differs from itself.
+    return len({json.dumps(value, sort_keys=True) for value in values}) > 1

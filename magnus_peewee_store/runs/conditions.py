@@ -7,17 +7,14 @@ import json
 import operator
 import re
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
-
-from magnus import defaults
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus_peewee_store.exceptions import ConditionError
 from magnus_peewee_store.runs.listing import RunSummary
-from magnus_peewee_store.runs.reading import UNKNOWN
+from magnus_peewee_store.runs.statuses import UNKNOWN, parse_status
 from magnus_peewee_store.times import parse_age, parse_time
 
 PARAMS, METRICS = "params.", "metrics."  # what a name may begin with, to say which of the two it is
-STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, defaults.SUCCESS, defaults.FAIL, UNKNOWN)
 OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -27,6 +24,7 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "~": operator.contains,
 }
+HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")  # those that the run's own row holds
 FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "run_id": lambda run: run.run_id,
     "status": lambda run: run.status,
@@ -79,18 +77,6 @@ def parse_condition(text: str) -> Condition:
     value = parts["value"].strip()
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
     return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
-
-
-def parse_status(text: str) -> str:
-    """Return a status as magnus writes it. Upper and lower case are the same.
-
-    Raises:
-        ConditionError: If there is no such status. The message lists the known ones.
-    """
-    status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
-    if status not in STATUSES:
-        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join(STATUSES)}.")
-    return status
 
 
 class Name:
@@ -147,6 +133,15 @@ class Filter:
         is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return is_enough(map(self._operand.compare, self.name.values(run)))
 
+    def is_on_header(self) -> bool:
+        """Return True if the run's own row is enough to evaluate it."""
+        return self.condition.name in HEADER_FIELDS
+
+    def earliest_start(self) -> Optional[datetime]:
+        """Return a time before which no run that meets the condition started."""
+        name, symbol, value = self.condition
+        return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
+
     def header_texts(self) -> List[str]:
         """Return texts that the run's own row contains, whatever its case, if the run meets the condition."""
         name, symbol, value = self.condition
@@ -177,7 +172,7 @@ class _Operand:
 
     def compare(self, value: Any) -> bool:
         if self._symbol == "~":
-            return self._text.lower() in _as_text(value).lower()
+            return self._text.lower() in as_text(value).lower()
         if self._symbol == "!=":
             return not self._equals(value)
         if self._symbol == "=":
@@ -216,7 +211,7 @@ def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) 
     for run in runs:
         values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
         own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
-        own_texts = [_as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
+        own_texts = [as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
         if own_numbers:
             numbers.append((choose(own_numbers), run))
         elif any(own_texts):
@@ -232,7 +227,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value in full: texts as they are, times in ISO 8601, all else as JSON."""
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

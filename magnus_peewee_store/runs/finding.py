@@ -1,10 +1,14 @@
-"""Find a run by its id, or by the beginning of its id."""
+"""Find a run by its id, by the beginning of its id, or by its place among the newest runs."""
 
+import contextlib
 import difflib
-from typing import Sequence
+import json
+import re
+from typing import Optional, Sequence
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.exceptions import RunNotFoundError
+from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.runs.statuses import parse_status
 from magnus_peewee_store.store import DBStore
 
 
@@ -13,13 +17,18 @@ def find_run(store: DBStore, run_id: str) -> str:
 
     Args:
         store: The store.
-        run_id: The id, or a beginning of it that no other run shares.
+        run_id: The id; a beginning of it that no other run shares; `latest`, or `-1`, for the newest run, `-2` for the
+            one before it; or `latest:FAIL` for the newest run with a status.
 
     Raises:
         RunNotFoundError: If there is no such run, or several ids begin so.
+        ConditionError: If `latest:` is followed by no status.
     """
     if has_run(store, run_id):
         return run_id
+    place = find_by_place(store, run_id)
+    if place:
+        return place
     rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
     found = list(dict.fromkeys(each for each, _ in rows))
     if len(found) == 1:
@@ -30,6 +39,36 @@ def find_run(store: DBStore, run_id: str) -> str:
         raise RunNotFoundError(message, is_ambiguous=True)
     known = [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)]
     raise RunNotFoundError(f"There is no run '{run_id}'.{suggest(run_id, known)}")
+
+
+def find_by_place(store: DBStore, text: str) -> Optional[str]:
+    """Return the id of the run that `latest`, `latest:FAIL` or `-1` names; None if the text is none of these, or an id.
+
+    Raises:
+        RunNotFoundError: If there are not so many runs.
+        ConditionError: If `latest:` is followed by no status.
+    """
+    is_number = re.fullmatch("-[1-9][0-9]{0,5}", text)
+    if not (is_number or text.startswith("latest")) or has_run(store, text):
+        return None
+    if text.startswith("latest:"):
+        return _find_by_status(store, text, parse_status(text[len("latest:") :]))
+    if not is_number and text != "latest":
+        return None
+    number = -int(text) if is_number else 1
+    found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
+    if len(found) < number:
+        raise RunNotFoundError(f"There is no run '{text}': the database has {len(found):,}.")
+    return found[-1]
+
+
+def _find_by_status(store: DBStore, text: str, status: str) -> str:
+    for limit in (10, None):  # Usually one of the first has it. The text may also stand elsewhere in the run's row.
+        for run_id, _ in store.table.runs(fragments.RUN_LOG, containing=[json.dumps(status)], limit=limit):
+            with contextlib.suppress(UnreadableRowError):
+                if fragments.parse(*store.table.read(run_id, fragments.RUN_LOG)[-1]).status == status:
+                    return run_id
+    raise RunNotFoundError(f"There is no run '{text}', since no run has the status '{status}'.")
 
 
 def has_run(store: DBStore, run_id: str) -> bool:

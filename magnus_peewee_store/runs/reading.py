@@ -1,5 +1,9 @@
 """Read a run from its rows, as far as they can be read, and answer questions about its log."""
 
+import base64
+import html
+import json
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -13,12 +17,11 @@ from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.finding import find_run
 from magnus_peewee_store.runs.liveness import Liveness, beats_of, liveness_of
+from magnus_peewee_store.runs.reuse import complete, has_reused_steps
+from magnus_peewee_store.runs.statuses import ENDED, UNKNOWN
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import from_created_at, parse_time
-
-ENDED = fragments.ENDED
-UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
 
 
 class UnreadableRow(NamedTuple):
@@ -30,18 +33,24 @@ class UnreadableRow(NamedTuple):
     reason: str
 
 
-class Run(NamedTuple):
-    """A run, as far as its rows can be read."""
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as its rows can be read. A notebook displays it as its timeline."""
 
     run_log: RunLog
     """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
     started: Optional[datetime]
     """When it started, in UTC; None if that cannot be read."""
-    unreadable: List[UnreadableRow]
+    unreadable: List[UnreadableRow] = field(default_factory=list)
     """The rows that cannot be read."""
-    liveness: Liveness = Liveness()
+    complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
+    """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
+    reused: Dict[str, str] = field(default_factory=dict)
+    """By the internal name of each reused step the id of the run that it ran in."""
+
+    liveness: Liveness = field(default_factory=Liveness)
     """When it was last seen, if it has not ended."""
-    origin: Origin = Origin()
+    origin: Origin = field(default_factory=Origin)
     """Who started it, and where."""
     utc_offset: Optional[int] = None
     """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
@@ -70,6 +79,14 @@ class Run(NamedTuple):
         remote = next((code.code_identifier_url for code in codes if code.code_identifier_url), None)
         return repository_name(remote) if remote else self.origin.folder
 
+    def _repr_html_(self) -> str:
+        # Imported here because only notebooks need it. As an image, its styles do not affect the notebook.
+        from magnus_peewee_store.report import to_svg
+
+        image = base64.b64encode(to_svg(self).encode()).decode()
+        alternative = html.escape(f"Timeline of run {self.run_log.run_id}")
+        return f'<img alt="{alternative}" style="max-width: 100%" src="data:image/svg+xml;base64,{image}">'
+
 
 def read_run(store: DBStore, run_id: str) -> Run:
     """Read a run, as far as its rows can be read.
@@ -89,12 +106,20 @@ def read_run(store: DBStore, run_id: str) -> Run:
         >>> runs.read_run(store, "my").run_log.parameters
         {'rows': 3}
     """
-    run = _read_if_there(store, run_id)
-    return run or read_exactly(store, find_run(store, run_id))
+    run = _read_if_there(store, run_id) or read_exactly(store, find_run(store, run_id))
+    if not has_reused_steps(run.run_log):
+        return run
+
+    def read_original(original_run_id: str) -> Optional[RunLog]:
+        original = _read_if_there(store, original_run_id)
+        return original.run_log if original else None
+
+    complete_log, reused = complete(run.run_log, read_original)
+    return replace(run, complete_log=complete_log, reused=reused)
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read a run by its whole id, as far as its rows can be read.
+    """Read a run by its whole id, as far as its rows can be read, and not the runs that it reuses steps of.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -133,6 +158,7 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
         run_log,
         from_created_at(created_at),
         unreadable,
+        run_log,
         liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
         origin=origin,
         utc_offset=_common_offset(origin, beats),
@@ -193,6 +219,24 @@ def duration_of(status: str, started: Optional[datetime], attempts: Iterable[Ste
         return max(0.0, (datetime.now(timezone.utc) - started).total_seconds())
     span = time_span(attempts)
     return (span[1] - span[0]).total_seconds() if span else None
+
+
+def results_of(run_log: RunLog) -> List[str]:
+    """Return the names of the parameters that steps set or changed, as far as the log shows it.
+
+    magnus logs with each attempt the parameters that it started with. Those of the first attempt are what the run
+    started with.
+    """
+    attempts = [attempt for step in run_log.steps.values() for attempt in step.attempts]
+    if not any(attempt.parameters for attempt in attempts):
+        return []
+    first = attempts[0].parameters
+    # Compared as JSON, because NaN differs from itself.
+    return [
+        name
+        for name, value in run_log.parameters.items()
+        if name not in first or json.dumps(value) != json.dumps(first[name])
+    ]
 
 
 def code_versions(run_log: RunLog) -> List[str]:

@@ -2,14 +2,14 @@
 
 import json
 from datetime import datetime
-from typing import Iterator, List, Optional, Sequence, Set
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Requirement
 from magnus_peewee_store.exceptions import UnknownNameError
 from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, sort_runs
 from magnus_peewee_store.runs.finding import suggest
-from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, summarize
+from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, summarize, summarize_headers
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import to_created_at
 
@@ -20,7 +20,6 @@ def search(
     order_by: Optional[str] = None,
     limit: Optional[int] = None,
     descending: bool = False,
-    since: Optional[datetime] = None,
 ) -> List[RunSummary]:
     """Find the runs that meet all conditions, with their parameters and metrics.
 
@@ -36,7 +35,6 @@ def search(
             without it come last. By default the newest run comes first.
         limit: The largest number of runs.
         descending: Whether to sort from large to small.
-        since: Only runs that started at this time or later. A time without a zone is local time.
 
     Raises:
         ConditionError: If a condition is not valid.
@@ -58,14 +56,13 @@ def search(
     names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
     unseen = [name for name in names.values() if not name.is_field]
     found: List[RunSummary] = []
-    for run in _candidates(store, filters, since, None if order else limit):
+    for run in _candidates(store, filters, None if order else limit):
         unseen = [name for name in unseen if not name.values(run)]
         if all(each.is_met_by(run) for each in filters):
             found.append(run)
             if not order and len(found) == limit:
                 return found
-    if unseen:
-        _check_names(store, unseen)
+    check_names(store, unseen)
     return (sort_runs(found, order, descending) if order else found)[:limit]
 
 
@@ -92,46 +89,84 @@ def list_runs(
         ['CREATED']
     """
     where = [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
-    return search(store, where, limit=limit, since=since)
+    where += [Condition("started", ">=", since.astimezone().isoformat())] if since else []
+    return search(store, where, limit=limit)
+
+
+class Page(NamedTuple):
+    """The first of the runs that were found."""
+
+    runs: List[RunSummary]
+    total: int
+    """How many runs were found."""
+
+
+def search_page(
+    store: DBStore, where: Sequence[AnyCondition], order_by: Optional[str], limit: int, descending: bool = False
+) -> Page:
+    """Find runs like `search`, and count those beyond the limit, too."""
+    filters = [Filter(condition) for condition in where]
+    if order_by is not None or not all(each.is_on_header() for each in filters):
+        found = search(store, where, order_by, descending=descending)
+        return Page(found[:limit], len(found))
+    found = search(store, where, limit=limit)
+    return Page(found, len(found) if len(found) < limit else _count(store, filters))
+
+
+def _count(store: DBStore, filters: Sequence[Filter]) -> int:
+    """Count the runs that meet filters which the runs' own rows are enough for."""
+    if not filters:
+        return store.table.count_runs(fragments.RUN_LOG)
+    runs = _candidates(store, filters, None, summarize_headers)
+    return sum(all(each.is_met_by(run) for each in filters) for run in runs)
 
 
 def _candidates(
-    store: DBStore, filters: Sequence[Filter], since: Optional[datetime], limit: Optional[int]
+    store: DBStore,
+    filters: Sequence[Filter],
+    limit: Optional[int],
+    read: Callable[[DBStore, Sequence[str]], List[RunSummary]] = summarize,
 ) -> Iterator[RunSummary]:
     """Yield runs, newest first, without those that the database can tell not to meet the filters.
 
     Args:
         store: The store.
         filters: The filters.
-        since: Only runs that started at this time or later.
         limit: How many runs to read first, if a few may be enough.
+        read: Reads the runs.
     """
     texts = [text for each in filters for text in each.header_texts()]
     tags = {json.dumps(tag): Requirement(fragments.TAG, tag) for each in filters for tag in each.tags()}
-    start = to_created_at(since) if since else None
+    starts = [to_created_at(time) for time in [each.earliest_start() for each in filters] if time]
     seen: Set[str] = set()
     while True:
         found = store.table.runs(
-            fragments.RUN_LOG, since=start, containing=texts, containing_or_having=tags, limit=limit
+            fragments.RUN_LOG,
+            since=max(starts, default=None),
+            containing=texts,
+            containing_or_having=tags,
+            limit=limit,
         )
         run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
         for batch in batches(run_ids, BATCH_SIZE):
-            yield from summarize(store, batch)
+            yield from read(store, batch)
         if limit is None or len(found) < limit:
             return
         seen.update(run_ids)
         limit *= 4
 
 
-def _check_names(store: DBStore, names: Sequence[Name]) -> None:
+def check_names(store: DBStore, names: Sequence[Name]) -> None:
     """Check that each name is a parameter or metric of some run.
 
     Raises:
         UnknownNameError: If one is not, unless there are no runs.
     """
+    if not names:
+        return
     unseen, has_runs = list(names), False
     known: Set[str] = set()
-    for run in _candidates(store, (), None, None):
+    for run in _candidates(store, (), None):
         has_runs = True
         unseen = [name for name in unseen if not name.values(run)]
         known.update(run.params, run.metrics)

@@ -17,13 +17,13 @@ from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.origin import parse_origin
 from magnus_peewee_store.runs.listing import batches
 from magnus_peewee_store.runs.reading import (
-    UNKNOWN,
     attempts_of,
     has_ended,
     read_exactly,
     steps_of,
     time_span,
 )
+from magnus_peewee_store.runs.statuses import UNKNOWN
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import TICK, to_created_at

@@ -1,4 +1,4 @@
-"""Look after a database: check it, choose old runs, delete runs."""
+"""Look after a database: check it, create views, choose old runs, delete runs."""
 
 import time
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db import views
+from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.runs.conditions import AnyCondition, Condition
 from magnus_peewee_store.runs.listing import BATCH_SIZE, batches, summarize
@@ -16,6 +18,10 @@ from magnus_peewee_store.times import utcnow
 
 ONE_DAY = timedelta(days=1)
 ROWS_PER_QUERY = 1000
+VIEWS = (
+    View("run_metrics", fragments.STEP, "step", "user_defined_metrics", "metric"),
+    View("run_params", fragments.PARAMETER, "param"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,26 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
             run.run_id for batch in batches(unfinished, BATCH_SIZE) for run in summarize(store, batch) if run.is_stale
         ],
     )
+
+
+def create_views(store: DBStore) -> List[str]:
+    """Create the views `run_metrics` and `run_params` for SQL clients, or create them again.
+
+    `run_metrics` has the columns `run_id`, `step`, `metric`, `value` and `text`; `run_params` has `run_id`, `param`,
+    `value` and `text`. `value` is the number, or NULL if it is none; `text` is the value as text.
+
+    Args:
+        store: The store. Its database has the table.
+
+    Returns:
+        The names of the views.
+    """
+    return views.create_views(store.table.database, VIEWS)
+
+
+def drop_views(store: DBStore) -> List[str]:
+    """Drop the views of `create_views`, and return the names of those that existed."""
+    return views.drop_views(store.table.database, VIEWS)
 
 
 def prunable(

@@ -9,7 +9,21 @@ import threading
 import time
 import weakref
 from datetime import datetime
-from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 import peewee
 from peewee import fn
@@ -81,6 +95,14 @@ class Backend(peewee.Database):
     has_concurrent_writers = True  # whether several transactions may write at the same time
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
     schema: Optional[str] = None  # the schema of the table, if the connection string sets one
+    # SQL that creates a view on values in documents; `views.create_views` fills in the names.
+    value_view: ClassVar[str]
+    member_view: ClassVar[str]
+    # The document, the document with quotes around NaN, or NULL if neither is JSON.
+    view_document: ClassVar[str] = (
+        "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
+    )
+    view_functions: ClassVar[Dict[str, str]] = {}  # what the views need, by signature
     extra = ""  # the extra of this package that installs the driver
 
     def __init__(
@@ -268,6 +290,18 @@ class Backend(peewee.Database):
             The table for FROM, its column with the row's number, and its three columns with the row's values.
         """
         raise NotImplementedError
+
+    def json_fields(self, document: Any, paths: Sequence[Sequence[Union[str, int]]]) -> Any:
+        """Return the SQL expression for a JSON array of a document's values at paths, null where there is none.
+
+        It is the document itself if that is not valid JSON, or if the server takes longer to find the values than to
+        send the document.
+
+        Args:
+            document: The SQL expression for the JSON text.
+            paths: For each value the keys and indexes that lead to it. Index -1 is the last.
+        """
+        return document
 
     def next_pk(self) -> Any:
         """Return the SQL expression for the next pk, for a table whose pk has no default but the sequence `id_seq`."""

@@ -35,6 +35,15 @@ DENIED = re.compile(
 # Those that distinguish trailing spaces, too: of MariaDB, of MySQL, and of VARBINARY.
 EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
+# By its ordinal: MariaDB finds no key that the document writes with escapes.
+_MEMBER = "JSON_EXTRACT(JSON_EXTRACT({document}, '$.{member}.*'), CONCAT('$[', member.ordinal - 1, ']'))"
+_VIEW_VALUES = """
+    CASE
+        WHEN JSON_TYPE({value}) IN ('INTEGER', 'DOUBLE', 'DECIMAL', 'UNSIGNED INTEGER') THEN {value} + 0e0
+    END AS value,
+    CASE WHEN JSON_TYPE({value}) != 'NULL' THEN JSON_UNQUOTE({value}) END AS text
+"""
+
 
 class MySQLBackend(Backend, peewee.MySQLDatabase):
     """MariaDB and MySQL."""
@@ -48,6 +57,21 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     has_transactional_ddl = False
     has_conflict_target = False
     extra = "mysql"
+    value_view = f"""
+        CREATE VIEW {{view}} AS SELECT log.run_id AS run_id, log.attribute_key AS {{key_column}},
+            {_VIEW_VALUES.format(value="JSON_EXTRACT({document}, '$')")}
+        FROM {{table}} AS log WHERE log.attribute_type IN ({{types}}) AND {{document}} IS NOT NULL
+    """  # noqa: S608 - constants
+    member_view = f"""
+        CREATE VIEW {{view}} AS SELECT
+            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.name AS {{member_column}},
+            {_VIEW_VALUES.format(value=_MEMBER)}
+        FROM {{table}} AS log, JSON_TABLE(
+            JSON_KEYS({{document}}, '$.{{member}}'), '$[*]'
+            COLUMNS (ordinal FOR ORDINALITY, name VARCHAR(512) CHARACTER SET utf8mb4 PATH '$')
+        ) AS member
+        WHERE log.attribute_type IN ({{types}})
+    """  # noqa: S608 - constants
 
     # https://mariadb.com/kb/en/mariadb-error-codes/ and
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html

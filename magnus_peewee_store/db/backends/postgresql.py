@@ -38,6 +38,11 @@ UNUSABLE_INDEXES = """
     WHERE is_partial OR is_deferrable OR is_inexact
 """
 
+_VIEW_VALUES = """
+    CASE jsonb_typeof({value}) WHEN 'number' THEN ({value} #>> '{{{{}}}}')::double precision END AS value,
+    {value} #>> '{{{{}}}}' AS text
+"""
+
 
 class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     """PostgreSQL."""
@@ -59,6 +64,38 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         "CREATED_AT": "TIMESTAMP",
     }
     extra = "postgres"
+    value_view = f"""
+        CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}},
+            {_VIEW_VALUES.format(value="parsed.document")}
+        FROM {{table}} AS log CROSS JOIN LATERAL (SELECT {{document}} AS document OFFSET 0) AS parsed
+        WHERE log.attribute_type IN ({{types}}) AND parsed.document IS NOT NULL
+    """  # noqa: S608 - constants
+    member_view = f"""
+        CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}},
+            {_VIEW_VALUES.format(value="member.value")}
+        FROM {{table}} AS log
+        CROSS JOIN LATERAL (SELECT {{document}} -> '{{member}}' AS members OFFSET 0) AS parsed
+        CROSS JOIN LATERAL jsonb_each(
+            CASE jsonb_typeof(parsed.members) WHEN 'object' THEN parsed.members END
+        ) AS member
+        WHERE log.attribute_type IN ({{types}})
+    """  # noqa: S608 - constants
+    view_document = "db_log_json({value}, {quoted})"
+    # A cast of what is not JSON is an error, which would end every query on the view.
+    view_functions = {
+        "db_log_json(text, text)": """
+            CREATE FUNCTION db_log_json(document text, quoted text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+            BEGIN
+                RETURN document::jsonb;
+            EXCEPTION WHEN data_exception THEN
+                BEGIN
+                    RETURN quoted::jsonb;
+                EXCEPTION WHEN data_exception THEN
+                    RETURN NULL;
+                END;
+            END $$
+        """
+    }
 
     INSUFFICIENT_PRIVILEGE = "42501"
     # https://www.postgresql.org/docs/current/errcodes-appendix.html

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -27,6 +27,10 @@ NETWORK_ADVICE = (
     "Use a server, as in postgresql://user:password@host:5432/database, or a file in a local folder if all "
     "processes run on one machine."
 )
+_VIEW_VALUES = """
+    CASE WHEN member.type IN ('integer', 'real') THEN member.value END AS value,
+    CASE member.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(member.value AS TEXT) END AS text
+"""
 
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
@@ -37,6 +41,17 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     settings = {"check_same_thread": False, "pragmas": {"synchronous": "full"}}
     has_concurrent_writers = False
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
+
+    value_view = f"""
+        CREATE VIEW {{view}} AS SELECT log.run_id AS run_id, log.attribute_key AS {{key_column}}, {_VIEW_VALUES}
+        FROM {{table}} AS log, json_each('[' || {{document}} || ']') AS member WHERE log.attribute_type IN ({{types}})
+    """  # noqa: S608 - constants
+    member_view = f"""
+        CREATE VIEW {{view}} AS SELECT
+            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}}, {_VIEW_VALUES}
+        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member
+        WHERE log.attribute_type IN ({{types}})
+    """  # noqa: S608 - constants
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._network_type: Optional[str] = None
@@ -57,6 +72,14 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Use json_each."""
         values = [SQL(f"json_extract(new_rows.value, '$[{number}]')") for number in range(3)]
         return NodeList((fn.json_each(document), SQL("AS new_rows"))), SQL("new_rows.key"), values
+
+    def json_fields(self, document: Any, paths: Sequence[Sequence[Union[str, int]]]) -> Any:
+        """Use json_extract, which reads no more of the document than Python would have to."""
+        if not self.has_json_rows:
+            return document
+        # NaN and Infinity are not valid JSON; json_extract would refuse them, or return null.
+        values = fn.json_extract(document, *("$" + "".join(map(_path_part, path)) for path in paths))
+        return peewee.Case(None, [(fn.json_valid(document), values)], document)
 
     def exists(self) -> bool:
         """Return True if the file exists."""
@@ -188,3 +211,9 @@ def _next_created_at(now: str, newest: Optional[str], ordinal: int = 0) -> str:
     if newest is not None and now <= newest:
         now, ordinal = newest, ordinal + 1
     return str(datetime.fromisoformat(now) + ordinal * TICK) if ordinal else now
+
+
+def _path_part(part: Union[str, int]) -> str:
+    if isinstance(part, str):
+        return f'."{part}"'
+    return f"[{part}]" if part >= 0 else f"[#{part}]"

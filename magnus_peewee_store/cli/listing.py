@@ -1,0 +1,111 @@
+"""The command that lists runs."""
+
+import csv
+import sys
+from dataclasses import asdict
+from typing import Any, Dict, List, Optional, Sequence
+
+import click
+
+from magnus_peewee_store.cli.console import echo_json, list_of, make_console, printable
+from magnus_peewee_store.cli.filters import filter_options
+from magnus_peewee_store.cli.group import json_option, on_database
+from magnus_peewee_store.cli.tables import runs_table
+from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Condition, Name, as_text
+from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.searching import check_names, search_page
+from magnus_peewee_store.store import DBStore
+
+CSV_FIELDS = ("run_id", "status", "tag", "pipeline", "started", "duration", "steps_done", "steps_known", "failed_step")
+
+
+@click.command("runs")
+@filter_options
+@click.option("--sort", metavar="NAME", help="Sort by this field, parameter or metric, smallest first.")
+@click.option("--desc", is_flag=True, help="Sort largest first.")
+@click.option("--params", "has_params", is_flag=True, help="Show the parameters.")
+@click.option("--metrics", "has_metrics", is_flag=True, help="Show the metrics.")
+@click.option("--columns", metavar="NAME,...", help="Show these fields, parameters and metrics.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="How many runs.")
+@click.option("--csv", "is_csv", is_flag=True, help="Print CSV, with all parameters and metrics.")
+@on_database()
+@json_option
+def list_runs(
+    store: DBStore,
+    where: List[Condition],
+    sort: Optional[str],
+    desc: bool,
+    has_params: bool,
+    has_metrics: bool,
+    columns: Optional[str],
+    limit: int,
+    is_csv: bool,
+    is_json: bool,
+) -> None:
+    """List runs, newest first. Options filter and sort them.
+
+    STEPS shows how many steps are done, of those that have begun. A metric may be named by its last part: rmse finds
+    train.rmse.
+
+    \b
+    Example:
+      magnus db runs --status FAIL --since 2d
+      magnus db runs --where 'rmse<0.5' --where 'lr=0.1' --sort rmse --params --metrics
+    """
+    if is_csv and is_json:
+        raise click.UsageError("Give --csv or --json.")
+    if desc and not sort:
+        raise click.UsageError("--desc needs --sort NAME.")
+    found, total = search_page(store, where, sort, limit, descending=desc)
+    names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
+    check_names(store, [name for name in names if not name.is_field and not any(map(name.values, found))])
+    if is_json:
+        echo_json([asdict(run) for run in found])
+    elif is_csv:
+        _write_csv(found, names)
+    elif not found:
+        click.echo("No runs match." if where else "There are no runs yet.", err=True)
+    else:
+        shown = names or (_names(found, PARAMS) if has_params else []) + (_names(found, METRICS) if has_metrics else [])
+        shown = shown or [Name(sort)] if sort and sort not in FIELDS else shown
+        _print_table(found, shown, has_status=not names)
+    if total > len(found):
+        click.echo(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
+    for run in found:
+        for row in run.unreadable:
+            click.echo(printable(f"Cannot read {row} of {run.run_id}"), err=True)
+
+
+def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
+    """Return the names of all parameters or metrics, in the order in which runs have them."""
+    dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
+    return [Name(f"{prefix}{name}") for name in dict.fromkeys(name for each in dictionaries for name in each)]
+
+
+def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status: bool) -> None:
+    console = make_console()
+    table, left_out = runs_table(found, console.width, names, has_status)
+    console.print(table)
+    if left_out:
+        click.echo(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
+
+
+def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
+    """Print runs as CSV. A name with several values has them separated by a comma and a space."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if names:
+        writer.writerow(["run_id", *(name.text for name in names)])
+        writer.writerows([run.run_id, *(", ".join(map(_cell, name.values(run))) for name in names)] for run in found)
+        return
+    params, metrics = _names(found, PARAMS), _names(found, METRICS)
+    writer.writerow([*CSV_FIELDS, *(name.text for name in [*params, *metrics])])
+    for run in found:
+        fields: Dict[str, Any] = vars(run)
+        flat = {f"{PARAMS}{name}": value for name, value in run.params.items()}
+        flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
+        row = [fields[name] for name in CSV_FIELDS] + [flat.get(name.text) for name in [*params, *metrics]]
+        writer.writerow(map(_cell, row))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else as_text(value)

@@ -1,0 +1,125 @@
+"""The table of runs, one line a run."""
+
+from datetime import datetime
+from typing import Any, List, NamedTuple, Sequence, Tuple
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from magnus_peewee_store.cli.console import UNLIMITED, printable
+from magnus_peewee_store.cli.values import format_value, run_status_text
+from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Name
+from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.times import format_duration, format_time
+
+WIDE = 110  # columns that leave room for whole times
+GAP = 2  # columns between two columns
+LONGEST_VALUE = 24  # columns of a value on a terminal
+# Columns that these keep where there is no room; and what is left of a run's id, which its beginning names, too.
+SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}
+SHORTEST_RUN_ID = 18
+
+
+class _Column(NamedTuple):
+    heading: str
+    cells: List[Text]
+    is_number: bool = False
+
+    def width(self, longest: int = UNLIMITED) -> int:
+        return min(longest, max([cell_len(self.heading), *(each.cell_len for each in self.cells)]))
+
+
+def runs_table(
+    summaries: Sequence[RunSummary], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
+) -> Tuple[Table, List[str]]:
+    """Return the list of runs, for a console of this width, and the names that it has no room for.
+
+    Args:
+        summaries: The runs.
+        width: The width of the console.
+        names: The fields, parameters and metrics to show, instead of how the steps went.
+        has_status: Whether to show the status and times, too.
+    """
+    is_wide = width >= WIDE
+    columns = [_Column("RUN", [Text(printable(run.run_id)) for run in summaries])]
+    if has_status:
+        columns += [
+            _Column("STATUS", [_status(run) for run in summaries]),
+            _Column("STARTED", [Text(format_time(run.started, short=not is_wide)) for run in summaries]),
+            _Column("TOOK", [Text(format_duration(run.duration)) for run in summaries], True),
+        ]
+    if not names:
+        columns.append(_Column("STEPS", [Text(f"{run.steps_done}/{run.steps_known}") for run in summaries], True))
+        details = [
+            _Column("TAG", [Text(printable(", ".join(filter(None, [run.tag, *run.tags])))) for run in summaries]),
+            _Column(
+                "FAILED STEP" if is_wide else "FAILED",
+                [Text(printable(run.failed_step or ""), "red") for run in summaries],
+            ),
+        ]
+        columns += [column for column in details if is_wide or any(map(bool, column.cells))]
+    wanted = [
+        _Column(heading, [Text(_cell(name, run)) for run in summaries], _is_numeric(name, summaries))
+        for heading, name in zip(_headings(names), names)
+    ]
+    longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
+    room = width - sum(min(each.width(), SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
+    while wanted and sum(each.width(longest) + GAP for each in wanted) > room + GAP:
+        wanted.pop()
+    widths = [each.width() for each in columns] + [each.width(longest) for each in wanted]
+    _shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
+    _shrink(widths, [SHORTEST_RUN_ID], width)
+    return _make_table([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
+
+
+def _status(run: RunSummary) -> Text:
+    return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
+
+
+def _make_table(columns: Sequence[_Column], widths: Sequence[int]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column, width in zip(columns, widths):
+        justify: Any = "right" if column.is_number else "left"
+        table.add_column(column.heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+    for row in zip(*(column.cells for column in columns)):
+        table.add_row(*row)
+    return table
+
+
+def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
+    """Take columns off the widest of the columns that may shrink, until the table fits."""
+    while sum(widths) + GAP * (len(widths) - 1) > total:
+        spare, number = max((widths[number] - least, number) for number, least in enumerate(shortest))
+        if spare <= 0:
+            return
+        widths[number] -= 1
+
+
+def _headings(names: Sequence[Name]) -> List[str]:
+    """Return the names without what they begin with; of a metric only the last part, if no other ends in it."""
+    texts = [_without_prefix(name.text) for name in names]
+    last = [text.rpartition(".")[2] or text for text in texts]
+    is_metric = [name.text.startswith(METRICS) for name in names]
+    return [
+        printable(short if is_short and last.count(short) == 1 else text)
+        for text, short, is_short in zip(texts, last, is_metric)
+    ]
+
+
+def _without_prefix(text: str) -> str:
+    return next((text[len(prefix) :] for prefix in (PARAMS, METRICS) if text.startswith(prefix)), text)
+
+
+def _cell(name: Name, run: RunSummary) -> str:
+    return ", ".join(_format(name.text, value) for value in name.values(run) if value is not None)
+
+
+def _format(name: str, value: Any) -> str:
+    if isinstance(value, datetime):
+        return format_time(value)
+    return format_duration(value) if name == "duration" else format_value(value)
+
+
+def _is_numeric(name: Name, summaries: Sequence[RunSummary]) -> bool:
+    return all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))

@@ -1,0 +1,54 @@
+"""Values as the terminal shows them: numbers to 6 significant digits, long texts shortened, statuses in colour."""
+
+import json
+from typing import Any, Optional
+
+from magnus import defaults
+from rich.text import Text
+
+from magnus_peewee_store.cli.console import printable
+from magnus_peewee_store.runs.statuses import ENDED
+from magnus_peewee_store.times import format_duration
+
+STYLES = {
+    defaults.SUCCESS: "green",
+    defaults.FAIL: "bold red",
+    defaults.PROCESSING: "cyan",
+    defaults.TRIGGERED: "cyan",
+    defaults.CREATED: "dim",
+}
+LONGEST_VALUE = 300  # characters of a value on a terminal
+
+
+def status_text(status: str) -> Text:
+    """Return a status in its colour."""
+    return Text(printable(status), STYLES.get(status, "yellow"))
+
+
+def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
+    """Return the status of a run in its colour; if it has not ended, also whether somebody still works on it."""
+    if status in ENDED or is_stale is False:
+        return status_text(status)
+    if is_stale is None:
+        return status_text(status).append(" (unknown)", "dim")
+    ago = format_duration(silence).split(" ")[0]
+    return Text(f"{'INTERRUPTED' if is_interrupted else 'STALE'} {ago}".rstrip(), "bold red")
+
+
+def format_value(value: Any, is_full: bool = True) -> str:
+    """Return a value of a parameter or metric as text. A long text is shortened unless `is_full`."""
+    text = printable(value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False))
+    if is_full or len(text) <= LONGEST_VALUE:
+        return text
+    return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"
+
+
+def _rounded(value: Any) -> Any:
+    """Return a value with its numbers rounded to 6 significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return value

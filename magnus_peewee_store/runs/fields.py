@@ -1,0 +1,255 @@
+"""Read only the fields of runs that lists and searches need, many runs at a time."""
+
+import itertools
+import operator
+from datetime import datetime
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from magnus.datastore import StepLog
+from pydantic_core import SchemaValidator, core_schema, from_json
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.origin import Origin, parse_origin, repository_name
+from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, to_run
+from magnus_peewee_store.store import STARTED_BY, DBStore
+from magnus_peewee_store.times import from_created_at
+
+# What a list or search needs of a step, as a plain tuple, since there are many: its status and type; whether it did not
+# run (a re-run does not repeat the steps that succeeded before); its metrics; as magnus wrote them, the start of its
+# first attempt and the end of its last; and the git remote of its code.
+StepFields = Tuple[str, str, bool, Dict[str, Any], Optional[str], Optional[str], Optional[str]]
+
+
+class RunFields(NamedTuple):
+    """What a list or search needs of a run."""
+
+    run_id: str
+    status: str
+    tag: Optional[str]
+    original_run_id: Optional[str]
+    pipeline: Optional[str]
+    started: Optional[datetime]
+    params: Dict[str, Any]
+    """As a flat dictionary."""
+    steps: Dict[str, StepFields]
+    """By internal name, without the nodes that only end a graph."""
+    unreadable: List[UnreadableRow]
+    origin: Origin = Origin()
+    reused: Dict[str, str] = {}
+    """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in."""
+    reused_metrics: Dict[str, Dict[str, Any]] = {}
+    """The metrics of reused steps, and of the steps in their branches, by internal name."""
+
+    @property
+    def project(self) -> Optional[str]:
+        """The git remote of its code; without one, the name of the folder that it was started in."""
+        remote = next((step[6] for step in self.steps.values() if step[6]), None)
+        return repository_name(remote) if remote else self.origin.folder
+
+    def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
+        """Return the metrics of each step by its internal name, those of reused steps, too."""
+        return {**{name: step[3] for name, step in self.steps.items()}, **self.reused_metrics}
+
+
+_TEXT = core_schema.str_schema(strict=True)
+_NULLABLE_TEXT = core_schema.nullable_schema(_TEXT)
+_FLAG = core_schema.bool_schema(strict=True)
+_METRICS = core_schema.dict_schema(_TEXT)
+
+
+def _typed_dict(is_required: bool = True, **fields: Any) -> Any:
+    return core_schema.typed_dict_schema(
+        {name: core_schema.typed_dict_field(schema, required=is_required) for name, schema in fields.items()}
+    )
+
+
+# A validator creates no objects for what is not asked for, and accepts NaN.
+_parse_header = SchemaValidator(
+    _typed_dict(
+        status=_TEXT,
+        tag=_NULLABLE_TEXT,
+        original_run_id=_NULLABLE_TEXT,
+        run_config=_typed_dict(is_required=False, pipeline_file=_NULLABLE_TEXT, started_by=core_schema.any_schema()),
+    )
+).validate_json
+_validate_step = SchemaValidator(
+    _typed_dict(
+        status=_TEXT,
+        step_type=_TEXT,
+        mock=_FLAG,
+        user_defined_metrics=_METRICS,
+        attempts=core_schema.list_schema(_typed_dict(start_time=_TEXT, end_time=_TEXT)),
+        code_identities=core_schema.list_schema(_typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT)),
+    )
+).validate_json
+_STEP_PATHS = (
+    ("status",),
+    ("step_type",),
+    ("mock",),
+    ("user_defined_metrics",),
+    ("attempts", 0, "start_time"),
+    ("attempts", -1, "end_time"),
+    ("code_identities", 0, "code_identifier_url"),
+)
+_parse_step = SchemaValidator(
+    core_schema.tuple_schema([_TEXT, _TEXT, _FLAG, _METRICS, *[_NULLABLE_TEXT] * 3])
+).validate_json
+
+
+def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
+    """Return the fields of runs, in the order of the ids, as far as they can be read.
+
+    Args:
+        store: The store.
+        run_ids: The whole ids, at most a few hundred.
+    """
+    known = _read_own_fields(store, run_ids)
+    missing = _missing_originals(known, known)
+    while missing:
+        loaded = _read_own_fields(store, missing)
+        known.update(loaded)
+        missing = _missing_originals(loaded, known)
+    return [_add_reused(known[run_id], known) for run_id in run_ids]
+
+
+def read_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
+    """Return what the runs' own rows hold, in the order of the ids."""
+    headers = _read_header_rows(store, run_ids)
+    fields = []
+    for run_id in run_ids:
+        try:
+            fields.append(_to_fields(headers[run_id], ()))
+        except (KeyError, ValueError, RecursionError):
+            fields.append(_read_slowly(store, run_id))
+    return fields
+
+
+def _read_header_rows(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+    headers: Dict[str, List[StoredRow]] = {}
+    for row in store.table.read_runs(run_ids, fragments.RUN_LOG):
+        headers.setdefault(row.run_id, []).append(row)
+    return headers
+
+
+def _missing_originals(runs: Mapping[str, RunFields], known: Mapping[str, RunFields]) -> List[str]:
+    originals = (run.original_run_id for run in runs.values() if run.original_run_id and _reused_steps(run))
+    return list(dict.fromkeys(run_id for run_id in originals if run_id not in known))
+
+
+def _reused_steps(run: RunFields) -> List[str]:
+    return [name for name, step in run.steps.items() if step[2]] if run.original_run_id else []
+
+
+def _add_reused(run: RunFields, known: Dict[str, RunFields]) -> RunFields:
+    """Return a run with the metrics of its reused steps, which are those of the original run; see `reuse`.
+
+    The results replace the runs in `known`.
+    """
+    chain = [run]
+    while _reused_steps(chain[-1]) and not chain[-1].reused:
+        original = known.get(chain[-1].original_run_id or "")
+        if original is None or original in chain:
+            break
+        chain.append(original)
+    for run_ in reversed(chain):
+        known[run_.run_id] = _add_reused_of(run_, known.get(run_.original_run_id or ""))
+    return known[run.run_id]
+
+
+def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
+    names = _reused_steps(run)
+    if not names or run.reused or original is None:
+        return run
+    metrics_of = {name: step[3] for name, step in original.steps.items()}
+    metrics_of.update(original.reused_metrics)
+    reused = {name: original.reused.get(name, original.run_id) for name in names}
+    found = {
+        inner: metrics
+        for name in names
+        for inner, metrics in metrics_of.items()
+        if inner == name or inner.startswith(f"{name}.")
+    }
+    return run._replace(reused=reused, reused_metrics=found)
+
+
+def _read_own_fields(store: DBStore, run_ids: Sequence[str]) -> Dict[str, RunFields]:
+    headers = _read_header_rows(store, run_ids)
+    rows = store.table.read_fields(run_ids, fragments.PARAMETER, fragments.STEP, _STEP_PATHS)
+    rows_of = {run_id: list(own_rows) for run_id, own_rows in itertools.groupby(rows, operator.itemgetter(0))}
+    fields = {}
+    for run_id in run_ids:
+        try:
+            fields[run_id] = _to_fields(headers[run_id], rows_of.get(run_id, ()))
+        except (KeyError, ValueError, RecursionError):
+            # A row is not as expected, or there is no header.
+            fields[run_id] = _read_slowly(store, run_id)
+    return fields
+
+
+def _to_fields(headers: Sequence[StoredRow], rows: Iterable[Sequence[Any]]) -> RunFields:
+    """Return the fields that rows hold.
+
+    Raises:
+        ValueError: If a row does not have the form that magnus writes.
+    """
+    own = _parse_header(headers[-1].attribute_value)
+    params: Dict[str, Any] = {}
+    steps: Dict[str, StepFields] = {}
+    for _, attribute_type, name, value in rows:
+        if attribute_type in fragments.PARAMETER:
+            params[name] = from_json(value)
+        else:
+            # An object, if the database has not extracted the fields.
+            steps[name] = _parse_step(value) if value[:1] == "[" else _parse_whole_step(value)
+    return RunFields(
+        headers[0].run_id,
+        own["status"],
+        own["tag"],
+        own["original_run_id"],
+        own["run_config"].get("pipeline_file"),
+        from_created_at(headers[0].created_at),
+        flatten(params),
+        {name: step for name, step in steps.items() if step[1] not in fragments.TERMINAL_STEP_TYPES},
+        [],
+        parse_origin(own["run_config"].get(STARTED_BY)),
+    )
+
+
+def _read_slowly(store: DBStore, run_id: str) -> RunFields:
+    """Return the fields of a run that has rows which are not as expected."""
+    rows = store.table.read_runs([run_id], fragments.RUN_LOG + fragments.PARAMETER + fragments.STEP)
+    header = next((row for row in rows if row.attribute_type in fragments.RUN_LOG), rows[0] if rows else None)
+    run = to_run(run_id, [row.fragment for row in rows], header.created_at if header else None)
+    run_log = run.run_log
+    return RunFields(
+        run_id,
+        run_log.status,
+        run_log.tag,
+        run_log.original_run_id,
+        run_log.run_config.get("pipeline_file"),
+        run.started,
+        flatten(run_log.parameters),
+        {step.internal_name: _step_fields(step) for step in steps_of(run_log)},
+        run.unreadable,
+        run.origin,
+    )
+
+
+def _parse_whole_step(value: str) -> StepFields:
+    """Return the fields of a step from the whole step log.
+
+    Raises:
+        ValueError: If it does not have the form that magnus writes.
+    """
+    step = _validate_step(value)
+    attempts, codes = step["attempts"], step["code_identities"]
+    times = (attempts[0]["start_time"], attempts[-1]["end_time"]) if attempts else (None, None)
+    remote = codes[0].get("code_identifier_url") if codes else None
+    return (step["status"], step["step_type"], step["mock"], step["user_defined_metrics"], *times, remote)
+
+
+def _step_fields(step: StepLog) -> StepFields:
+    times = (step.attempts[0].start_time, step.attempts[-1].end_time) if step.attempts else (None, None)
+    remote = step.code_identities[0].code_identifier_url if step.code_identities else None
+    return (step.status, step.step_type, step.mock, step.user_defined_metrics, *times, remote)

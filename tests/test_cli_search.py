@@ -1,0 +1,178 @@
+"""Test the commands that list, compare and find runs by parameters and metrics."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+from click.testing import CliRunner
+from logs import attempted_step, sample_run
+from magnus.datastore import RunLog
+
+from magnus_peewee_store import DBStore, cli
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def magnus_db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return a function that runs a command on a database with four runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAGNUS_DB_CONNECTION_STRING", raising=False)
+    store = DBStore(connection_string=f"sqlite:///{tmp_path}/.run_log_store/run_log.db")
+    for run_id, rmse, lr in (("one", 0.123456789, 0.1), ("two", 0.7, 0.01), ("three", math.nan, 0.1)):
+        put(store, run_id, {"rmse": rmse, "r2 score": 1}, lr=lr, **{"batch size": 16})
+    store.put_run_log(RunLog(run_id="four", status="FAIL"))
+    store.close()
+
+    def run(*arguments: str, exit_code: int = 0) -> Any:
+        result = CliRunner().invoke(cli.db, list(arguments))
+        assert result.exit_code == exit_code, result.output
+        return result
+
+    return run
+
+
+def put(store: DBStore, run_id: str, metrics: Dict[str, Any], **parameters: Any) -> None:
+    train = attempted_step("train", "10:00:00", "10:00:01", user_defined_metrics=metrics)
+    store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"train": train}, parameters=parameters))
+
+
+def cells(output: str) -> List[List[str]]:
+    return [line.split() for line in output.splitlines()]
+
+
+def test_runs_filters_sorts_and_shows_parameters_and_metrics(magnus_db: Command) -> None:
+    where = ["--where", "batch size = 16", "--where", "r2 score=1", "--where", "rmse<1"]
+    heading, *rows = cells(magnus_db("runs", *where, "--sort", "rmse", "--params", "--metrics").stdout)
+    assert heading == ["RUN", "STATUS", "STARTED", "TOOK", "lr", "batch", "size", "rmse", "r2", "score"]
+    assert [[row[0], *row[-4:]] for row in rows] == [
+        ["one", "0.1", "16", "0.123457", "1"],
+        ["two", "0.01", "16", "0.7", "1"],
+    ]
+
+
+def test_runs_shows_the_sorted_name_and_the_largest_first(magnus_db: Command) -> None:
+    heading, *rows = cells(magnus_db("runs", "--sort", "lr", "--desc").stdout)
+    assert heading[-1] == "lr" and [row[0] for row in rows] == ["three", "one", "two", "four"]
+
+
+def test_runs_shows_chosen_columns(magnus_db: Command) -> None:
+    output = magnus_db("runs", "--columns", "duration, lr,train.rmse", "--limit", "2", "--where", "lr<1").stdout
+    assert cells(output) == [
+        ["RUN", "duration", "lr", "train.rmse"],
+        ["three", "1s", "0.1", "NaN"],
+        ["two", "1s", "0.01", "0.7"],
+    ]
+
+
+def test_runs_prints_csv_with_full_numbers(magnus_db: Command) -> None:
+    rows = list(csv.DictReader(io.StringIO(magnus_db("runs", "--csv", "--sort", "rmse").stdout)))
+    assert [row["run_id"] for row in rows] == ["one", "two", "three", "four"]
+    assert (rows[0]["metrics.train.rmse"], rows[0]["params.lr"], rows[0]["duration"]) == ("0.123456789", "0.1", "1.0")
+    assert rows[3]["metrics.train.rmse"] == "" and rows[3]["status"] == "FAIL"
+    chosen = magnus_db("runs", "--csv", "--columns", "rmse,status", "--where", "run_id=one").stdout
+    assert chosen == "run_id,rmse,status\none,0.123456789,SUCCESS\n"
+
+
+def test_runs_prints_json_with_params_and_metrics(magnus_db: Command) -> None:
+    [run] = json.loads(magnus_db("runs", "--json", "--where", "run_id=one").stdout)
+    assert run["params"] == {"lr": 0.1, "batch size": 16}
+    assert run["metrics"] == {"train.rmse": 0.123456789, "train.r2 score": 1} and run["reused"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "2"], "2 of 4 runs; --limit 4 shows all"),
+        (["--limit", "1", "--where", "lr=0.1"], "1 of 2 runs; --limit 2 shows all"),
+        (["--limit", "1", "--status", "success"], "1 of 3 runs; --limit 3 shows all"),
+        (["--limit", "4"], ""),
+        (["--status", "FAILED"], ""),
+        (["--where", "lr>5"], "No runs match."),
+    ],
+)
+def test_runs_says_when_the_list_was_cut(magnus_db: Command, options: List[str], message: str) -> None:
+    assert magnus_db("runs", *options).stderr.strip() == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--status", "DONE"],
+            "'DONE' is not a status. The statuses are CREATED, TRIGGERED, PROCESSING, SUCCESS, FAIL",
+        ),
+        (["--where", "rsme<1"], "No run has a parameter or metric 'rsme'. Did you mean rmse"),
+        (["--sort", "r2scor"], "No run has a parameter or metric 'r2scor'. Did you mean r2 score"),
+        (["--columns", "lr,rm"], "No run has a parameter or metric 'rm'. Did you mean rmse"),
+        (["--where", "rmse"], "'rmse' is not a condition."),
+    ],
+)
+def test_unknown_statuses_and_names_are_errors(magnus_db: Command, options: List[str], message: str) -> None:
+    assert message in magnus_db("runs", *options, exit_code=1).output
+
+
+@pytest.mark.parametrize("options", [["--csv", "--json"], ["--desc"]])
+def test_options_that_do_not_fit_are_errors(magnus_db: Command, options: List[str]) -> None:
+    magnus_db("runs", *options, exit_code=2)
+
+
+def test_columns_without_room_are_named(magnus_db: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    put(store, "many", {f"a rather long metric {number}": number for number in range(9)})
+    store.close()
+    monkeypatch.setattr("magnus_peewee_store.cli.console.UNLIMITED", 80)
+    result = magnus_db("runs", "--metrics", "--where", "run_id=many")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "No room for metrics.train.a rather long metric" in result.stderr and "--columns" in result.stderr
+
+
+def test_diff_of_three_runs_has_a_column_each(magnus_db: Command) -> None:
+    output = magnus_db("diff", "one", "-3", "three").stdout
+    assert cells(output) == [
+        ["one", "two", "three"],
+        ["parameters"],
+        ["lr", "0.1", "0.01", "0.1"],
+        ["metrics"],
+        ["train.rmse", "0.123457", "0.7", "NaN"],
+    ]
+    found = json.loads(magnus_db("diff", "one", "two", "three", "--json").stdout)
+    assert found["parameters"] == {"lr": {"one": 0.1, "two": 0.01, "three": 0.1}}
+
+
+def test_diff_shows_all_digits_where_six_are_equal(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    put(store, "near", {"rmse": 0.1234567891, "r2 score": 1}, lr=0.1, **{"batch size": 16})
+    store.close()
+    assert "0.123456789 \u2192 0.1234567891" in magnus_db("diff", "one", "near").stdout
+
+
+@pytest.mark.parametrize("command", ["show", "logs"])
+def test_negative_number_names_a_run(magnus_db: Command, command: str) -> None:
+    assert "SUCCESS" in magnus_db(command, "-2").output or command == "logs"
+    assert "There is no run '-9': the database has 4." in magnus_db(command, "-9", exit_code=1).output
+    assert "No such option '--nosuch'" in magnus_db(command, "-2", "--nosuch", exit_code=2).output
+
+
+def test_latest_is_deleted_and_exported(magnus_db: Command) -> None:
+    assert "1 exported." in magnus_db("export", "latest:SUCCESS", "-o", "out").output
+    assert [path.name for path in Path("out").iterdir()] == ["three.json"]
+    magnus_db("delete", "latest", "--yes")
+    assert "four" not in magnus_db("runs").output
+
+
+def test_show_of_a_successful_run_has_no_resume_command(magnus_db: Command) -> None:
+    assert "Resume it with: magnus execute --use-cached four" in magnus_db("show", "four").output
+    assert "Resume" not in magnus_db("show", "one").output and "rmse: 0.123457" in magnus_db("show", "one").output
+
+
+def test_tags_and_failed_steps_stay_on_the_line_of_the_run(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    store.put_run_log(sample_run("tagged", "FAIL", tag="nightly"))
+    store.close()
+    lines = magnus_db("runs").stdout.splitlines()
+    assert len(lines) == 6 and "nightly" in lines[1] and "each.feb.csv.work" in lines[1]

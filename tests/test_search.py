@@ -1,0 +1,185 @@
+"""Test the questions that people ask across runs, in their words, on every database."""
+
+import math
+import sys
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, Sequence
+
+import pytest
+from conftest import AnyDatabase
+from logs import attempted_step, sample_run, step
+from magnus.datastore import BranchLog, RunLog
+
+from magnus_peewee_store import ConditionError, DBStore, MissingLibraryError, UnknownNameError, runs
+from magnus_peewee_store.runs.conditions import parse_condition
+from magnus_peewee_store.runs.searching import search_page
+
+
+def put(store: DBStore, run_id: str, metrics: Dict[str, Any], status: str = "SUCCESS", **params: Any) -> None:
+    """Write a run with a step `train` that took one second and logged the metrics."""
+    train = attempted_step("train", "10:00:00", "10:00:01", status, user_defined_metrics=metrics)
+    store.put_run_log(RunLog(run_id=run_id, status=status, tag="nightly", steps={"train": train}, parameters=params))
+
+
+@pytest.fixture
+def three_runs(store: DBStore) -> DBStore:
+    put(store, "coarse", {"rmse": 0.7}, lr=0.1, **{"batch size": 16})
+    put(store, "fine", {"rmse": 0.4}, lr=0.01, optimizer={"name": "adam"})
+    put(store, "diverged", {"rmse": math.nan}, "FAIL", lr=1)
+    return store
+
+
+def ids(found: Sequence[runs.RunSummary]) -> List[str]:
+    return [run.run_id for run in found]
+
+
+def test_which_run_had_the_lowest_error_and_with_which_parameters(three_runs: DBStore) -> None:
+    [best] = runs.search(three_runs, order_by="rmse", limit=1)
+    assert (best.run_id, best.metrics, best.params) == (
+        "fine",
+        {"train.rmse": 0.4},
+        {"lr": 0.01, "optimizer.name": "adam"},
+    )
+    assert ids(runs.search(three_runs, order_by="rmse", descending=True)) == ["coarse", "fine", "diverged"]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (["rmse<0.5"], ["fine"]),
+        (["train.rmse<=0.7", "lr>0.05"], ["coarse"]),
+        (["metrics.rmse >= 0.4"], ["fine", "coarse"]),
+        (["rmse=nan"], ["diverged"]),
+        (["rmse!=nan"], ["fine", "coarse"]),
+        (["lr=1.0"], ["diverged"]),
+        (["params.lr==0.1"], ["coarse"]),
+        (["batch size = 16"], ["coarse"]),
+        (['"batch size"="16"'], ["coarse"]),
+        (["optimizer.name~AD"], ["fine"]),
+        (["optimizer.name=adam"], ["fine"]),
+        (["optimizer.name>a"], ["fine"]),
+        (["optimizer.name>0"], []),
+        (["status=failed"], ["diverged"]),
+        (["status!=FAIL"], ["fine", "coarse"]),
+        (["failed_step=train"], ["diverged"]),
+        (["tag=nightly", "run_id~ine"], ["fine"]),
+        (["tag!=nightly"], []),
+        (["duration<10"], ["diverged", "fine", "coarse"]),
+        (["duration>2m"], []),
+        (["started>1h"], ["diverged", "fine", "coarse"]),
+        (["started<2020-01-31"], []),
+    ],
+)
+def test_which_runs_are_like_that(three_runs: DBStore, where: List[str], expected: List[str]) -> None:
+    assert ids(runs.search(three_runs, where)) == expected
+    page = search_page(three_runs, where, None, limit=1)
+    assert (ids(page.runs), page.total) == (expected[:1], len(expected))
+
+
+def test_branches_of_a_map_count_by_their_best_metric(store: DBStore) -> None:
+    for run_id, losses in (("wide", (1, 9)), ("narrow", (4, 5))):
+        branches = {}
+        for number, loss in enumerate(losses):
+            work = step(f"each.{number}.work", status="SUCCESS", user_defined_metrics={"loss": loss})
+            branches[f"each.{number}"] = BranchLog(internal_name=f"each.{number}", steps={work.internal_name: work})
+        store.put_run_log(RunLog(run_id=run_id, steps={"each": step("each", step_type="map", branches=branches)}))
+    assert ids(runs.search(store, order_by="loss")) == ["wide", "narrow"]
+    assert ids(runs.search(store, order_by="loss", descending=True)) == ["wide", "narrow"]
+    assert ids(runs.search(store, ["loss<2"])) == ["wide"]
+    assert ids(runs.search(store, ["loss>8", "loss<2"])) == ["wide"]
+    frame = runs.metrics_dataframe(store, order_by="loss")
+    assert frame.values.tolist()[:2] == [["wide", "work", "each.0", "loss", 1], ["wide", "work", "each.1", "loss", 9]]
+
+
+def test_runs_without_the_sorted_name_come_last(three_runs: DBStore) -> None:
+    put(three_runs, "other", {"accuracy": "n/a"})
+    assert ids(runs.search(three_runs, order_by="rmse")) == ["fine", "coarse", "diverged", "other"]
+    assert ids(runs.search(three_runs, order_by="started")) == ["coarse", "fine", "diverged", "other"]
+    assert ids(runs.search(three_runs, order_by="run_id", descending=True, limit=2)) == ["other", "fine"]
+
+
+def test_unknown_name_is_an_error_with_the_nearest(three_runs: DBStore) -> None:
+    with pytest.raises(UnknownNameError, match="No run has a parameter or metric 'rsme'. Did you mean rmse"):
+        runs.search(three_runs, ["rsme<0.5"])
+    with pytest.raises(UnknownNameError, match="'params.rmse'"):
+        runs.search(three_runs, order_by="params.rmse")
+    # Runs beyond those that the other condition leaves have it.
+    assert runs.search(three_runs, ["status=FAIL", "batch size=16"]) == []
+
+
+def test_empty_database_has_no_unknown_names(store: DBStore) -> None:
+    assert runs.search(store, ["rmse<0.5"]) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("rmse", "'rmse' is not a condition. Write a name, one of = != < <= > >= ~ and a value, such as rmse<0.5."),
+        ("<3", "'<3' is not a condition."),
+        ("status=DONE", "'DONE' is not a status. The statuses are CREATED, TRIGGERED, PROCESSING, SUCCESS, FAIL, UN"),
+        ("duration>long", "'long' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w."),
+        ("started>yesterday", "'yesterday' is not a time. Use 2d"),
+        (runs.Condition("a", "<>", "1"), "'<>' is not one of = != < <= > >= ~"),
+    ],
+)
+def test_invalid_condition_is_an_error_that_says_what_to_write(store: DBStore, condition: Any, message: str) -> None:
+    with pytest.raises(ConditionError) as error:
+        runs.search(store, [condition])
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("a b = c d ", ("a b", "=", "c d")),
+        ('"a<b">=1', ("a<b", ">=", "1")),
+        ("'a \"b'!='x'", ('a "b', "!=", "x")),
+        ("\U0001f600~\u00e9=", ("\U0001f600", "~", "\u00e9=")),
+        ("tag=", ("tag", "=", "")),
+    ],
+)
+def test_condition_is_parsed(text: str, condition: Any) -> None:
+    assert parse_condition(text) == condition
+
+
+def test_dataframe_has_a_row_per_run_with_the_columns_of_mlflow(three_runs: DBStore) -> None:
+    frame = runs.to_dataframe(three_runs, order_by="rmse")
+    assert list(frame.columns) == [
+        *("run_id", "status", "tags", "started", "duration"),
+        *("params.lr", "params.optimizer.name", "params.batch size", "metrics.train.rmse"),
+    ]
+    assert list(frame["run_id"]) == ["fine", "coarse", "diverged"] and list(frame["tags"]) == ["nightly"] * 3
+    assert str(frame["started"].dt.tz) == "UTC" and frame["duration"].tolist() == [1.0, 1.0, 1.0]
+    assert datetime.now(timezone.utc) - frame["started"][0] < timedelta(hours=1)
+    assert frame["metrics.train.rmse"].dtype == frame["params.lr"].dtype == "float64"
+    assert frame[frame["metrics.train.rmse"] < 0.5]["params.lr"].tolist() == [0.01]
+    assert runs.to_dataframe(three_runs, ["lr<1"], limit=1)["run_id"].tolist() == ["fine"]
+
+
+def test_dataframe_of_no_runs_is_empty(store: DBStore) -> None:
+    assert runs.to_dataframe(store).shape == (0, 5) and runs.metrics_dataframe(store).shape == (0, 5)
+
+
+def test_missing_pandas_is_an_error_that_says_how_to_install_it(
+    three_runs: DBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    for function in (runs.to_dataframe, runs.metrics_dataframe):
+        with pytest.raises(MissingLibraryError, match=r"pip install 'magnus-peewee-store\[pandas\]'"):
+            function(three_runs)
+
+
+def test_unreadable_rows_are_reported_and_the_rest_is_searched(three_runs: DBStore, database: AnyDatabase) -> None:
+    three_runs.put_run_log(sample_run("sample"))
+    update = "UPDATE db_log SET attribute_value = ? WHERE run_id = ? AND attribute_key = ?"
+    database.sql(update, "{", "sample", "load")
+    database.sql(update, "[]", "fine", "train")
+    database.sql(update, "nothing", "coarse", "lr")
+    found = {run.run_id: run for run in runs.search(three_runs)}
+    assert {run_id: run.unreadable for run_id, run in found.items() if run.unreadable} == {
+        "sample": ["Step load"],
+        "fine": ["Step train"],
+        "coarse": ["Parameter lr"],
+    }
+    assert found["coarse"].metrics == {"train.rmse": 0.7} and found["fine"].params["lr"] == 0.01
+    assert math.isnan(found["sample"].metrics["each.jan.csv.work.loss"])

@@ -1,0 +1,150 @@
+"""Test what steps printed, which runs used a file, what differs, and how a failed run is resumed."""
+
+import json
+from typing import Any
+
+import pytest
+from conftest import Project
+from logs import attempted_step, sample_run
+from magnus import utils
+from magnus.datastore import RunLog
+
+from magnus_peewee_store import DBStore, RunNotFoundError, open_store, runs
+from magnus_peewee_store.runs.tracing import hash_of
+
+FUNCTIONS = """
+from pathlib import Path
+from pydantic import create_model
+
+def load():
+    print("loaded 3 rows")
+    return create_model("Rows", rows=(int, 3))()
+
+def check(rows: int):
+    print("checking", rows)
+    if not Path("fixed").exists():
+        raise ValueError("row 3 is bad")
+"""
+STEPS = {
+    "load": {
+        "type": "task",
+        "command": "functions.load",
+        "next": "check it",
+        "catalog": {"put": ["data.csv"]},
+    },
+    "check it": {"type": "task", "command": "functions.check", "next": "success", "catalog": {"get": ["data.csv"]}},
+    "success": {"type": "success"},
+    "fail": {"type": "fail"},
+}
+
+
+@pytest.fixture
+def failed_run(project: Project) -> Project:
+    """Return a project with a run that failed at its second step."""
+    project.write(
+        functions_py=FUNCTIONS,
+        config_yaml={"run_log_store": {"type": "db"}, "catalog": {"type": "file-system"}},
+        pipeline_yaml={"dag": {"start_at": "load", "steps": STEPS}},
+        parameters_yaml={"rows": 1, "lr": 0.123456789},
+        data_csv="a,b\n1,2\n",
+    )
+    project.execute("first", "-p", "parameters.yaml", fails=True)
+    return project
+
+
+def test_what_did_the_failed_step_print(failed_run: Project) -> None:
+    output = failed_run.magnus("db", "logs", "latest:FAIL")
+    assert output.index("check it FAIL") < output.index("checking 3") < output.index("row 3 is bad")
+    assert "ValueError: row 3 is bad" in output and output.index("row 3 is bad") < output.index("load SUCCESS")
+    assert "loaded 3 rows" in failed_run.magnus("db", "logs", "-1", "load")
+    assert "checking" not in failed_run.magnus("db", "logs", "-1", "load")
+
+
+def test_unreachable_catalog_is_a_sentence(failed_run: Project) -> None:
+    (failed_run.folder / ".catalog").rename(failed_run.folder / "moved")
+    output = failed_run.magnus("db", "logs", "first")
+    assert "The catalog is not reachable from here:" in output and "Run this in the folder" in output
+    assert "row 3 is bad" in output
+
+
+def test_failed_run_is_resumed_by_the_command_that_show_prints(failed_run: Project) -> None:
+    output = failed_run.magnus("db", "show", "latest")
+    command = output.rstrip().rpartition("Resume it with: ")[2].split()
+    expected = "magnus execute -f pipeline.yaml -c config.yaml -p parameters.yaml --use-cached first"
+    assert command == expected.split()
+    assert "rows: 3 (set by a step)" in output and "lr: 0.123457\n" in output
+    (failed_run.folder / "fixed").touch()
+    failed_run.run(*command, "--run-id", "second")
+    shown = failed_run.magnus("db", "show", "second")
+    assert "load SUCCESS (reused from first)" in shown and "Resume it" not in shown
+    assert "put data.csv" in shown
+    assert "(reused from first)" in failed_run.magnus("db", "diff", "first", "second")
+
+
+def test_which_runs_used_this_file(failed_run: Project) -> None:
+    path = failed_run.folder / "data.csv"
+    output = failed_run.magnus("db", "lineage", "data.csv", "--json")
+    uses = json.loads(output[output.index("[\n") :])
+    assert [(use["run_id"], use["step"], use["stage"], use["name"]) for use in uses] == [
+        ("first", "load", "put", "data.csv"),
+        ("first", "check it", "get", "data.csv"),
+    ]
+    assert "wrote" in failed_run.magnus("db", "lineage", utils.get_data_hash(str(path))[:8])
+    path.write_text("other")
+    assert "No run read or wrote content" in failed_run.magnus("db", "lineage", "data.csv")
+    assert "Traceback" not in failed_run.magnus("db", "lineage", "missing.csv", fails=True)
+
+
+def put(store: DBStore, run_id: str, data_hash: str = "0" * 64, seconds: float = 1, **parameters: Any) -> None:
+    data = [{"name": "sales.csv", "data_hash": data_hash, "stage": "get"}]
+    load = attempted_step("load", "10:00:00", f"10:00:{seconds:09.6f}", data_catalog=data)
+    store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"load": load}, parameters=parameters))
+
+
+def test_lineage_on_every_database(store: DBStore) -> None:
+    put(store, "old", "abc123" + "0" * 58)
+    put(store, "new", "abc123" + "1" * 58)
+    assert [use.run_id for use in runs.lineage(store, "abc123")] == ["old", "new"]
+    [use] = runs.lineage(store, "abc123" + "1" * 58)
+    assert use[:4] == ("new", "load", "get", "sales.csv") and use.started is not None
+    assert runs.lineage(store, "bc123") == []
+
+
+@pytest.mark.parametrize("text", ["missing.csv", "abc12", "g" * 8])
+def test_what_is_neither_a_file_nor_a_hash_is_an_error(text: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file, and it is not a hash"):
+        hash_of(text)
+
+
+def test_what_differs_between_several_runs(store: DBStore) -> None:
+    put(store, "a", lr=0.1, same=1)
+    put(store, "b", lr=0.1, same=1, seconds=1.09)
+    put(store, "c", "1" * 64, lr=0.2, same=1, seconds=1.3)
+    found = runs.compare([runs.read_run(store, run_id) for run_id in "abc"])
+    assert found["parameters"] == {"lr": {"a": 0.1, "b": 0.1, "c": 0.2}}
+    assert found["data"] == {"load get sales.csv": {"a": "0" * 64, "b": "0" * 64, "c": "1" * 64}}
+    assert {run: value["duration"] for run, value in found["steps"]["load"].items()} == {"a": 1.0, "b": 1.09, "c": 1.3}
+    same = runs.compare([runs.read_run(store, run_id) for run_id in "ab"])
+    assert not any(same.values())
+
+
+def test_run_ids_may_be_places_and_statuses(store: DBStore) -> None:
+    for run_id, status in (("one", "FAIL"), ("two", "SUCCESS"), ("three", "FAIL"), ("four", "SUCCESS")):
+        store.put_run_log(sample_run(run_id, status))
+        store.set_run_config(run_id, {"says": {"status": "FAIL"}})
+    places = {"latest": "four", "-1": "four", "-4": "one", "latest:FAIL": "three", "latest:failed": "three"}
+    assert {place: runs.find_run(store, place) for place in places} == places
+    with pytest.raises(RunNotFoundError, match="There is no run '-5': the database has 4"):
+        runs.find_run(store, "-5")
+    with pytest.raises(RunNotFoundError, match="no run has the status 'CREATED'"):
+        runs.find_run(store, "latest:CREATED")
+    store.create_run_log("latest")
+    store.create_run_log("other")
+    assert runs.find_run(store, "latest") == "latest"
+
+
+def test_open_store_finds_what_the_commands_find(failed_run: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(failed_run.folder)
+    store = open_store("config.yaml")
+    assert [run.run_id for run in runs.search(store)] == ["first"]
+    store.close()
