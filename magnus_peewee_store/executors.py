@@ -17,13 +17,13 @@ from pydantic import Field, PrivateAttr
 
 from magnus_peewee_store import workers
 from magnus_peewee_store.exceptions import ParallelExecutionError
+from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.store import DBStore
 
 logger = logging.getLogger("magnus.db")
 
 MapVariable = Optional[Dict[str, Any]]
 
-ENDED = (defaults.SUCCESS, defaults.FAIL)
 # The run log stores of magnus, and what happens to them when several processes write.
 UNSUITABLE_STORES = {
     "buffered": "keeps run logs in the memory of one process",

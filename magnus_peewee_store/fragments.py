@@ -3,6 +3,7 @@
 import json
 from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
 
+from magnus import defaults
 from magnus.datastore import BranchLog, RunLog, StepLog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
@@ -27,6 +28,7 @@ TYPES = RUN_LOG + STEP + BRANCH + PARAMETER
 
 RUN_LOG_KEY = "run_log"
 
+ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of what has ended
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
 
 # What pydantic, json and magnus' classes raise for text that is not a log.

@@ -18,8 +18,8 @@ from magnus_peewee_store.cli import views
 from magnus_peewee_store.cli.console import make_console, printable
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.types import RunCommand, RunId
+from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.reading import read_exactly
-from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore
 

@@ -21,8 +21,8 @@ from magnus_peewee_store.cli.console import (
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.tables import runs_table
 from magnus_peewee_store.cli.types import Age, RunCommand, RunId
+from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.finding import find_by_place, has_run
-from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_time
 

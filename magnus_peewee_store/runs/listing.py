@@ -8,9 +8,9 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, TypeVar
 from magnus import defaults
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.fields import RunFields, read_fields, read_headers
 from magnus_peewee_store.runs.reading import flatten
-from magnus_peewee_store.runs.statuses import ENDED
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 

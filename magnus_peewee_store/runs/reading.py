@@ -12,9 +12,10 @@ from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepL
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.finding import find_run
 from magnus_peewee_store.runs.reuse import complete, has_reused_steps
-from magnus_peewee_store.runs.statuses import ENDED, UNKNOWN
+from magnus_peewee_store.runs.statuses import UNKNOWN
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, parse_time

@@ -3,8 +3,8 @@
 from magnus import defaults
 
 from magnus_peewee_store.exceptions import ConditionError
+from magnus_peewee_store.fragments import ENDED
 
-ENDED = (defaults.SUCCESS, defaults.FAIL)
 UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
 STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN)
 
