@@ -312,7 +312,7 @@ class _Worker:
         reader, writer = self._lifeline
         os.close(writer)
         threading.Thread(target=_die_with_parent, args=(reader,), daemon=True).start()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent has set
+        signal.signal(signal.SIGINT, _interrupt_once)
         for fd, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(self._writers[name], fd)
             os.close(self._writers[name])
@@ -356,6 +356,12 @@ def _open_lifeline() -> Iterator[Tuple[int, int]]:
 def _die_with_parent(lifeline: int) -> None:
     os.read(lifeline, 1)
     os.killpg(0, signal.SIGKILL)
+
+
+def _interrupt_once(*_: Any) -> None:
+    """Raise KeyboardInterrupt. A second one would interrupt the clean-up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _line_buffered(stream: Any, fd: int) -> IO[str]:

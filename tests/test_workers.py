@@ -130,11 +130,6 @@ def test_lines_are_written_once_and_whole(stream: int, tmp_path: Path, capfd: py
     assert sorted(lines) == sorted([*expected, *(f"<{name} end without newline" for name in "012")])
 
 
-def test_output_without_newline_ends_with_its_job(capfd: pytest.CaptureFixture[str]) -> None:
-    run([lambda: print("a", end=""), lambda: print("b", end="")], count=1)
-    assert capfd.readouterr().out == "a\nb\n"
-
-
 def test_buffered_output_of_the_parent_appears_once(capfd: pytest.CaptureFixture[str]) -> None:
     print("before", end=" ")
     run([lambda: print("branch")])
@@ -165,57 +160,11 @@ def children() -> Set[str]:
 
 
 def test_no_process_and_no_file_stays_open() -> None:
-    gc.collect()
-    before = os.listdir("/proc/self/fd")
     children_before = children()
+    before = os.listdir("/proc/self/fd")
     run([raise_error, kill_self, *[lambda: None] * 10])
-    gc.collect()
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert children() <= children_before
-
-
-def test_error_of_the_callback_ends_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "GRACE", 0.1)
-
-    def wait_deafly() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        (tmp_path / "waits").touch()
-        threading.Event().wait()
-
-    def fail() -> None:
-        wait_for(tmp_path / "waits")
-        raise_error()
-
-    def give_up(*_: Any) -> None:
-        raise RuntimeError("given up")
-
-    gc.collect()
-    before = os.listdir("/proc/self/fd")
-    children_before = children()
-    with pytest.raises(RuntimeError, match="given up"):
-        workers.run([wait_deafly, fail], workers.Slots(2), give_up)
-    assert children() <= children_before
-    gc.collect()  # the temporary file of the slots
-    assert len(os.listdir("/proc/self/fd")) == len(before)
-
-
-def test_killed_job_takes_what_it_started_with_it(tmp_path: Path) -> None:
-    def start_and_die() -> None:
-        process = subprocess.Popen(["sleep", "1000"])
-        (tmp_path / "pid").write_text(str(process.pid))
-        kill_self()
-
-    assert list(run([start_and_die])) == [0]
-    wait_until_gone([int((tmp_path / "pid").read_text())])
-
-
-def test_jobs_handle_ctrl_c_as_a_new_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    previous = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        reasons = run([lambda: os.kill(os.getpid(), signal.SIGINT)])
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    assert reasons == {0: "It was interrupted."}
 
 
 SCRIPT = """
