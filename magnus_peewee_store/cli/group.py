@@ -15,6 +15,7 @@ from magnus_peewee_store.exceptions import (
     ConditionError,
     ConfigurationError,
     InvalidValueError,
+    MissingLibraryError,
     MissingTableError,
     RunNotFoundError,
 )
@@ -25,6 +26,7 @@ USER_ERRORS = (
     ConditionError,
     ConfigurationError,
     InvalidValueError,
+    MissingLibraryError,
     OSError,
     exceptions.RunLogNotFoundError,
     peewee.PeeweeException,
