@@ -51,6 +51,10 @@ class Column(NamedTuple):
         """True if two runs have different values."""
         return len({*self.texts} - {None}) > 1
 
+    def only(self, numbers: Sequence[int]) -> "Column":
+        """Return the column with the values of some runs."""
+        return self._replace(values=[self.values[number] for number in numbers])
+
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:
     """Return the fields that a run has a value for."""

@@ -4,28 +4,36 @@ The menus above a plot are plotly's own. CSS gives the texts and lines their col
 """
 
 import html
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+import json
+import math
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from magnus_peewee_store.report.columns import Column
+from magnus_peewee_store.report.columns import Column, as_text
 from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.elements import replace_invalid
 from magnus_peewee_store.report.styles import FONT, status_style
 
 MOST_CHOICES = 100  # metrics or parameters in a menu
 MOST_AXES = 7  # parameters among the parallel coordinates
-LONGEST_LABEL, LONGEST_TICK = 32, 20  # characters
 AXIS_WIDTH = 110  # pixels that an axis of the parallel coordinates needs
+LONGEST_LABEL, LONGEST_TICK = 32, 20  # characters
+MOST_TICKS = 10
 LOG_RATIO = 100  # A parameter whose largest value is so many times its smallest has a logarithmic axis.
 # Colours that can be seen on light and on dark backgrounds.
 COLOURS = {"success": "#17916f", "fail": "#e2501f", "running": "#3a7fdd", "waiting": "#7c8894"}
 SYMBOLS = {"success": "circle", "fail": "x", "running": "triangle-right", "waiting": "circle-open"}
 GRADIENT = [[0, "#2f7ee6"], [0.5, "#9a62c7"], [1, "#e8601c"]]
+TRANSPARENT = "rgba(0, 0, 0, 0)"
+CLICK = "One point per run. Click it to see the run."
+SELECT = "One line per run. Drag along an axis to select runs, and drag a name to move its axis."
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,  # Some versions of plotly show a button that uploads the data.
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
 
-# Opens the page of a run. With a finger, a tap only shows the label.
-_OPEN_ON_CLICK = """
-if (matchMedia("(hover: hover)").matches)
-    document.getElementById("{plot_id}").on("plotly_click", event => location.assign(event.points[0].customdata));
-"""
+Groups = Sequence[Sequence[int]]
 
 
 class Plot(NamedTuple):
@@ -33,7 +41,9 @@ class Plot(NamedTuple):
 
     id: str
     heading: str
-    html: str
+    hint: str
+    json: str
+    """What plotly draws."""
     min_width: int = 0
     """In pixels. Where there is less room, the plot scrolls."""
 
@@ -44,138 +54,136 @@ def draw_plots(
     """Draw the plots that the runs have values for.
 
     Args:
-        fields: The fields. They include `run_id`, `status`, `started` and `duration`, if a run has it.
+        fields: The fields. They include `run_id` and `status`.
         params: The parameters.
         metrics: The metrics.
         urls: The address of the page of each run.
     """
-    runs = _Runs({each.name: each for each in fields}, urls)
+    field = {each.name: each for each in fields}
     ys = [each for each in metrics if each.has_numbers][:MOST_CHOICES]
-    ys += [each for each in (runs.fields.get("duration"),) if each and each.has_numbers]
+    ys += [field["duration"]] if "duration" in field else []
+    if not ys:
+        return []
     xs = sorted(params, key=lambda each: not each.varies)[:MOST_CHOICES]
     plots = []
-    if ys and "started" in runs.fields:
-        figure = _scatter(runs, [runs.fields["started"]], ys)
-        plots.append(Plot("metric-over-time", "Metric over time", _to_html(figure, "metric-over-time")))
-    if ys and xs:
-        figure = _scatter(runs, xs, ys)
-        plots.append(Plot("metric-by-parameter", "Metric by parameter", _to_html(figure, "metric-by-parameter")))
-    axes = [each for each in xs if each.varies][:MOST_AXES]
-    if ys and axes:
-        figure = _parallel_coordinates(axes, ys)
+    if "started" in field:
         plots.append(
-            Plot(
-                "parallel-coordinates",
-                "Parallel coordinates",
-                _to_html(figure, "parallel-coordinates"),
-                AXIS_WIDTH * (len(axes) + 1),
-            )
+            Plot("over-time", "Metric over time", CLICK, _to_json(_scatter(field, urls, [field["started"]], ys)))
         )
+    if xs:
+        plots.append(Plot("by-parameter", "Metric by parameter", CLICK, _to_json(_scatter(field, urls, xs, ys))))
+    measured = _measured(ys)
+    axes = [each for each in (column.only(measured) for column in xs) if each.varies][:MOST_AXES]
+    if axes:
+        figure = _to_json(_parallel_coordinates(axes, [each.only(measured) for each in ys]))
+        plots.append(Plot("parallel-coordinates", "Parallel coordinates", SELECT, figure, AXIS_WIDTH * (len(axes) + 1)))
     return plots
 
 
-class _Runs(NamedTuple):
-    fields: Dict[str, Column]
-    urls: Sequence[str]
-
-    def groups(self) -> Dict[str, List[int]]:
-        """Return the numbers of the runs by their status."""
-        groups: Dict[str, List[int]] = {}
-        for number, status in enumerate(self.fields["status"].values):
-            groups.setdefault(status, []).append(number)
-        return groups
-
-
-def _scatter(runs: _Runs, xs: Sequence[Column], ys: Sequence[Column]) -> Any:
+def _scatter(field: Dict[str, Column], urls: Sequence[str], xs: Sequence[Column], ys: Sequence[Column]) -> Any:
     """Return a plot of one point per run, with a menu for y, and one for x if there is a choice."""
     from plotly import graph_objects
 
-    groups = runs.groups()
+    numbers_of: Dict[str, List[int]] = {}
+    for number, status in enumerate(field["status"].values):
+        numbers_of.setdefault(status, []).append(number)
+    groups = list(numbers_of.values())
+    ids = [_escape(run_id) for run_id in field["run_id"].values]
     figure = graph_objects.Figure()
-    ids = [_escape(run_id) for run_id in runs.fields["run_id"].values]
-    for status, numbers in groups.items():
+    for status, numbers in numbers_of.items():
         style = status_style(status)
         figure.add_scatter(
             mode="markers",
             name=_escape(status),
             marker={"color": COLOURS[style.colour], "symbol": SYMBOLS[style.colour], "size": 8},
-            x=_pick(_x_values(xs[0]), numbers),
+            x=_pick(_positions(xs[0]), numbers),
             y=_pick(ys[0].numbers, numbers),
             text=_pick(ids, numbers),
-            customdata=_pick(runs.urls, numbers),
+            customdata=_pick(urls, numbers),
             hovertemplate="<b>%{text}</b><br>%{xaxis.title.text}: %{x}<br>%{yaxis.title.text}: %{y}",
         )
-    menus = [_menu([_choice(y, "y", y.numbers, groups) for y in ys], 0)]
+    menus = [[_choice(y, "y", y.numbers, groups) for y in ys]]
     if len(xs) > 1:
-        menus.append(_menu([_choice(x, "x", _x_values(x), groups, _x_axis(x)) for x in xs], 1))
-    figure.update_layout(**_layout(height=440, menus=menus))
-    figure.update_xaxes(title_text=_label(xs[0]), **_x_axis(xs[0]))
+        menus.append([_choice(x, "x", _positions(x), groups, _axis(x)) for x in xs])
+    figure.update_layout(**_layout(440, [_menu(*each) for each in zip(("y: ", "x: "), menus, (len(menus) - 1, 0))]))
+    figure.update_xaxes(title_text=_label(xs[0]), **_axis(xs[0]))
     figure.update_yaxes(title_text=_label(ys[0]))
-    figure.update_layout(showlegend=True, hovermode="closest")
     return figure
 
 
-def _x_values(column: Column) -> List[Any]:
+def _positions(column: Column) -> List[Any]:
     return column.numbers if column.is_numeric else [text and _escape(text) for text in column.texts]
 
 
-def _x_axis(column: Column) -> Dict[str, Any]:
+def _axis(column: Column) -> Dict[str, Any]:
     if column.name == "started":
         return {"type": "date"}
     if not column.is_numeric:
         return {"type": "category", "categoryorder": "category ascending"}
-    numbers = [each for each in column.numbers if each is not None]
-    is_logarithmic = min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO
-    return {"type": "log" if is_logarithmic else "linear"}
+    return {"type": "log" if _is_logarithmic(column.numbers) else "linear"}
+
+
+def _is_logarithmic(numbers: Sequence[Optional[float]]) -> bool:
+    known = [each for each in numbers if each is not None]
+    return min(known) > 0 and max(known) / min(known) >= LOG_RATIO
 
 
 def _choice(
-    column: Column,
-    axis: str,
-    values: Sequence[Any],
-    groups: Dict[str, List[int]],
-    options: Optional[Dict[str, Any]] = None,
+    column: Column, axis: str, values: Sequence[Any], groups: Groups, options: Optional[Dict[str, Any]] = None
 ) -> Tuple[Column, List[Any]]:
     """Return what a menu does to draw a column on an axis."""
     layout = {f"{axis}axis.{name}": value for name, value in (options or {}).items()}
     layout.update({f"{axis}axis.title.text": _label(column), f"{axis}axis.autorange": True})
-    return column, [{axis: [_pick(values, numbers) for numbers in groups.values()]}, layout]
+    return column, [{axis: [_pick(values, numbers) for numbers in groups]}, layout]
+
+
+def _measured(ys: Sequence[Column]) -> List[int]:
+    """Return the numbers of the runs that have a metric, or of all if there are no metrics."""
+    metrics = [each for each in ys if each.name != "duration"] or ys
+    return [number for number, row in enumerate(zip(*(each.numbers for each in metrics))) if row.count(None) < len(row)]
 
 
 def _parallel_coordinates(params: Sequence[Column], ys: Sequence[Column]) -> Any:
     """Return a line per run over the parameters and a metric, with a menu for the metric."""
     from plotly import graph_objects
 
-    last = len(params)
-    lines = {"color": _dimension(ys[0])["values"], "colorscale": GRADIENT}
+    dimensions = [_dimension(y, y.numbers) for y in ys]
     figure = graph_objects.Figure()
     figure.add_parcoords(
-        dimensions=[_dimension(each) for each in (*params, ys[0])],
-        line=lines,
-        labelangle=0,
-        unselected={"line": {"color": "#7c8894", "opacity": 0.12}},
+        dimensions=[*(_parameter_dimension(each) for each in params), dimensions[0]],
+        line={"color": dimensions[0]["values"], "colorscale": GRADIENT},
+        unselected={"line": {"color": COLOURS["waiting"], "opacity": 0.12}},
     )
     choices = []
-    for y in ys:
-        dimension = _dimension(y)
-        changes = {f"dimensions[{last}].{name}": [value] for name, value in dimension.items()}
+    for y, dimension in zip(ys, dimensions):
+        changes = {f"dimensions[{len(params)}].{name}": [value] for name, value in dimension.items()}
         choices.append((y, [{**changes, "line.color": [dimension["values"]]}]))
-    figure.update_layout(**_layout(height=460, menus=[_menu(choices, 0, "restyle")]))
+    layout = _layout(480, [_menu("", choices, 0, method="restyle", gap=44)])
+    figure.update_layout(**{**layout, "margin": {"t": 110, "r": 60, "b": 40, "l": 60}})
     return figure
 
 
-def _dimension(column: Column) -> Dict[str, Any]:
+def _parameter_dimension(column: Column) -> Dict[str, Any]:
+    """Return an axis for a parameter: with its texts, its few numbers, or a scale of numbers as ticks."""
+    if not column.is_numeric:
+        labels = sorted({text for text in column.texts if text is not None})
+        place = {text: number for number, text in enumerate(labels)}
+        return _dimension(column, [None if text is None else place[text] for text in column.texts], place)
+    convert = math.log10 if _is_logarithmic(column.numbers) else float
+    distinct = sorted({each for each in column.numbers if each is not None})
+    ticks = {as_text(each): convert(each) for each in distinct}
+    if len(ticks) > MOST_TICKS and convert is math.log10:
+        powers = range(math.ceil(convert(distinct[0])), math.floor(convert(distinct[-1])) + 1)
+        ticks = {as_text(10.0**power): float(power) for power in powers}
+    positions = [None if each is None else convert(each) for each in column.numbers]
+    return _dimension(column, positions, ticks if len(ticks) <= MOST_TICKS else {})
+
+
+def _dimension(column: Column, positions: Sequence[Optional[float]], ticks: Mapping[str, float] = {}) -> Dict[str, Any]:
     """Return an axis of parallel coordinates.
 
-    plotly needs a number for each run. A run without a value is below all others, and outside of what is selected.
+    plotly needs a number for each run. A run without one is below all others, and outside of what is selected.
     """
-    labels: List[str] = []
-    if column.is_numeric or column.name.startswith(("metrics.", "duration")):
-        positions = column.numbers
-    else:
-        labels = sorted({text for text in column.texts if text is not None})
-        numbers = {text: number for number, text in enumerate(labels)}
-        positions = [None if text is None else numbers[text] for text in column.texts]
     known = [each for each in positions if each is not None]
     low, high = min(known), max(known)
     gap = (high - low) * 0.08 or abs(high) * 0.08 or 1
@@ -185,35 +193,39 @@ def _dimension(column: Column) -> Dict[str, Any]:
         "values": [low - gap if each is None else each for each in positions],
         "range": [low - gap if has_missing or low == high else low, high + gap if low == high else high],
         "constraintrange": [low, high] if has_missing else None,
-        "tickvals": list(range(len(labels))) if labels else None,
-        "ticktext": [_escape(shorten(label, LONGEST_TICK)) for label in labels] if labels else None,
+        "tickvals": list(ticks.values()) or None,
+        "ticktext": [replace_invalid(shorten(text, LONGEST_TICK)) for text in ticks] or None,  # no HTML
     }
 
 
-def _menu(choices: Sequence[Tuple[Column, List[Any]]], number: int, method: str = "update") -> Dict[str, Any]:
-    """Return a menu above the plot: the first on the left, the second on the right."""
-    return {
-        "buttons": [{"label": _label(column), "method": method, "args": args} for column, args in choices],
-        "x": number,
-        "xanchor": "right" if number else "left",
-        "y": 1,
-        "yanchor": "bottom",
-        "pad": {"b": 12},
-        "showactive": True,
-    }
+def _menu(
+    prefix: str, choices: Sequence[Tuple[Column, List[Any]]], row: int, method: str = "update", gap: int = 12
+) -> Dict[str, Any]:
+    """Return a menu above the plot, in a row of menus. The lowest row is 0."""
+    buttons = [{"label": prefix + _label(column), "method": method, "args": args} for column, args in choices]
+    return {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": gap + 38 * row}}
 
 
 def _layout(height: int, menus: List[Dict[str, Any]]) -> Dict[str, Any]:
     return {
+        "template": "none",
         "height": height,
-        "margin": {"t": 70, "r": 24, "b": 60, "l": 60},
+        "margin": {"t": 24 + 42 * len(menus), "r": 16, "b": 90, "l": 64},
         "font": {"family": FONT, "size": 13},
-        "paper_bgcolor": "rgba(0, 0, 0, 0)",
-        "plot_bgcolor": "rgba(0, 0, 0, 0)",
-        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": "#7c8894", "activecolor": "#3a7fdd"},
-        "legend": {"orientation": "h", "y": -0.18},
+        "paper_bgcolor": TRANSPARENT,
+        "plot_bgcolor": TRANSPARENT,
+        "hovermode": "closest",
+        "modebar": {"bgcolor": TRANSPARENT, "color": COLOURS["waiting"], "activecolor": COLOURS["running"]},
+        "showlegend": True,
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         "updatemenus": menus,
     }
+
+
+def _to_json(figure: Any) -> str:
+    from plotly.utils import PlotlyJSONEncoder
+
+    return json.dumps({**figure.to_plotly_json(), "config": CONFIG}, cls=PlotlyJSONEncoder)
 
 
 def _label(column: Column, longest: int = LONGEST_LABEL) -> str:
@@ -222,20 +234,9 @@ def _label(column: Column, longest: int = LONGEST_LABEL) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape a text for plotly, which knows some tags of HTML, and few names of characters."""
+    """Escape a text for plotly, which knows some tags of HTML, but not all names of characters."""
     return html.escape(replace_invalid(text), quote=False)
 
 
 def _pick(values: Sequence[Any], numbers: Sequence[int]) -> List[Any]:
     return [values[number] for number in numbers]
-
-
-def _to_html(figure: Any, plot_id: str) -> str:
-    text: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=plot_id,
-        config={"responsive": True, "displaylogo": False},
-        post_script=_OPEN_ON_CLICK if plot_id.startswith("metric") else None,
-    )
-    return text

@@ -122,7 +122,6 @@ def _index(found: Sequence[RunSummary], where: Sequence[Condition], table_script
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
     urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]
-    options = json.dumps(table_options(fields, params, metrics, urls))
     css = palette_css() + custom_properties({"font": FONT}) + read_file("site.css")
     return string.Template(read_file("site.html")).substitute(
         title="Runs",
@@ -130,10 +129,11 @@ def _index(found: Sequence[RunSummary], where: Sequence[Condition], table_script
         css=css,
         counts=_counts(found),
         notes="".join(f"<p>{escape(note)}</p>" for note in _notes(found, where, [*params, *metrics])),
-        plots=_plots(draw_plots(fields, params, metrics, urls)),
-        options=options.replace("<", "\\u003c"),  # So no text in it can end the element that it is in.
+        plots="\n".join(map(_section, draw_plots(fields, params, metrics, urls))),
+        options=_data(json.dumps(table_options(fields, params, metrics, urls))),
         library=base64.b64encode(table_script.read_bytes()).decode(),
-        script=read_file("site.js"),
+        table_script=read_file("table.js"),
+        plots_script=read_file("plots.js"),
     )
 
 
@@ -149,7 +149,7 @@ def _counts(found: Sequence[RunSummary]) -> str:
 def _notes(found: Sequence[RunSummary], where: Sequence[Condition], columns: Sequence[Column]) -> List[str]:
     """Return what a reader has to know about the table."""
     now = datetime.now().astimezone()
-    notes = [f"Written {now:%Y-%m-%d %H:%M} in the time zone UTC{now:%z}. All times are in it."]
+    notes = [f"Written {now:%Y-%m-%d %H:%M}. Times are in UTC{now.isoformat()[-6:]}."]
     if where:
         notes.insert(0, f"Only runs with {', '.join(' '.join(each) for each in where)}.")
     left_out = sum(len(all_names(found, prefix)) for prefix in (PARAMS, METRICS)) - len(columns)
@@ -158,12 +158,14 @@ def _notes(found: Sequence[RunSummary], where: Sequence[Condition], columns: Seq
     return notes
 
 
-def _plots(plots: Sequence[Plot]) -> str:
-    if not plots:
-        return ""
-    sections = [
-        f'<section class="{plot.id}"><h2>{plot.heading}</h2><div style="min-width: {plot.min_width}px">{plot.html}</div>'
-        "</section>"
-        for plot in plots
-    ]
-    return "\n".join([f'<script src="{PLOTLY}"></script>', '<div class="plots">', *sections, "</div>"])
+def _section(plot: Plot) -> str:
+    return (
+        f'<section class="{plot.id}"><h2>{plot.heading}</h2><p class="note">{plot.hint}</p>'
+        f'<div class="plot" id="{plot.id}" style="min-width: {plot.min_width}px"></div>'
+        f'<script type="application/json">{_data(plot.json)}</script></section>'
+    )
+
+
+def _data(text: str) -> str:
+    """Return JSON for an element. No text in it can end the element."""
+    return text.replace("<", "\\u003c")
