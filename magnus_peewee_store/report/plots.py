@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from magnus_peewee_store.report.columns import Column, as_text
 from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.elements import replace_invalid
-from magnus_peewee_store.report.styles import FONT, status_style
+from magnus_peewee_store.report.styles import DARK, FONT, status_style
 
 MOST_CHOICES = 100  # metrics or parameters in a menu
 MOST_AXES = 7  # parameters among the parallel coordinates
@@ -26,6 +26,7 @@ GRADIENT = [[0, "#2f7ee6"], [0.5, "#9a62c7"], [1, "#e8601c"]]
 TRANSPARENT = "rgba(0, 0, 0, 0)"
 CLICK = "One point per run. Click it to see the run."
 SELECT = "One line per run. Drag along an axis to select runs, and drag a name to move its axis."
+HOVER = "<b>%{text}</b> %{fullData.name}<br>%{xaxis.title.text}: %{x}<br>%{yaxis.title.text}: %{y}<extra></extra>"
 CONFIG = {
     "responsive": True,
     "displaylogo": False,
@@ -100,7 +101,7 @@ def _scatter(field: Dict[str, Column], urls: Sequence[str], xs: Sequence[Column]
             y=_pick(ys[0].numbers, numbers),
             text=_pick(ids, numbers),
             customdata=_pick(urls, numbers),
-            hovertemplate="<b>%{text}</b><br>%{xaxis.title.text}: %{x}<br>%{yaxis.title.text}: %{y}",
+            hovertemplate=HOVER,
         )
     menus = [[_choice(y, "y", y.numbers, groups) for y in ys]]
     if len(xs) > 1:
@@ -215,6 +216,7 @@ def _layout(height: int, menus: List[Dict[str, Any]]) -> Dict[str, Any]:
         "paper_bgcolor": TRANSPARENT,
         "plot_bgcolor": TRANSPARENT,
         "hovermode": "closest",
+        "hoverlabel": {"bgcolor": DARK["background"], "bordercolor": COLOURS["waiting"], "align": "left"},
         "modebar": {"bgcolor": TRANSPARENT, "color": COLOURS["waiting"], "activecolor": COLOURS["running"]},
         "showlegend": True,
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},

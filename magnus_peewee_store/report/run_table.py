@@ -17,7 +17,7 @@ TABLE: Dict[str, Any] = {
     "autoWidth": False,
     "pageLength": 25,
     "layout": {
-        "topStart": {"buttons": [{"extend": "colvis", "text": "Columns", "columns": ":gt(0)"}]},
+        "topStart": {"buttons": [{"extend": "colvis", "text": "Columns", "columns": ":gt(0)", "background": False}]},
         "topEnd": "search",
         "bottomStart": "info",
         "bottomEnd": "paging",

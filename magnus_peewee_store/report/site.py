@@ -57,7 +57,7 @@ def write_site(
         MissingLibraryError: If plotly or itables is not installed.
         NotAReportError: If the folder contains what is not part of an earlier report.
     """
-    plotly_script, table_script = _read_libraries()
+    plotly_script, table_script = read_libraries()
     check_folder(folder)
     pages = folder / PAGES
     pages.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def write_site(
         advance(1)
     write_atomically(folder / PLOTLY, plotly_script)
     index = folder / INDEX
-    write_atomically(index, _index(written, where, table_script))
+    write_atomically(index, draw_index(written, where, table_script))
     for name in {path.name for path in pages.iterdir()} - {page_name(run.run_id) for run in written}:
         if _PAGE_NAME.fullmatch(name):
             (pages / name).unlink()
@@ -106,7 +106,7 @@ def _is_of_report(path: Path) -> bool:
     return path.name == PLOTLY
 
 
-def _read_libraries() -> Tuple[str, Path]:
+def read_libraries() -> Tuple[str, Path]:
     """Return the script of plotly, and the file with that of DataTables. Beside it is its stylesheet."""
     try:
         from itables import options
@@ -118,7 +118,8 @@ def _read_libraries() -> Tuple[str, Path]:
     return get_plotlyjs(), Path(options.dt_bundle)
 
 
-def _index(found: Sequence[RunSummary], where: Sequence[Condition], table_script: Path) -> str:
+def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_script: Path) -> str:
+    """Return the page with the table and the plots. `table_script` is the script of DataTables."""
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
     urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]
