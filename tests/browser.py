@@ -47,9 +47,13 @@ class Browser:
             self.driver.get_log(log)
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.set_scheme(scheme)
+        self.driver.get(file.as_uri())
+
+    def set_scheme(self, scheme: str) -> None:
+        """Make the system `light` or `dark`."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.get(file.as_uri())
 
     def __call__(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
