@@ -11,6 +11,8 @@ from typing import Any, List
 try:
     import pypdf
     from selenium import webdriver
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
 except ImportError:
     webdriver = None
 
@@ -57,6 +59,27 @@ class Browser:
 
     def __call__(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
+
+    def wait_for(self, script: str) -> Any:
+        """Wait until a script returns something that is true, and return it."""
+        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: self(script))
+
+    def find(self, selector: str) -> List[Any]:
+        """Return the elements that a CSS selector selects."""
+        return list(self.driver.find_elements("css selector", selector))
+
+    def hover(self, element: Any) -> None:
+        """Move the mouse to an element."""
+        self("arguments[0].scrollIntoView({block: 'center'})", element)
+        ActionChains(self.driver).move_to_element(element).perform()
+
+    def click(self, element: Any) -> None:
+        """Move the mouse to an element, and click."""
+        self.hover(element)
+        ActionChains(self.driver).click().perform()
+
+    def press_escape(self) -> None:
+        self.driver.switch_to.active_element.send_keys("\ue00c")
 
     def requests(self) -> List[str]:
         """Return the addresses that the page has requested, without those that hold the data themselves."""

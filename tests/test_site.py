@@ -16,8 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from logs import attempted_step, sample_run
 from magnus.datastore import RunLog
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.support.wait import WebDriverWait
 
 from magnus_peewee_store import DBStore, cli, runs
 from magnus_peewee_store.report.site import draw_index, page_name, read_libraries, write_site
@@ -186,17 +184,10 @@ class Page:
     def open(self, width: int = 1280, height: int = 800, scheme: str = "light") -> "Page":
         """Open the page, and wait until it is complete."""
         self.browser.visit(self.file, width, height, scheme)
-        self.wait_for(DRAWN)
+        self.browser.wait_for(DRAWN)
         self.requests = {url.rpartition("/")[2] for url in self.browser.requests() if not url.startswith("blob:")}
         self.errors = [each for each in self.browser.driver.get_log("browser") if each["level"] == "SEVERE"]
         return self
-
-    def wait_for(self, script: str, *arguments: Any) -> Any:
-        """Wait until a script returns something that is true, and return it."""
-        return WebDriverWait(self.browser.driver, 60, 0.05).until(lambda _: self.browser(script, *arguments))
-
-    def all(self, selector: str) -> List[Any]:
-        return list(self.browser.driver.find_elements("css selector", selector))
 
     def headings(self) -> List[str]:
         return list(self.browser(HEADINGS))
@@ -206,28 +197,26 @@ class Page:
         return [row[number] for row in self.browser(ROWS)]
 
     def sort_by(self, heading: str, direction: str = "ascending") -> None:
-        cell = self.all("#runs thead th")[self.headings().index(heading)]
+        cell = self.browser.find("#runs thead th")[self.headings().index(heading)]
         while cell.get_attribute("aria-sort") != direction:
             cell.click()
 
     def search(self, text: str) -> None:
-        [box] = self.all(".dt-search input")
+        [box] = self.browser.find(".dt-search input")
         box.clear()
         box.send_keys(text)
 
     def toggle_column(self, heading: str) -> None:
-        self.all(".dt-buttons button")[0].click()
-        [item] = [each for each in self.all(".dt-button-collection button") if each.text == heading]
+        self.browser.find(".dt-buttons button")[0].click()
+        [item] = [each for each in self.browser.find(".dt-button-collection button") if each.text == heading]
         item.click()
-        self.browser.driver.switch_to.active_element.send_keys("\ue00c")  # the Escape key
-        self.wait_for("return !document.querySelector('.dt-button-collection')")
+        self.browser.press_escape()
+        self.browser.wait_for("return !document.querySelector('.dt-button-collection')")
 
     def choose(self, plot: str, menu: int, label: str) -> None:
         """Choose an item of a menu of a plot."""
-        header = self.all(f"#{plot} .updatemenu-header")[menu]
-        self.browser("arguments[0].scrollIntoView({block: 'center'})", header)
-        header.click()
-        [item] = [each for each in self.all(f"#{plot} .updatemenu-dropdown-button") if each.text == label]
+        self.browser.click(self.browser.find(f"#{plot} .updatemenu-header")[menu])
+        [item] = [each for each in self.browser.find(f"#{plot} .updatemenu-dropdown-button") if each.text == label]
         item.click()
 
     def data(self, plot: str) -> Any:
@@ -289,13 +278,13 @@ def test_table_shows_the_newest_runs_first(page: Page) -> None:
     assert page.column("run id")[:3] == ["failed", "not-a-number", "run-26"]
     assert page.column("status")[:2] == ["✗ FAIL", "✓ SUCCESS"]
     assert page.column("duration")[0] == "2m 05s" and page.column("rmse")[2:4] == ["0.740741", "0.481482"]
-    [info] = page.all(".dt-info")
+    [info] = page.browser.find(".dt-info")
     assert info.text == "1 to 25 of 30"
 
 
 def test_page_makes_no_requests_and_has_no_errors(page: Page) -> None:
     assert page.requests == {"index.html", "plotly.min.js"} and page.errors == []
-    assert not page.all("[data-title*=loud]")  # plotly's button that uploads the data
+    assert not page.browser.find("[data-title*=loud]")  # plotly's button that uploads the data
 
 
 def test_sort_puts_numbers_in_order_and_runs_without_one_last(page: Page) -> None:
@@ -339,25 +328,6 @@ def test_columns_can_be_hidden_and_shown(page: Page) -> None:
     assert "optimizer" in page.headings()
 
 
-def test_hover_shows_the_run_and_a_click_opens_its_page(page: Page) -> None:
-    point = page.all("#over-time .point")[3]
-    page.browser("arguments[0].scrollIntoView({block: 'center'})", point)
-    ActionChains(page.browser.driver).move_to_element(point).perform()
-    label = page.wait_for("return document.querySelector('#over-time .hovertext')?.textContent")
-    assert re.match(r"run-\d\d SUCCESS", label) and "started: " in label and "rmse: 0." in label
-    ActionChains(page.browser.driver).click(point).perform()
-    page.wait_for("return document.querySelector('.bar') !== null")
-    assert label[:6] in page.browser.driver.title
-
-
-def test_link_opens_the_timeline_of_the_run_and_leads_back(page: Page) -> None:
-    page.search("run-07")
-    page.all("#runs tbody a")[0].click()
-    page.wait_for("return document.querySelector('.bar') !== null")
-    assert "run-07" in page.browser.driver.title
-    assert page.all("nav a")[0].get_attribute("href") == page.file.as_uri()
-
-
 def test_menus_choose_metric_and_parameter(page: Page) -> None:
     assert page.data("over-time")["y"] == "rmse"
     page.choose("over-time", 0, "y: r2")
@@ -384,26 +354,11 @@ def test_parallel_coordinates_of_varying_parameters_and_the_chosen_metric(page: 
     assert "rmse" not in dimensions and sorted(dimensions["r2"])[-3:] == [24, 25, 26]
 
 
-def test_names_and_values_are_shown_as_they_are(page: Page) -> None:
-    page.search("window.caught")
-    [row] = page.browser(ROWS)
-    assert row.count(HOSTILE) >= 1 and row[page.headings().index("tag")] == HOSTILE
-    page.browser("document.querySelectorAll('#by-parameter .updatemenu-header')[1].scrollIntoView({block: 'center'})")
-    page.all("#by-parameter .updatemenu-header")[1].click()
-    texts = page.browser("return [...document.querySelectorAll('.main-svg text')].map(each => each.textContent)")
-    assert any(text.startswith("x: \"'></script><scr") for text in texts)
-    assert not any("&lt;" in text or "&quot;" in text for text in texts)
-    page.all("#runs tbody a")[0].click()
-    page.wait_for("return document.querySelector('.bar') !== null")
-    assert HOSTILE in page.all("h1")[0].text
-    assert page.browser("return window.caught") is None
-
-
 def test_colours_follow_the_system(page: Page) -> None:
     for scheme, palette in (("dark", DARK), ("light", LIGHT)):
         page.browser.set_scheme(scheme)
-        page.all(".dt-buttons button")[0].click()
-        page.wait_for("return document.querySelector('.dt-button-collection')")
+        page.browser.find(".dt-buttons button")[0].click()
+        page.browser.wait_for("return document.querySelector('.dt-button-collection')")
         assert hex_of(page.browser("return getComputedStyle(document.body).backgroundColor")) == palette["background"]
         colours = page.browser(
             """
@@ -415,13 +370,52 @@ def test_colours_follow_the_system(page: Page) -> None:
         )
         assert len(colours) > 100
         assert [each for each in {*map(hex_of, colours)} if contrast(each, palette["background"]) < 4.5] == []
-        page.browser.driver.switch_to.active_element.send_keys("\ue00c")
-        page.wait_for("return !document.querySelector('.dt-button-collection')")
+        page.browser.press_escape()
+        page.browser.wait_for("return !document.querySelector('.dt-button-collection')")
 
 
 def hex_of(colour: str) -> str:
     """Return a colour such as `rgb(1, 2, 3)` in hexadecimal digits."""
     return "#" + "".join(f"{int(number):02x}" for number in re.findall(r"\d+", colour)[:3])
+
+
+def test_names_and_values_are_shown_as_they_are(page: Page) -> None:
+    page.search("window.caught")
+    [row] = page.browser(ROWS)
+    assert row.count(HOSTILE) >= 1 and row[page.headings().index("tag")] == HOSTILE
+    page.browser.click(page.browser.find("#by-parameter .updatemenu-header")[1])
+    texts = page.browser("return [...document.querySelectorAll('.main-svg text')].map(each => each.textContent)")
+    assert any(text.startswith("x: \"'></script><scr") for text in texts)
+    assert not any("&lt;" in text or "&quot;" in text for text in texts)
+    page.browser.press_escape()
+    page.choose("over-time", 0, "y: caught = 2'>&amp;${counts}")
+    [point] = page.browser.find("#over-time .point")
+    page.browser.hover(point)
+    label = page.browser.wait_for("return document.querySelector('#over-time .hovertext')?.textContent")
+    assert label.startswith(HOSTILE[:30])
+    assert page.browser("return window.caught") is None
+    page.browser.click(point)
+    page.browser.wait_for("return document.querySelector('.bar') !== null")
+    assert HOSTILE in page.browser.find("h1")[0].text
+    assert page.browser("return window.caught") is None
+
+
+def test_hover_shows_the_run_and_a_click_opens_its_page(page: Page) -> None:
+    point = page.browser.find("#over-time .point")[3]
+    page.browser.hover(point)
+    label = page.browser.wait_for("return document.querySelector('#over-time .hovertext')?.textContent")
+    assert re.match(r"run-\d\d SUCCESS", label) and "started: " in label and "rmse: 0." in label
+    page.browser.click(point)
+    page.browser.wait_for("return document.querySelector('.bar') !== null")
+    assert label[:6] in page.browser.driver.title
+
+
+def test_link_opens_the_timeline_of_the_run_and_leads_back(page: Page) -> None:
+    page.search("run-07")
+    page.browser.find("#runs tbody a")[0].click()
+    page.browser.wait_for("return document.querySelector('.bar') !== null")
+    assert "run-07" in page.browser.driver.title
+    assert page.browser.find("nav a")[0].get_attribute("href") == page.file.as_uri()
 
 
 def test_phone_scrolls_the_table_and_not_the_page(page: Page) -> None:

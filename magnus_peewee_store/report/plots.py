@@ -16,7 +16,7 @@ from magnus_peewee_store.report.styles import DARK, FONT, status_style
 MOST_CHOICES = 100  # metrics or parameters in a menu
 MOST_AXES = 7  # parameters among the parallel coordinates
 AXIS_WIDTH = 110  # pixels that an axis of the parallel coordinates needs
-LONGEST_LABEL, LONGEST_TICK = 32, 20  # characters
+LONGEST_ID, LONGEST_LABEL, LONGEST_TICK = 60, 32, 20  # characters
 MOST_TICKS = 10
 LOG_RATIO = 100  # A parameter whose largest value is so many times its smallest has a logarithmic axis.
 # Colours that can be seen on light and on dark backgrounds.
@@ -89,7 +89,7 @@ def _scatter(field: Dict[str, Column], urls: Sequence[str], xs: Sequence[Column]
     for number, status in enumerate(field["status"].values):
         numbers_of.setdefault(status, []).append(number)
     groups = list(numbers_of.values())
-    ids = [_escape(run_id) for run_id in field["run_id"].values]
+    ids = [_escape(shorten(run_id, LONGEST_ID)) for run_id in field["run_id"].values]
     figure = graph_objects.Figure()
     for status, numbers in numbers_of.items():
         style = status_style(status)
