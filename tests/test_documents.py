@@ -226,6 +226,19 @@ def test_copies_hold_every_run(with_runs: Project) -> None:
     assert run_ids(with_runs, "restored.db") == ["calm-hoover", "keen-curie", "odd-lamarr"]
 
 
+@pytest.mark.parametrize("name", ["annotations", "retention"])
+def test_commands_on_runs(with_runs: Project, name: str) -> None:
+    (with_runs.folder / ".catalog").mkdir(exist_ok=True)
+    check_blocks(with_runs, documents.blocks(name))
+    assert len(run_ids(with_runs, ".run_log_store/run_log.db")) == 3
+
+
+def test_scheduled_run_has_an_id_with_the_date(project: Project) -> None:
+    check_blocks(project, documents.blocks("scheduled"))
+    [run_id] = run_ids(project, ".run_log_store/run_log.db")
+    assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}", run_id)
+
+
 def test_sqlite_backup(with_runs: Project) -> None:
     check_blocks(with_runs, documents.blocks("sqlite-backup"))
     assert run_ids(with_runs, "backup.db") == ["calm-hoover", "keen-curie", "odd-lamarr"]

@@ -350,7 +350,6 @@ class LogTable:
 
     def _retry(self, work: Callable[[int], T]) -> T:
         """Retry transient errors; and once, if another process has created the unique index."""
-        """Retry transient errors; and once, if another process has created the unique index."""
 
         def work_on_table(attempt: int) -> T:
             had_unique_index = self._has_unique_index

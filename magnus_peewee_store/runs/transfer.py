@@ -50,8 +50,6 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
 
     This is a generator: nothing happens until you iterate over it.
 
-    This is a generator: nothing happens until you iterate over it.
-
     Args:
         store: The store.
         run_ids: The whole ids.
@@ -122,8 +120,6 @@ def find_run_logs(path: Path) -> List[Path]:
 
 def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
     """Write runs from files into the database, unless it has them. Their rows get the time of the first attempt.
-
-    This is a generator: nothing happens until you iterate over it.
 
     This is a generator: nothing happens until you iterate over it.
 

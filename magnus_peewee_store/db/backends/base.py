@@ -173,7 +173,6 @@ class Backend(peewee.Database):
                         return work(attempt)
                     except peewee.PeeweeException as error:
                         # Decided before closing, because the decision needs the connection's state.
-                        # Decided before closing, because the decision needs the connection's state.
                         is_transient = self.is_transient(error)
                         if is_transient:
                             self._force_close()
