@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Dict, List
@@ -18,8 +19,11 @@ from logs import attempted_step, sample_run
 from magnus.datastore import RunLog
 
 from magnus_peewee_store import DBStore, cli, runs
+from magnus_peewee_store.report.columns import field_columns
+from magnus_peewee_store.report.run_table import table_options
 from magnus_peewee_store.report.site import draw_index, page_name, read_libraries, write_site
 from magnus_peewee_store.report.styles import DARK, LIGHT
+from magnus_peewee_store.runs.annotations import Note
 from magnus_peewee_store.runs.listing import RunSummary
 
 HOSTILE = "\"'></script><script>window.caught = 1</script><img src=x onerror='window.caught = 2'>&amp;${counts}"
@@ -163,6 +167,23 @@ def test_columns_that_few_runs_have_are_left_out_and_counted() -> None:
     index = draw_index([*many, *one], (), read_libraries()[1])
     assert "30 parameters and metrics that the fewest runs have are left out." in index
     assert "metrics.step2.metric2" in index and "metrics.step229.metric229" not in index
+
+
+def test_table_shows_tags_notes_and_whether_a_run_is_stale() -> None:
+    [run] = summaries(1, 0, 0)
+    notes = tuple(Note(text, None, None) for text in ("old", "<new>"))
+    found = [
+        replace(run, status="PROCESSING", is_stale=True, tags=("a", "b"), notes=notes, project="forecast"),
+        replace(run, status="PROCESSING", is_stale=True, is_interrupted=True, tag=None, project="other"),
+        replace(run, status="PROCESSING", is_stale=False, tag=None),
+    ]
+    options = table_options(found, field_columns(found), (), (), ["page.html"] * 3)
+    names = [re.search('title="(.*?)"', column["title"])[1] for column in options["columns"]]  # type: ignore[index]
+    rows = [dict(zip(names, row)) for row in options["data"]]
+    statuses = [row["status"]["text"] for row in rows]
+    assert statuses == ["PROCESSING, stale", "PROCESSING, interrupted", "PROCESSING"]
+    assert rows[0]["tag"] == "nightly, a, b" and rows[1]["tag"] is None
+    assert rows[0]["note"] == "&lt;new&gt;" and rows[0]["project"] == "forecast"
 
 
 # The browser

@@ -9,7 +9,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence
 
 from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.elements import replace_invalid
-from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS
+from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Name
 from magnus_peewee_store.runs.labels import all_names, headings, rounded
 from magnus_peewee_store.runs.listing import RunSummary
 from magnus_peewee_store.times import format_time
@@ -57,12 +57,19 @@ class Column(NamedTuple):
 
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:
-    """Return the fields that a run has a value for."""
+    """Return the fields that a run has a value for, and the newest note. The first is the id."""
     columns = [
-        Column(name, name.replace("_", " "), [None if value in ("", []) else value for value in map(read, found)])
-        for name, read in FIELDS.items()
+        Column(text, text.replace("_", " "), [_join(name.values(run)) for run in found])
+        for text, name in ((text, Name(text)) for text in FIELDS)
     ]
+    columns.append(Column("note", "note", [run.notes[-1].text if run.notes else None for run in found]))
     return [each for each in columns if each.name == "run_id" or any(value is not None for value in each.values)]
+
+
+def _join(values: Sequence[Any]) -> Any:
+    """Return the value of a field. Several tags are separated by commas."""
+    value = ", ".join(values) if len(values) > 1 else values[0]
+    return None if value == "" else value
 
 
 def value_columns(found: Sequence[RunSummary], prefix: str, most: int) -> List[Column]:

@@ -2,13 +2,17 @@
 
 from typing import Any, Dict, List, Sequence, Set
 
+from magnus import defaults
+
 from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, as_text, escape, is_finite
 from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.styles import status_style
 from magnus_peewee_store.runs.labels import rounded
+from magnus_peewee_store.runs.listing import RunSummary
 from magnus_peewee_store.times import format_duration
 
 MOST_SHOWN = 8  # parameters, and as many metrics, that the table shows at first
+ORIGIN = ("pipeline", "project", "user", "host")  # fields that the table shows at first only if they vary
 LONGEST_ID = 60  # characters
 
 TABLE: Dict[str, Any] = {
@@ -33,19 +37,25 @@ RENDER: Dict[str, Dict[str, str]] = {
 
 
 def table_options(
-    fields: Sequence[Column], params: Sequence[Column], metrics: Sequence[Column], urls: Sequence[str]
+    found: Sequence[RunSummary],
+    fields: Sequence[Column],
+    params: Sequence[Column],
+    metrics: Sequence[Column],
+    urls: Sequence[str],
 ) -> Dict[str, Any]:
     """Return the columns and the rows of the table.
 
     Args:
+        found: The runs.
         fields: The fields, of which the first is the id.
         params: The parameters.
         metrics: The metrics.
         urls: The address of the page of each run.
     """
     columns = [*fields, *params, *metrics]
-    shown = {each.name for each in fields} | _first_shown(params) | _first_shown(metrics)
-    rows = zip(*(_cells(column, urls) for column in columns))
+    shown = {each.name for each in fields if each.name not in ORIGIN or each.varies}
+    shown |= _first_shown(params) | _first_shown(metrics)
+    rows = zip(*(_cells(column, found, urls) for column in columns))
     return {
         **TABLE,
         "columns": [_options(column, column.name in shown) for column in columns],
@@ -68,11 +78,11 @@ def _options(column: Column, is_shown: bool) -> Dict[str, Any]:
     return options
 
 
-def _cells(column: Column, urls: Sequence[str]) -> List[Any]:
+def _cells(column: Column, found: Sequence[RunSummary], urls: Sequence[str]) -> List[Any]:
     if column.name == "run_id":
         return [_run_cell(*each) for each in zip(column.values, urls)]
     if column.name == "status":
-        return [_status_cell(status) for status in column.values]
+        return [_status_cell(run) for run in found]
     if column.name == "duration":
         return [{"text": format_duration(seconds), "seconds": seconds} for seconds in column.values]
     return [_cell(value) for value in column.values]
@@ -90,6 +100,9 @@ def _run_cell(run_id: str, url: str) -> Dict[str, str]:
     return {"text": text, "html": link}
 
 
-def _status_cell(status: str) -> Dict[str, str]:
-    style = status_style(status)
-    return {"text": escape(status), "html": f'<span class="{style.colour}">{style.sign} {escape(status)}</span>'}
+def _status_cell(run: RunSummary) -> Dict[str, str]:
+    style = status_style(run.status)
+    text = escape(run.status)
+    if run.is_stale:
+        style, text = status_style(defaults.FAIL), f"{text}, {'interrupted' if run.is_interrupted else 'stale'}"
+    return {"text": text, "html": f'<span class="{style.colour}">{style.sign} {text}</span>'}

@@ -64,7 +64,7 @@ def write_site(
     written = []
     for run in found:
         with contextlib.suppress(RunNotFoundError):  # if it was deleted just now
-            page = to_html(read_exactly(store, run.run_id).run_log, index_url=f"../{INDEX}")
+            page = to_html(read_exactly(store, run.run_id), index_url=f"../{INDEX}")
             write_atomically(pages / page_name(run.run_id), page)
             written.append(run)
         advance(1)
@@ -131,7 +131,7 @@ def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_sc
         counts=_counts(found),
         notes="".join(f"<p>{escape(note)}</p>" for note in _notes(found, where, [*params, *metrics])),
         plots="\n".join(map(_section, draw_plots(fields, params, metrics, urls))),
-        options=_data(json.dumps(table_options(fields, params, metrics, urls))),
+        options=_data(json.dumps(table_options(found, fields, params, metrics, urls))),
         library=base64.b64encode(table_script.read_bytes()).decode(),
         table_script=read_file("table.js"),
         plots_script=read_file("plots.js"),
