@@ -20,6 +20,7 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store import DBStore, cli, runs
 from magnus_peewee_store.report.columns import field_columns
+from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.run_table import table_options
 from magnus_peewee_store.report.site import draw_index, page_name, read_libraries, write_site
 from magnus_peewee_store.report.styles import DARK, LIGHT
@@ -408,8 +409,7 @@ def test_names_and_values_are_shown_as_they_are(page: Page) -> None:
     texts = page.browser("return [...document.querySelectorAll('.main-svg text')].map(each => each.textContent)")
     assert any(text.startswith("x: \"'></script><scr") for text in texts)
     assert not any("&lt;" in text or "&quot;" in text for text in texts)
-    page.browser.press_escape()
-    page.choose("over-time", 0, "y: caught = 2'>&amp;${counts}")
+    page.choose("over-time", 0, f"y: {shorten(f'load.{HOSTILE}', 32)}")
     [point] = page.browser.find("#over-time .point")
     page.browser.hover(point)
     label = page.browser.wait_for("return document.querySelector('#over-time .hovertext')?.textContent")
