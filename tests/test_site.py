@@ -301,12 +301,14 @@ def test_table_shows_the_newest_runs_first(page: Page) -> None:
     assert page.column("status")[:2] == ["✗ FAIL", "✓ SUCCESS"]
     assert page.column("duration")[0] == "2m 05s" and page.column("rmse")[2:4] == ["0.740741", "0.481482"]
     [info] = page.browser.find(".dt-info")
-    assert info.text == "1 to 25 of 30"
+    assert info.text == "1 to 25 of 30" and not page.browser(OVERFLOWS)
 
 
 def test_page_makes_no_requests_and_has_no_errors(page: Page) -> None:
     assert page.requests == {"index.html", "plotly.min.js"} and page.errors == []
-    assert not page.browser.find("[data-title*=loud]")  # plotly's button that uploads the data
+    # plotly has buttons, but not that which uploads the data.
+    assert page.browser.find("[data-title*=Download]")
+    assert not page.browser.find("[data-title*=Share], [data-title*=loud], [data-title*=Studio]")
 
 
 def test_sort_puts_numbers_in_order_and_runs_without_one_last(page: Page) -> None:
@@ -440,8 +442,9 @@ def test_link_opens_the_timeline_of_the_run_and_leads_back(page: Page) -> None:
 
 
 def test_phone_scrolls_the_table_and_not_the_page(page: Page) -> None:
-    page.open(*PHONE)
+    page.open(*PHONE, scheme="dark")
     assert not page.browser(OVERFLOWS)
+    assert page.browser("return document.documentElement.classList.contains('dark')")  # the table's dark colours
     for selector in ("#runs", "#parallel-coordinates"):
         box = f"document.querySelector('{selector}').parentElement"
         assert page.browser(f"return {box}.scrollWidth > {box}.clientWidth"), selector
