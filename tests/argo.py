@@ -101,7 +101,7 @@ class Workflow:
         image: Path,
         secrets: Dict[str, StringDict],
         uid: str,
-        start: StartContainer = run_in_process,
+        start: StartContainer = run_in_forked_process,
     ) -> None:
         self.spec = manifest["spec"]
         self.templates = {each["name"]: each for each in self.spec["templates"]}
