@@ -12,6 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks import parallel_workloads, process_workloads, report, search_workloads, workloads
 from benchmarks.databases import DATABASES, Database, start_database
+from benchmarks.heartbeats import heartbeats
 from benchmarks.results import Result
 from benchmarks.timing import FULL, QUICK, Settings
 from tests.servers import why_missing
@@ -22,6 +23,7 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "full-run-log": workloads.full_run_log,
     "growth": workloads.growth,
     "many-processes": workloads.many_processes,
+    "heartbeats": heartbeats,
     "first-call": process_workloads.first_call,
     "pipeline": process_workloads.pipeline,
     "parallel": parallel_workloads.parallel,

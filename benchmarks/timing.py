@@ -38,6 +38,8 @@ class Settings(NamedTuple):
     """Bytes of the array that parallel workers share."""
     runs: int
     """Runs in the database, with 50 steps each."""
+    idle_processes: int
+    """Processes that have heartbeats and write nothing else."""
     searched_runs: int
     listed_runs: int
     framed_runs: int
@@ -59,6 +61,7 @@ FULL = Settings(
     branches=200,
     array=1 << 30,
     runs=100_000,
+    idle_processes=50,
     searched_runs=10_000,
     listed_runs=2000,
     framed_runs=500,
@@ -79,6 +82,7 @@ QUICK = Settings(
     branches=10,
     array=1 << 24,
     runs=100,
+    idle_processes=4,
     searched_runs=20,
     listed_runs=20,
     framed_runs=5,

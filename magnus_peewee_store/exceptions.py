@@ -1,5 +1,7 @@
 """The errors that this package raises."""
 
+from datetime import datetime
+
 import peewee
 from magnus import exceptions
 
@@ -74,12 +76,30 @@ class UnreadableRowError(RunLogStoreError, ValueError):
 
 
 class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
-    """No run has this id, or several ids begin with it. The message names the nearest ids."""
+    """No run has this id, or several ids begin with it. The message names the nearest ids.
 
-    def __init__(self, message: str) -> None:
+    Args:
+        message: The message.
+        is_ambiguous: Whether several ids begin with it.
+    """
+
+    def __init__(self, message: str, is_ambiguous: bool = False) -> None:
         super().__init__(message)
         self.message = message
+        self.is_ambiguous = is_ambiguous
         self.args = (message,)
+
+
+class RunExistsError(RunLogStoreError, exceptions.RunLogExistsError):
+    """A run with this id exists already. The message says how to choose another id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.message = (
+            f"A run with the id '{run_id}' exists already. magnus' generated ids repeat from day to day. "
+            f"Choose an id with --run-id, for example with the date: --run-id {run_id}-{datetime.now():%Y-%m-%d-%H%M%S}"
+        )
+        self.args = (self.message,)
 
 
 class ConditionError(RunLogStoreError, ValueError):

@@ -26,6 +26,13 @@ BRANCH = ("Branch", "BranchLog")
 PARAMETER = ("Parameter",)
 TYPES = RUN_LOG + STEP + BRANCH + PARAMETER
 
+# Rows besides the run log, which magnus does not know.
+HEARTBEAT = ("Heartbeat",)
+TAG = ("Tag",)
+NOTE = ("Note",)
+ANNOTATIONS = TAG + NOTE
+EXTRA = HEARTBEAT + ANNOTATIONS
+
 RUN_LOG_KEY = "run_log"
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of what has ended
@@ -106,7 +113,7 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
             changed the row, or a newer version written it.
     """
     log_class = _LOG_CLASSES.get(attribute_type)
-    if log_class is None and attribute_type not in PARAMETER:
+    if log_class is None and attribute_type not in PARAMETER + EXTRA:
         raise UnreadableRowError(f"this version does not know the type '{attribute_type}'")
     if not isinstance(attribute_key, str):
         raise UnreadableRowError("it has no key")
@@ -194,7 +201,7 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
             step_of.setdefault(name, _longest_prefix(name, steps))
         elif attribute_type in PARAMETER:
             parameters[name] = content
-        else:
+        elif attribute_type in RUN_LOG:
             run_log = content
     if run_log is None:
         return None

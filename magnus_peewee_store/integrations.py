@@ -30,7 +30,12 @@ class Local(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Warn, before anything runs, that magnus fails with `enable_parallel`."""
+        """Refuse the id of an existing run, and warn that magnus fails with `enable_parallel`, before anything runs.
+
+        Raises:
+            RunExistsError: If a run with this id exists.
+        """
+        self.service.prepare_run()
         if self.executor.enable_parallel:
             logger.warning(
                 "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "
@@ -47,12 +52,14 @@ class LocalParallel(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Refuse a database in memory before anything runs.
+        """Refuse a database in memory, and the id of an existing run, before anything runs.
 
         Raises:
             ConnectionStringError: If the connection string names one, or is not valid.
+            RunExistsError: If a run with this id exists.
         """
         _refuse_memory(self.service.find_file(), "the processes of parallel branches")
+        self.service.prepare_run()
 
 
 class Mocked(Local):

@@ -13,11 +13,16 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.backends.base import MASK, RETRY_TIMEOUT
 from magnus_peewee_store.db.table import LogTable, Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
-from magnus_peewee_store.exceptions import ConfigurationError
+from magnus_peewee_store.exceptions import ConfigurationError, RunExistsError
+from magnus_peewee_store.heartbeat import Heartbeat
+from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.scrub import scrub
 
 DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.db"
 
+HEARTBEAT_INTERVAL = 30.0  # seconds
+
+STARTED_BY = "started_by"  # the key that the store adds to the run config: the origin of the run
 MAX_READ_RUNS = 100  # of how many runs a thread remembers the parameters that it has read
 
 _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
@@ -49,6 +54,7 @@ class DBStore(BaseRunLogStore):
         connection_string: The URL of the database, with or without `${placeholders}` for secrets. The default is an
             SQLite file in the folder `.run_log_store`.
         retry_timeout: For how many seconds a call retries transient errors before it raises.
+        heartbeat: The seconds between two heartbeats of a process of magnus that works on a run; 0 turns them off.
 
     Example:
         In magnus' configuration::
@@ -62,6 +68,7 @@ class DBStore(BaseRunLogStore):
     service_name: str = "db"
     connection_string: SecretStr = SecretStr(DEFAULT_CONNECTION_STRING)
     retry_timeout: float = Field(default=RETRY_TIMEOUT, ge=0)
+    heartbeat: float = Field(default=HEARTBEAT_INTERVAL, ge=0, allow_inf_nan=False)
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -70,6 +77,7 @@ class DBStore(BaseRunLogStore):
     _config_errors: List[str] = PrivateAttr(default_factory=list)
     _folder: str = PrivateAttr(default="")
     _secrets_handler: Any = PrivateAttr(default=None)
+    _heartbeat: Heartbeat = PrivateAttr()
     _read_parameters: Any = PrivateAttr(default_factory=_ReadParameters)
 
     def __init__(self, **config: Any) -> None:
@@ -79,6 +87,7 @@ class DBStore(BaseRunLogStore):
             # Raised at the first use instead: here, magnus would print the whole config, passwords included.
             super().__init__()
             self._config_errors = [f"'{_masked_key(each['loc'])}': {each['msg']}" for each in error.errors()]
+        self._heartbeat = Heartbeat(self.heartbeat, self._is_executing)
 
     @field_serializer("connection_string")
     def _mask_connection_string(self, connection_string: SecretStr) -> str:
@@ -122,8 +131,21 @@ class DBStore(BaseRunLogStore):
         """
         self._secrets_handler = secrets_handler
 
+    def prepare_run(self) -> None:
+        """Prepare for the run that this process executes from its start to its end.
+
+        Its id must be new. If the process exits before the run has ended, the run is recorded as interrupted.
+
+        Raises:
+            RunExistsError: If a run with this id exists. magnus' own error would not say so on the terminal.
+        """
+        self._heartbeat.records_interruption = True
+        if self._context and self.table.has(self._context.run_id, *_HEADER):
+            raise RunExistsError(self._context.run_id)
+
     def close(self) -> None:
-        """Close the connection. The next call opens a new one."""
+        """Close the connection, and stop the heartbeat. The next call opens a new one."""
+        self._heartbeat.close()
         if self._table is not None:
             self._table.close()
 
@@ -151,7 +173,7 @@ class DBStore(BaseRunLogStore):
             The run log.
 
         Raises:
-            RunLogExistsError: If a run with this id exists.
+            RunExistsError: If a run with this id exists.
         """
         self._read_parameters.forget(run_id)
         run_log = RunLog(
@@ -163,7 +185,8 @@ class DBStore(BaseRunLogStore):
             status=status,
         )
         if not self.table.insert(run_id, fragments.dump_header(run_log)):
-            raise _with_message(exceptions.RunLogExistsError(run_id))
+            raise RunExistsError(run_id)
+        self._after_write(run_id, status)
         return run_log
 
     def get_run_log_by_id(self, run_id: str, full: bool = False, **kwargs: Any) -> RunLog:
@@ -177,8 +200,12 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        types = None if full else fragments.RUN_LOG + fragments.PARAMETER
-        run_log = fragments.to_run_log(self.table.read(run_id, types))
+        rows = (
+            self.table.read(run_id, without=fragments.EXTRA)
+            if full
+            else self.table.read(run_id, fragments.RUN_LOG + fragments.PARAMETER)
+        )
+        run_log = fragments.to_run_log(rows)
         if run_log is None:
             raise _with_message(exceptions.RunLogNotFoundError(run_id))
         return run_log
@@ -193,6 +220,7 @@ class DBStore(BaseRunLogStore):
         """
         self._read_parameters.forget(run_log.run_id)
         self.table.upsert(run_log.run_id, fragments.dump_run_log(_scrubbed(run_log)))
+        self._after_write(run_log.run_id, run_log.status)
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
         """Set the status of a run and change nothing else.
@@ -209,6 +237,7 @@ class DBStore(BaseRunLogStore):
             run_log.status = status
 
         self._change_header(run_id, set_status)
+        self._after_write(run_id, status)
 
     def get_parameters(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
         """Return the parameters of a run by name.
@@ -264,7 +293,10 @@ class DBStore(BaseRunLogStore):
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
+        if self._is_executing(run_id):
+            run_config = {**run_config, STARTED_BY: this_process()._asdict()}
         self._change_header(run_id, lambda run_log: run_log.run_config.update(run_config))
+        self._after_write(run_id)
 
     def get_step_log(self, internal_name: str, run_id: str, **kwargs: Any) -> StepLog:
         """Return the log of a step, without its branches, which the full run log has.
@@ -333,7 +365,8 @@ class DBStore(BaseRunLogStore):
             RunLogNotFoundError: If there is no run to add a branch to.
         """
         if isinstance(branch_log, RunLog):
-            self.table.upsert(branch_log.run_id, [fragments.dump_header(_scrubbed(branch_log))])
+            self._upsert(branch_log.run_id, [fragments.dump_header(_scrubbed(branch_log))])
+            self._after_write(branch_log.run_id, branch_log.status)
         else:
             self._upsert(run_id, fragments.dump_branch(branch_log))
 
@@ -355,7 +388,7 @@ class DBStore(BaseRunLogStore):
         if self._config_errors:
             raise ConfigurationError(
                 f"The configuration of the run log store 'db' is not valid: {'; '.join(self._config_errors)}. "
-                "Its keys are 'connection_string' and 'retry_timeout'."
+                "Its keys are 'connection_string', 'heartbeat' and 'retry_timeout'."
             )
 
     def _get_secret(self, name: str) -> str:
@@ -387,7 +420,22 @@ class DBStore(BaseRunLogStore):
             if not all(self.table.has(run_id, types, name) for types, name in required):
                 return False
             # Created concurrently; retry.
+        self._after_write(run_id)
         return True
+
+    def _is_executing(self, run_id: str) -> bool:
+        """Return True if magnus executes the run in this process."""
+        return self._context is not None and bool(self._context.run_id == run_id)
+
+    def _after_write(self, run_id: str, status: str = "") -> None:
+        """Show that this process works on a run, unless a script or notebook merely changes it.
+
+        Args:
+            run_id: The id of the run.
+            status: The status of the run, if it was written.
+        """
+        if self.heartbeat and self._is_executing(run_id):
+            self._heartbeat.after_write(self.table, run_id, has_ended=status in fragments.ENDED)
 
     def _change_header(self, run_id: str, change: Callable[[RunLog], None]) -> None:
         def changed(value: str) -> str:

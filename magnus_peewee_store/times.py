@@ -15,6 +15,12 @@ def utcnow() -> datetime:
     return datetime.now(timezone.utc).replace(tzinfo=None)
 
 
+def local_utc_offset() -> int:
+    """Return the offset of this machine's local time from UTC, in seconds, as it is now."""
+    offset = datetime.now().astimezone().utcoffset()
+    return int(offset.total_seconds()) if offset else 0
+
+
 def from_created_at(created_at: Any) -> Optional[datetime]:
     """Return a value of created_at as a time in UTC; None if it is not a time."""
     return created_at.replace(tzinfo=timezone.utc) if isinstance(created_at, datetime) else None
@@ -25,14 +31,21 @@ def to_created_at(time: datetime) -> datetime:
     return time.astimezone(timezone.utc).replace(tzinfo=None)
 
 
-def parse_time(text: str) -> Optional[datetime]:
+def parse_time(text: str, utc_offset: Optional[int] = None) -> Optional[datetime]:
     """Parse a time in ISO 8601. Without a zone it is local time, as magnus writes it.
 
+    Args:
+        text: The time.
+        utc_offset: The offset of that local time from UTC, in seconds; None for this machine's local time.
+
     Returns:
-        The time with its zone; None if the text is not a time.
+        The time with its zone, converted to this machine's local time; None if the text is not a time.
     """
     try:
-        return datetime.fromisoformat(text).astimezone()
+        time = datetime.fromisoformat(text)
+        if utc_offset is not None and time.tzinfo is None:
+            time = time.replace(tzinfo=timezone(timedelta(seconds=utc_offset)))
+        return time.astimezone()
     except (OSError, OverflowError, ValueError):
         return None
 
@@ -63,6 +76,13 @@ def format_time(time: Optional[datetime], short: bool = False) -> str:
         return f"{local:%Y-%m-%d %H:%M:%S}"
     is_recent = abs(datetime.now().astimezone() - local) < timedelta(days=180)
     return f"{local:%b %d %H:%M}" if is_recent else f"{local:%b %d  %Y}"
+
+
+def format_utc_offset(utc_offset: Optional[int]) -> str:
+    """Format an offset in seconds: `UTC+02:00`. None gives `zone unknown`."""
+    if utc_offset is None:
+        return "zone unknown"
+    return str(timezone(timedelta(seconds=utc_offset))) if utc_offset else "UTC"
 
 
 def format_duration(seconds: Optional[float]) -> str:

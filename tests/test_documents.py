@@ -104,6 +104,10 @@ def without_varying_parts(line: str) -> str:
     """Replace times, durations, versions and sizes, which differ from run to run."""
     line = re.sub(r"\d+(\.\d+)?m?s\b|\d+m \d\ds", "TOOK", line)
     line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "STARTED", line)
+    # One heartbeat per process: the number of processes depends on the machine.
+    line = re.sub(r"\d+ \((\d+ Branch), \d+ Heartbeat", r"ROWS (\1, N Heartbeat", line)
+    line = re.sub(r"^project \S+$", "project PROJECT", line)
+    line = re.sub(r" by \S+ on \S+$", " by USER on HOST", line)
     line = re.sub(r"each shop\.[\w-]+\.csv\.evaluate\s*$", "FAILED STEP", line)  # the first of the parallel branches
     line = re.sub(r"SQLite [\d.]+|[\d.]+ kB", "N", line)
     return re.sub(r"  +", "  ", line).rstrip()
@@ -220,6 +224,19 @@ def run_ids(project: Project, file: str) -> List[str]:
 def test_copies_hold_every_run(with_runs: Project) -> None:
     check_blocks(with_runs, documents.blocks("copy"))
     assert run_ids(with_runs, "restored.db") == ["calm-hoover", "keen-curie", "odd-lamarr"]
+
+
+@pytest.mark.parametrize("name", ["annotations", "retention"])
+def test_commands_on_runs(with_runs: Project, name: str) -> None:
+    (with_runs.folder / ".catalog").mkdir(exist_ok=True)
+    check_blocks(with_runs, documents.blocks(name))
+    assert len(run_ids(with_runs, ".run_log_store/run_log.db")) == 3
+
+
+def test_scheduled_run_has_an_id_with_the_date(project: Project) -> None:
+    check_blocks(project, documents.blocks("scheduled"))
+    [run_id] = run_ids(project, ".run_log_store/run_log.db")
+    assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d-\d{4}", run_id)
 
 
 def test_sqlite_backup(with_runs: Project) -> None:

@@ -18,7 +18,8 @@ LAYERS = (
     ("runs",),
     ("configuration", "executors", "integrations"),
     ("store",),
-    ("fragments", "scrub", "workers"),
+    ("heartbeat",),
+    ("fragments", "origin", "scrub", "workers"),
     ("db",),
     ("exceptions", "times"),
 )

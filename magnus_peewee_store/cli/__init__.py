@@ -7,7 +7,9 @@ from magnus import defaults
 from rich.console import Console
 from rich.logging import RichHandler
 
+from magnus_peewee_store.cli.annotating import note, tag, untag
 from magnus_peewee_store.cli.comparing import diff
+from magnus_peewee_store.cli.ending import mark_failed
 from magnus_peewee_store.cli.group import CommandGroup
 from magnus_peewee_store.cli.listing import list_runs
 from magnus_peewee_store.cli.moving import copy_runs, export_runs, import_runs
@@ -25,6 +27,10 @@ COMMANDS = (
     timeline,
     diff,
     lineage,
+    tag,
+    untag,
+    note,
+    mark_failed,
     export_runs,
     import_runs,
     copy_runs,

@@ -36,9 +36,9 @@ def printable(text: Any) -> str:
     )
 
 
-def echo_json(value: Any) -> None:
+def echo_json(value: Any, indent: int = 2) -> None:
     """Print a value as JSON, times in ISO 8601."""
-    click.echo(json.dumps(value, indent=2, default=datetime.isoformat))
+    click.echo(json.dumps(value, indent=indent, default=datetime.isoformat))
 
 
 def count_of_runs(run_ids: Sequence[str]) -> str:

@@ -20,8 +20,9 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         "texts",
         metavar="CONDITION",
         multiple=True,
-        help="Only runs that meet this, such as 'rmse<0.5': a field (status, tag, pipeline, started, duration, run_id, "
-        "failed_step), parameter or metric, then = != < <= > >= or ~ (contains), and a value. Repeat it to add more.",
+        help="Only runs that meet this, such as 'rmse<0.5': a field (status, tag, pipeline, project, user, host, "
+        "started, duration, run_id, failed_step), parameter or metric, then = != < <= > >= or ~ (contains), and a "
+        "value. Repeat it to add more.",
     )
     @click.option("--status", help="Only runs with this status, such as FAIL.")
     @click.option("--tag", help="Only runs with this tag.")

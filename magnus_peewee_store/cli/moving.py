@@ -6,9 +6,11 @@ from typing import Iterable, List, Sequence, Tuple
 import click
 
 from magnus_peewee_store import fragments, runs
-from magnus_peewee_store.cli.console import printable, progress_bar
+from magnus_peewee_store.cli.console import count_of_runs, printable, progress_bar
+from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database, open_target
 from magnus_peewee_store.cli.types import RunCommand, RunId
+from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.transfer import are_same
 from magnus_peewee_store.store import DBStore
 
@@ -16,17 +18,19 @@ from magnus_peewee_store.store import DBStore
 @click.command("export", cls=RunCommand)
 @click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
 @click.option("--all", "is_all", is_flag=True, help="Export all runs.")
+@filter_options
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
 @on_database()
-def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, output: str) -> None:
+def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, where: List[Condition], output: str) -> None:
     """Write runs as JSON files that magnus' file-system store reads.
 
     \b
     Example:
       magnus db export calm-hoover -o exported
     """
-    chosen = _choose(store, run_ids, is_all)
-    _report_outcomes(runs.export_runs(store, chosen, Path(output)), len(chosen), "exported")
+    chosen = _choose(store, run_ids, is_all or bool(where), where)
+    if not _report_outcomes(runs.export_runs(store, chosen, Path(output)), len(chosen), "exported"):
+        click.get_current_context().exit(1)
 
 
 @click.command("import")
@@ -42,17 +46,22 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
       magnus db import .run_log_store
     """
     found = [run_log for path in paths for run_log in runs.find_run_logs(Path(path))]
-    _report_outcomes(runs.import_runs(store, found), len(found), "imported")
+    if not _report_outcomes(runs.import_runs(store, found), len(found), "imported"):
+        click.get_current_context().exit(1)
 
 
 @click.command("copy", cls=RunCommand)
 @click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
+@filter_options
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
+@click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
 @on_database()
-def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
-    """Copy runs, by default all, into another database.
+def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
+    """Copy runs, by default all, into another database, or bring them up to date there.
 
-    Runs that the other database already has are skipped. Unfinished runs are copied as they are now, and reported.
+    Repeat it for a backup: what is equal already is skipped. A run is copied as a whole or not at all, so that the
+    command can be interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied,
+    heartbeats are not. Runs that only the other database has stay there.
 
     \b
     Example:
@@ -62,36 +71,67 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], to: str) -> None:
     target.set_secrets_handler(store.secrets_handler)
     open_target(target, "--to")
     if are_same(store.table.database, target.table.database):
-        raise click.ClickException("--to names the database that contains the runs. Name another one.")
-    chosen = _choose(store, run_ids, is_all=not run_ids)
-    _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
+        raise click.ClickException("--to names the database that contains the runs.")
+    chosen = _choose(store, run_ids, not run_ids, where)
+    is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
+    if verify:
+        is_complete = _verify(store, target, chosen) and is_complete
+    if not is_complete:
+        click.get_current_context().exit(1)
 
 
-def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool) -> List[str]:
-    """Return the whole ids of the runs named, or of all runs, oldest first."""
-    if bool(run_ids) == is_all:
-        raise click.UsageError("Give the ids of runs, or --all.")
+def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
+    with progress_bar("runs", len(run_ids)) as advance:
+        differing = []
+        for run_id in runs.find_differing(store, target, run_ids, advance):
+            differing.append(run_id)
+            click.echo(printable(f"{run_id}: the two databases differ. It may have been written meanwhile."), err=True)
+    agreeing = len(run_ids) - len(differing)
+    click.echo(f"{agreeing:,} of {count_of_runs(run_ids)} agree in all rows.")
+    return not differing
+
+
+def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
+    """Return the whole ids of the runs named, or of all runs that meet the conditions, oldest first."""
+    if bool(run_ids) == is_all or (run_ids and where):
+        raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
     if not is_all:
         return list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))
+    if where:
+        return [run.run_id for run in runs.search(store, where)][::-1]
     return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG)))[::-1]
 
 
-def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> None:
-    """Report problems as they happen, and the numbers at the end or when interrupted."""
-    counts = dict.fromkeys(("done", "skipped", "failed", "problems"), 0)
+def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> bool:
+    """Report problems as they happen, and the numbers at the end or when interrupted. Return True without problems."""
+    counts = dict.fromkeys(("done", "updated", "skipped", "failed", "problems"), 0)
     try:
         with progress_bar("runs", total) as advance:
             for outcome in outcomes:
-                counts["done" if outcome.done else "failed" if outcome.problem else "skipped"] += 1
+                counts[
+                    "updated"
+                    if outcome.is_update
+                    else "done"
+                    if outcome.done
+                    else "failed"
+                    if outcome.problem
+                    else "skipped"
+                ] += 1
                 counts["problems"] += bool(outcome.problem)
                 if outcome.problem or outcome.note:
                     click.echo(printable(f"{outcome.name}: {outcome.problem or outcome.note}"), err=True)
                 advance(1)
     finally:
         parts = [f"{counts['done']:,} {verb}"]
+        parts += [f"{counts['updated']:,} updated"] if counts["updated"] else []
         parts += [f"{counts['skipped']:,} existed already"] if counts["skipped"] else []
         parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
         if any(counts.values()) or not total:
             click.echo(f"{', '.join(parts)}.")
-    if counts["problems"]:
-        click.get_current_context().exit(1)
+    return not counts["problems"]
+
+
+def _kind_of(outcome: runs.Outcome) -> str:
+    if outcome.done:
+        return "updated" if outcome.is_update else "done"
+    return "failed" if outcome.problem else "skipped"

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magnus_peewee_store.cli.console import UNLIMITED, printable
-from magnus_peewee_store.cli.values import format_value, status_text
+from magnus_peewee_store.cli.values import format_value, run_status_text
 from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Name
 from magnus_peewee_store.runs.listing import RunSummary
 from magnus_peewee_store.times import format_duration, format_time
@@ -45,14 +45,14 @@ def runs_table(
     columns = [_Column("RUN", [Text(printable(run.run_id)) for run in summaries])]
     if has_status:
         columns += [
-            _Column("STATUS", [status_text(run.status) for run in summaries]),
+            _Column("STATUS", [_status(run) for run in summaries]),
             _Column("STARTED", [Text(format_time(run.started, short=not is_wide)) for run in summaries]),
             _Column("TOOK", [Text(format_duration(run.duration)) for run in summaries], True),
         ]
     if not names:
         columns.append(_Column("STEPS", [Text(f"{run.steps_done}/{run.steps_known}") for run in summaries], True))
         details = [
-            _Column("TAG", [Text(printable(run.tag or "")) for run in summaries]),
+            _Column("TAG", [Text(printable(", ".join(filter(None, [run.tag, *run.tags])))) for run in summaries]),
             _Column(
                 "FAILED STEP" if is_wide else "FAILED",
                 [Text(printable(run.failed_step or ""), "red") for run in summaries],
@@ -71,6 +71,10 @@ def runs_table(
     _shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
     _shrink(widths, [SHORTEST_RUN_ID], width)
     return _make_table([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
+
+
+def _status(run: RunSummary) -> Text:
+    return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
 
 
 def _make_table(columns: Sequence[_Column], widths: Sequence[int]) -> Table:

@@ -3,7 +3,8 @@
 import sys
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Optional, Sequence, Tuple
+from pathlib import Path
+from typing import List, Mapping, Optional, Sequence, Tuple
 
 import click
 
@@ -18,10 +19,13 @@ from magnus_peewee_store.cli.console import (
     printable,
     progress_bar,
 )
+from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.tables import runs_table
 from magnus_peewee_store.cli.types import Age, RunCommand, RunId
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs.catalogs import delete_folder, find_catalogs, run_folders
+from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.finding import find_by_place, has_run
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_time
@@ -112,30 +116,65 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -
 @click.command()
 @click.option("--older-than", type=Age(), metavar="AGE", help="Only runs older than this, such as 90d (or s, m, h, w).")
 @click.option("--keep", type=click.IntRange(min=0), metavar="COUNT", help="Always keep the newest COUNT runs.")
+@click.option(
+    "--keep-tag", "keep_tags", multiple=True, metavar="NAME", help="Keep runs with this tag. Can be repeated."
+)
+@filter_options
+@click.option("--catalog", metavar="DIR", help="Also delete the runs' folders in this file-system catalog.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
-def prune(store: DBStore, older_than: Optional[timedelta], keep: Optional[int], yes: bool, dry_run: bool) -> None:
-    """Delete old runs, after showing them and asking. With both options, a run must match both.
+def prune(
+    store: DBStore,
+    older_than: Optional[timedelta],
+    keep: Optional[int],
+    keep_tags: Tuple[str, ...],
+    where: List[Condition],
+    catalog: Optional[str],
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    """Delete old runs, after showing them and asking. With several options, a run must match all.
 
-    An unfinished run is kept while it has a row younger than --older-than, or than a day.
+    An unfinished run is kept while it has heartbeats, or a row younger than --older-than, or than a day. With --where,
+    --keep counts only the runs that match.
 
     \b
     Example:
-      magnus db prune --older-than 90d --keep 100
+      magnus db prune --older-than 90d --keep 100 --where project=github.com/team/sales --keep-tag released
     """
     if older_than is None and keep is None:
         raise click.UsageError("Give --older-than AGE, --keep COUNT, or both.")
+    if catalog and not Path(catalog).is_dir():
+        raise click.UsageError(f"There is no folder '{catalog}'.")
     with progress_bar("runs", None) as advance:
-        found = runs.prunable(store, older_than, keep, advance)
+        found = runs.prunable(store, older_than, keep, advance, where, keep_tags)
     if found.running:
         click.echo(f"{count_of_runs(found.running)} kept, not ended: {list_of(found.running)}", err=True)
-    _delete(store, found.run_ids, yes, dry_run)
+    folders = run_folders(Path(catalog), found.run_ids) if catalog else {}
+    if folders:
+        click.echo(f"The folders of {count_of_runs(list(folders))} in {catalog} are deleted, too.")
+    else:
+        _tell_catalogs(find_catalogs(store, found.run_ids))
+    _delete(store, found.run_ids, yes, dry_run, folders)
+
+
+def _tell_catalogs(catalogs: Mapping[str, Sequence[str]]) -> None:
+    """Say which data of runs stays in file-system catalogs."""
+    for location, run_ids in catalogs.items():
+        kept = list(run_folders(Path(location), run_ids))
+        if kept:
+            click.echo(
+                printable(
+                    f"The data of {count_of_runs(kept)} stays in the catalog {location}. "
+                    f"To delete it, too, add --catalog {location}"
+                )
+            )
 
 
 def _advice(report: runs.CheckReport) -> str:
     if report.is_healthy:
-        return "All is well."
+        return "All is well." + (" To end dead runs, use magnus db mark-failed RUN_ID." if report.stale else "")
     if report.duplicates:
         return (
             "Of rows with the same run_id, attribute_type and attribute_key, keep the newest by created_at and delete "
@@ -148,7 +187,13 @@ def _advice(report: runs.CheckReport) -> str:
     return "The other rows of these runs can still be read. To delete a run, use magnus db delete RUN_ID."
 
 
-def _delete(store: DBStore, run_ids: Sequence[str], yes: bool, dry_run: bool) -> None:
+def _delete(
+    store: DBStore,
+    run_ids: Sequence[str],
+    yes: bool,
+    dry_run: bool,
+    folders: Optional[Mapping[str, Path]] = None,
+) -> None:
     if not run_ids:
         click.echo("There is nothing to delete.")
         return
@@ -173,8 +218,11 @@ def _delete(store: DBStore, run_ids: Sequence[str], yes: bool, dry_run: bool) ->
     deleted = 0
     try:
         with progress_bar("runs", len(run_ids)) as advance:
-            for _ in runs.delete_runs(store, run_ids):
-                deleted += 1
+            for run_id in run_ids:
+                # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
+                if run_id in (folders or {}):
+                    delete_folder((folders or {})[run_id])
+                deleted += sum(1 for _ in runs.delete_runs(store, [run_id]))
                 advance(1)
     finally:
         click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")

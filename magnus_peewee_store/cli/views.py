@@ -1,10 +1,11 @@
 """The tables and trees that the commands print."""
 
+from dataclasses import replace
 from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional, Union
 
 import click
 from magnus import defaults
-from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
+from magnus.datastore import BranchLog, RunLog, StepLog
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -12,33 +13,38 @@ from rich.tree import Tree
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.cli.console import LIST_LENGTH, list_of, printable
-from magnus_peewee_store.cli.values import format_value, status_text
-from magnus_peewee_store.runs import CheckReport, Run
+from magnus_peewee_store.cli.values import format_value, run_status_text, status_text
+from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
 from magnus_peewee_store.runs.finding import suggest
 from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, results_of, steps_of
-from magnus_peewee_store.times import format_duration, format_time
+from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
 
 
 def run_tree(run: Run, is_full: bool = True) -> Tree:
     """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
     run_log = run.complete_log
-    duration = duration_of(run_log.status, run.started, attempts_of(steps_of(run_log)))
+    user, host = run.origin.user, run.origin.host
     facts = {
-        "started": format_time(run.started),
-        "tag": run_log.tag,
+        "started": format_time(run.started) + (f" by {user} on {host}" if user and host else ""),
+        "last seen": "" if run_log.status in ENDED else _last_seen(run.liveness),
+        "tag": ", ".join(filter(None, [run_log.tag, *run.tags])),
+        "project": run.project,
+        "pipeline": run.pipeline,
         "re-run of": run_log.original_run_id,
         "code": ", ".join(code_versions(run_log)),
     }
     lines = [Text.assemble((f"{name} ", "dim"), printable(value)) for name, value in facts.items() if value]
-    tree = Tree(Text("\n").join([_label(run_log.run_id, run_log.status, duration), *lines]))
+    lines += [_note_line(note) for note in run.notes]
+    tree = Tree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
         _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full, results=results_of(run.run_log))
     _add_steps(tree, run_log, is_full, run.reused)
     return tree
 
 
-def step_tree(step: StepLog, reused: Mapping[str, str]) -> Tree:
-    """Return a step with everything that its log contains. `reused` is that of its run."""
+def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int] = None) -> Tree:
+    """Return a step with everything that its log contains. `reused` and `utc_offset` are those of its run."""
     tree = Tree(_step_label(step, reused))
     facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
     for code in step.code_identities:
@@ -50,9 +56,10 @@ def step_tree(step: StepLog, reused: Mapping[str, str]) -> Tree:
     for attempt in step.attempts:
         duration = duration_of(attempt.status, None, [attempt])
         branch = tree.add(_label(f"attempt {attempt.attempt_number}", attempt.status, duration))
-        start, end = printable(attempt.start_time), printable(attempt.end_time)
-        branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end))
-        _add_message(branch, attempt)
+        start, end = (_attempt_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
+        zone = "" if utc_offset is not None else f" ({format_utc_offset(None)})"
+        branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end, (zone, "dim")))
+        _add_message(branch, attempt.message)
         if attempt.parameters:
             _add_values(branch.add(Text("parameters", "bold")), attempt.parameters, is_full=True)
     if step.user_defined_metrics:
@@ -76,7 +83,8 @@ def status_lines(run: Run) -> Dict[str, str]:
     lines = {
         step.internal_name: _step_label(step, run.reused, step.internal_name).plain for step in steps_of(run.run_log)
     }
-    lines[""] = _label(run.run_log.run_id, run.run_log.status, None).plain
+    liveness = run.liveness._replace(silence=None)  # A line is printed when it changes.
+    lines[""] = _run_label(replace(run, liveness=liveness), None).plain
     return lines
 
 
@@ -106,6 +114,7 @@ def check_table(report: CheckReport) -> Table:
         "Rows": [f"{sum(report.rows.values()):,}{f' ({rows})' if rows else ''}"],
         "Runs": [f"{report.runs:,}", *_first(f"{run_id} has no row of its own" for run_id in report.headless)],
         "Size": [decimal(report.size)],
+        "Stale": _first(report.stale),
         "Duplicates": _first(f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()),
         "Unreadable": _first(
             f"{row.run_id}: {row.attribute_type} {row.attribute_key}: {row.reason}" for row in report.unreadable
@@ -123,6 +132,30 @@ def _first(lines: Iterable[str]) -> List[str]:
     listed = list(lines)
     more = [f"... and {len(listed) - LIST_LENGTH:,} more"] if len(listed) > LIST_LENGTH else []
     return listed[:LIST_LENGTH] + more
+
+
+def _run_label(run: Run, seconds: Optional[float]) -> Text:
+    liveness = run.liveness
+    status = run_status_text(run.run_log.status, liveness.silence, liveness.is_stale, liveness.is_interrupted)
+    duration = f" {format_duration(seconds)}".rstrip()
+    return Text.assemble((printable(run.run_log.run_id), "bold"), " ", status, (duration, "dim"))
+
+
+def _last_seen(liveness: Liveness) -> str:
+    if liveness.last_seen is None:
+        return "unknown, since the run has no heartbeats"
+    return f"{format_time(liveness.last_seen)} ({format_duration(liveness.silence)} ago)"
+
+
+def _note_line(note: Note) -> Text:
+    suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
+    return Text.assemble(("note ", "dim"), printable(note.text), (printable(f" ({suffix})"), "dim"))
+
+
+def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
+    """Return a time of an attempt as local time if its UTC offset is known, otherwise as magnus wrote it."""
+    time = parse_time(text, utc_offset) if utc_offset is not None else None
+    return time.replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
 
 
 def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:
@@ -148,8 +181,8 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused:
             continue
         branch = tree.add(_step_label(step, reused))
         if step.status == defaults.FAIL:
-            for attempt in step.attempts:
-                _add_message(branch, attempt)
+            for message in [*(attempt.message for attempt in step.attempts), step.message]:
+                _add_message(branch, message)
         _add_values(branch, step.user_defined_metrics, is_full, "metric ")
         for stage in ("get", "put"):
             # Sorted, because magnus keeps them in no particular order.
@@ -166,9 +199,9 @@ def _add_branches(tree: Tree, step: StepLog, is_full: bool, reused: Mapping[str,
         _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, reused)
 
 
-def _add_message(tree: Tree, attempt: StepAttempt) -> None:
-    if attempt.message:
-        tree.add(Text("\n".join(map(printable, attempt.message.splitlines())), "red"))
+def _add_message(tree: Tree, message: str) -> None:
+    if message:
+        tree.add(Text("\n".join(map(printable, message.splitlines())), "red"))
 
 
 def _add_values(

@@ -33,9 +33,11 @@ class Queries:
         return column if self.layout.compares_bytes else self.database.binary(column)
 
     def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
-        """Return a peewee query for rows of a run."""
+        """Return a peewee query for rows of a run, or of all runs if `run_id` is None."""
         log = self._log
-        rows = log.select().where(self.comparable(log.run_id) == run_id)
+        rows = log.select()
+        if run_id is not None:
+            rows = rows.where(self.comparable(log.run_id) == run_id)
         if types is not None:
             rows = rows.where(log.attribute_type.in_(types))
         if name is not None:
@@ -43,10 +45,12 @@ class Queries:
         return rows
 
     @compiled
-    def select(self, types: Optional[Types], has_name: bool, is_locking: bool) -> Any:
+    def select(self, types: Optional[Types], has_name: bool, is_locking: bool, without: Types) -> Any:
         """Read rows of a run, oldest first. Params: run_id, name."""
         log = self._log
         rows = self.rows_of(param("run_id"), types, param("name") if has_name else None)
+        if without:
+            rows = rows.where(log.attribute_type.not_in(without))
         # COALESCE stops SQLite from choosing the created_at index just to avoid a small sort.
         created_at = log.created_at if types is None else fn.COALESCE(log.created_at, log.created_at)
         rows = rows.select(log.attribute_type, log.attribute_key, log.attribute_value).order_by(created_at, log.pk)

@@ -3,7 +3,21 @@
 import datetime
 import functools
 import json
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+import time
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 import peewee
 from peewee import fn
@@ -19,7 +33,8 @@ Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
 # The maximum size of a statement that writes many rows: a packet of MySQL, even if each quote takes 4 characters.
 BATCH_BYTES = 100_000
-STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
+DELETE_BATCH = 500  # rows of one statement
+DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
 T = TypeVar("T")
@@ -108,11 +123,41 @@ class LogTable:
             rows = self._read(run_id, types, name, is_locking=True)
             return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
 
+    def upsert_once(
+        self,
+        run_id: str,
+        make_row: Callable[[datetime.datetime], Row],
+        requires: Sequence[Requirement],
+        patience: float,
+    ) -> bool:
+        """Write a row like `upsert`, but without retries and with little waiting. See `Backend.try_once`.
+
+        Args:
+            run_id: The id of the run.
+            make_row: Returns the row, given the time in UTC by the database's clock.
+            requires: The rows that the run must have.
+            patience: For how many seconds to wait for another thread.
+
+        Returns:
+            False, and nothing is written, if the run lacks a row that `requires` names.
+        """
+
+        def write() -> bool:
+            row = make_row(self.database.now())
+            if self._has_unique_index:
+                return self._upsert(run_id, [row], requires)
+            with self._run_lock(run_id):
+                return all(self._has(run_id, *each) for each in requires) and self._upsert(run_id, [row])
+
+        return self.database.try_once(write, patience)
+
     @_retrying
-    def read(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> List[Row]:
-        """Return rows of a run, oldest first."""
+    def read(
+        self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None, without: Types = ()
+    ) -> List[Row]:
+        """Return rows of a run, oldest first, except those of the types `without`."""
         _check_texts(run_id, name=name)
-        return self._read(run_id, types, name)
+        return self._read(run_id, types, name, without=without)
 
     @_retrying
     def has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
@@ -127,6 +172,7 @@ class LogTable:
         since: Optional[datetime.datetime] = None,
         prefix: str = "",
         containing: Sequence[str] = (),
+        containing_or_having: Optional[Mapping[str, Requirement]] = None,
         limit: Optional[int] = None,
     ) -> List[Tuple[str, datetime.datetime]]:
         """Return the id of each run that has a row of these types, with the row's created_at, newest first.
@@ -136,6 +182,7 @@ class LogTable:
             since: Only rows created at this time or later.
             prefix: Only runs whose id begins with it.
             containing: Only rows whose value contains each of these texts, ignoring case.
+            containing_or_having: For each text, only rows whose value contains it, or whose run has the row given.
             limit: The largest number of runs.
         """
         log = self._log
@@ -146,6 +193,9 @@ class LogTable:
             rows = rows.where(self._queries.comparable(fn.SUBSTR(log.run_id, 1, len(prefix))) == prefix)
         for text in containing:
             rows = rows.where(log.attribute_value.contains(text))
+        for text, (other_types, name) in (containing_or_having or {}).items():
+            having = self._queries.rows_of(None, other_types, name).select(log.run_id)
+            rows = rows.where(log.attribute_value.contains(text) | log.run_id.in_(having))
         return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
 
     @_retrying
@@ -215,10 +265,54 @@ class LogTable:
         return self._retry(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
     @_retrying
-    def delete(self, run_id: str) -> int:
-        """Delete all rows of a run in one transaction, and return how many there were."""
+    def replace_run(self, rows: Sequence[StoredRow], except_types: Types) -> None:
+        """Make a run have exactly these rows, with their created_at, in one transaction.
+
+        Args:
+            rows: The rows of one run.
+            except_types: Rows of these types stay as they are.
+        """
+        run_id = rows[0].run_id
+        log = self._log
+        wanted = set(rows)
+        with self._run_lock(run_id):
+            stored = self._queries.rows_of(run_id).where(log.attribute_type.not_in(except_types))
+            pks = {self._to_stored(row): row[5] for row in stored.select(*self._stored, log.pk).tuples()}
+            surplus = [pk for row, pk in pks.items() if row not in wanted]
+            for start in range(0, len(surplus), DELETE_BATCH):
+                log.delete().where(log.pk.in_(surplus[start : start + DELETE_BATCH])).execute()
+            for row in rows:
+                if row not in pks:
+                    self._check_size(run_id, row.fragment)
+                    self._queries.insert_stored().run(**row._asdict())
+
+    def delete(self, run_id: str, is_written: bool = False) -> int:
+        """Delete all rows of a run, and return how many there were.
+
+        Args:
+            run_id: The id of the run.
+            is_written: Whether other processes may write rows of the run at the same time.
+        """
+        total = count = self._delete(run_id)
+        pause = DELETE_PAUSE if is_written and self.database.has_concurrent_writers else 0.0
+        # A statement that began before the run's own row was gone may add a row after this transaction. Later ones find
+        # no run and write nothing.
+        while count or pause:
+            if not count:
+                time.sleep(pause)
+                pause = 0.0
+            count = self._delete(run_id)
+            total += count
+        return total
+
+    @_retrying
+    def _delete(self, run_id: str) -> int:
         with self._run_lock(run_id):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
+
+    def now(self) -> datetime.datetime:
+        """Return the time in UTC by the database's clock, without a time zone."""
+        return self.database.retry(lambda attempt: self.database.now())
 
     def exists(self) -> bool:
         """Return True if the table exists."""
@@ -256,7 +350,6 @@ class LogTable:
 
     def _retry(self, work: Callable[[int], T]) -> T:
         """Retry transient errors; and once, if another process has created the unique index."""
-        """Retry transient errors; and once, if another process has created the unique index."""
 
         def work_on_table(attempt: int) -> T:
             had_unique_index = self._has_unique_index
@@ -288,8 +381,15 @@ class LogTable:
     def _run_lock(self, run_id: str) -> Any:
         return self.database.atomic() if self._has_unique_index else self.database.run_lock(run_id)
 
-    def _read(self, run_id: str, types: Optional[Types], name: Optional[str], is_locking: bool = False) -> List[Row]:
-        query = self._queries.select(types, name is not None, is_locking and bool(self.database.for_update))
+    def _read(
+        self,
+        run_id: str,
+        types: Optional[Types],
+        name: Optional[str],
+        is_locking: bool = False,
+        without: Types = (),
+    ) -> List[Row]:
+        query = self._queries.select(types, name is not None, is_locking and bool(self.database.for_update), without)
         return list(query.run(run_id=run_id, name=name).fetchall())
 
     def _has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:

@@ -3,12 +3,13 @@
 import itertools
 import reprlib
 from datetime import datetime
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 from magnus.datastore import RunLog, StepLog
 
 from magnus_peewee_store.report.styles import StatusStyle, status_style
-from magnus_peewee_store.times import format_duration, parse_time
+from magnus_peewee_store.runs import Run
+from magnus_peewee_store.times import format_duration, format_utc_offset, parse_time
 
 Span = Tuple[datetime, datetime]
 NOT_RECORDED = "not recorded"
@@ -17,12 +18,24 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
 
 
-def run_details(run_log: RunLog, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
+def as_run(run: Union[Run, RunLog]) -> Run:
+    """Return a run. Of a mere run log nothing else is known."""
+    return run if isinstance(run, Run) else Run(run, None)
+
+
+def run_details(run: Run, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
     """Return what is known of a run, by the name of each detail."""
+    run_log, liveness = run.run_log, run.liveness
     details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}
+    if liveness.is_stale:
+        state = "interrupted" if liveness.is_interrupted else "stale"
+        details["Status"] += f", {state}: last seen {format_duration(liveness.silence)} ago"
     if span:
-        details["Started"] = f"{format_recorded(span[0])} as recorded"
+        details["Started"] = f"{format_recorded(span[0])}, {format_utc_offset(run.utc_offset)}"
         details["Duration"] = _format_span(span, style)
+    if style.is_running and run.started:
+        # The same as in a list of runs. The recorded times do not include the steps that are running.
+        details["Duration"] = f"{format_duration(run.duration)} {'until last seen' if liveness.is_stale else 'so far'}"
     details["Re-run of"] = run_log.original_run_id
     return {name: text for name, text in details.items() if text}
 

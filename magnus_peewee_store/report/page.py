@@ -3,11 +3,11 @@
 import base64
 import hashlib
 import xml.etree.ElementTree as ET
-from typing import List
+from typing import List, Union
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.report.details import run_details, shorten
+from magnus_peewee_store.report.details import as_run, run_details, shorten
 from magnus_peewee_store.report.elements import add, element, set_attributes
 from magnus_peewee_store.report.layout import Mark, Row, Scale, count_steps, lay_out
 from magnus_peewee_store.report.styles import FONT, custom_properties, read_css, timeline_css
@@ -20,21 +20,23 @@ from magnus_peewee_store.report.svg import (
     draw_labels,
     table_row_id,
 )
+from magnus_peewee_store.runs import Run
+from magnus_peewee_store.times import format_utc_offset
 
 ROW_GROUP = 5  # rows of the chart that no page break separates in print
 TIME_COLUMNS = ("Start", "End", "Duration")
 COLUMNS = ("Step", "Status", *TIME_COLUMNS, "Details")
 NOTE = (
     "The axis starts at the first recorded time. magnus records the times of an attempt when it ends, "
-    "in the local time of the machine that ran it."
+    "in the local time of the machine that ran it: {zone}."
 )
 
 
-def to_html(run_log: RunLog) -> str:
+def to_html(run: Union[Run, RunLog]) -> str:
     """Draw a run as an HTML page, with the timeline and a table of all attempts.
 
     Args:
-        run_log: The run log, with its steps and branches.
+        run: The run, as `runs.read_run` returns it, or only its run log with its steps and branches.
 
     Returns:
         The text of the file.
@@ -44,6 +46,8 @@ def to_html(run_log: RunLog) -> str:
         >>> to_html(RunLog(run_id="my-run"))[:15]
         '<!DOCTYPE html>'
     """
+    whole_run = as_run(run)
+    run_log = whole_run.run_log
     rows, scale = lay_out(run_log)
     page = element("html", lang="en")
     page.append(_head(f"{rows[0].style.sign} Run {shorten(run_log.run_id, 80)}"))
@@ -51,9 +55,9 @@ def to_html(run_log: RunLog) -> str:
     add(body, "a", "Skip to the table", class_="skip", href="#steps")
     body.append(draw_hatches())
     main = add(body, "main")
-    main.append(_header(run_log, rows))
+    main.append(_header(whole_run, rows))
     main.append(_chart(rows, scale))
-    add(main, "p", NOTE, class_="note")
+    add(main, "p", NOTE.format(zone=format_utc_offset(whole_run.utc_offset)), class_="note")
     add(main, "h2", "Steps", id="steps")
     main.append(_table(rows))
     return "<!DOCTYPE html>\n" + ET.tostring(page, encoding="unicode", method="html")
@@ -74,11 +78,11 @@ def _head(title: str) -> ET.Element:
     return head
 
 
-def _header(run_log: RunLog, rows: List[Row]) -> ET.Element:
+def _header(run: Run, rows: List[Row]) -> ET.Element:
     header = element("header")
-    add(add(header, "h1", "Run "), "bdi", run_log.run_id)
+    add(add(header, "h1", "Run "), "bdi", run.run_log.run_id)
     details = add(header, "dl")
-    for name, text in run_details(run_log, rows[0].style, rows[0].span).items():
+    for name, text in run_details(run, rows[0].style, rows[0].span).items():
         detail = add(details, "div")
         add(detail, "dt", name)
         add(add(detail, "dd"), "bdi", text)

@@ -3,15 +3,25 @@
 Each function takes a `DBStore`.
 """
 
+from magnus_peewee_store.runs.annotations import Note, add_note, tag_run, untag_run
 from magnus_peewee_store.runs.comparing import compare, diff
 from magnus_peewee_store.runs.conditions import Condition
+from magnus_peewee_store.runs.ending import mark_failed
 from magnus_peewee_store.runs.finding import find_run
 from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
 from magnus_peewee_store.runs.listing import RunSummary, summarize
+from magnus_peewee_store.runs.liveness import Liveness
 from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
 from magnus_peewee_store.runs.searching import list_runs, search
 from magnus_peewee_store.runs.tracing import DataUse, lineage
-from magnus_peewee_store.runs.transfer import Outcome, copy_runs, export_runs, find_run_logs, import_runs
+from magnus_peewee_store.runs.transfer import (
+    Outcome,
+    copy_runs,
+    export_runs,
+    find_differing,
+    find_run_logs,
+    import_runs,
+)
 from magnus_peewee_store.runs.upkeep import (
     CheckReport,
     Prunable,
@@ -26,11 +36,14 @@ __all__ = [
     "CheckReport",
     "Condition",
     "DataUse",
+    "Liveness",
+    "Note",
     "Outcome",
     "Prunable",
     "Run",
     "RunSummary",
     "UnreadableRow",
+    "add_note",
     "check",
     "compare",
     "copy_runs",
@@ -39,15 +52,19 @@ __all__ = [
     "diff",
     "drop_views",
     "export_runs",
+    "find_differing",
     "find_run",
     "find_run_logs",
     "import_runs",
     "lineage",
     "list_runs",
+    "mark_failed",
     "metrics_dataframe",
     "prunable",
     "read_run",
     "search",
     "summarize",
+    "tag_run",
     "to_dataframe",
+    "untag_run",
 ]

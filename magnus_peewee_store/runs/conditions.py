@@ -33,6 +33,9 @@ FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "started": lambda run: run.started,
     "duration": lambda run: run.duration,
     "failed_step": lambda run: run.failed_step or "",
+    "project": lambda run: run.project or "",
+    "user": lambda run: run.user or "",
+    "host": lambda run: run.host or "",
 }
 
 _CONDITION = re.compile(
@@ -93,6 +96,8 @@ class Name:
 
     def values(self, run: RunSummary) -> List[Any]:
         """Return the values that a run has for the name."""
+        if self.text == "tag":
+            return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
             return [self._field(run)]
         values = [run.params[self._param]] if self._param in run.params else []
@@ -124,8 +129,9 @@ class Filter:
         self._operand = _Operand(self.condition)
 
     def is_met_by(self, run: RunSummary) -> bool:
-        """Return True if any value that the run has for the name meets the condition."""
-        return any(map(self._operand.compare, self.name.values(run)))
+        """Return True if any value that the run has for the name meets the condition; for `tag!=`, if all do."""
+        is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
+        return is_enough(map(self._operand.compare, self.name.values(run)))
 
     def is_on_header(self) -> bool:
         """Return True if the run's own row is enough to evaluate it."""
@@ -141,8 +147,13 @@ class Filter:
         name, symbol, value = self.condition
         if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
             return [json.dumps(parse_status(value))]
+        return []
+
+    def tags(self) -> List[str]:
+        """Return the tags that a run has, in its own row or added later, if it meets the condition."""
+        name, symbol, value = self.condition
         # Other software may escape in other ways what is not ASCII.
-        return [json.dumps(value)] if name == "tag" and symbol == "=" and value and value.isascii() else []
+        return [value] if name == "tag" and symbol == "=" and value and value.isascii() else []
 
 
 def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:

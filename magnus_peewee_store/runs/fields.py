@@ -10,14 +10,15 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, to_run
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import from_created_at
 
 # What a list or search needs of a step, as a plain tuple, since there are many: its status and type; whether it did not
-# run (a re-run does not repeat the steps that succeeded before); its metrics; and, as magnus wrote them, the start of
-# its first attempt and the end of its last.
-StepFields = Tuple[str, str, bool, Dict[str, Any], Optional[str], Optional[str]]
+# run (a re-run does not repeat the steps that succeeded before); its metrics; as magnus wrote them, the start of its
+# first attempt and the end of its last; and the git remote of its code.
+StepFields = Tuple[str, str, bool, Dict[str, Any], Optional[str], Optional[str], Optional[str]]
 
 
 class RunFields(NamedTuple):
@@ -34,10 +35,17 @@ class RunFields(NamedTuple):
     steps: Dict[str, StepFields]
     """By internal name, without the nodes that only end a graph."""
     unreadable: List[UnreadableRow]
+    origin: Origin = Origin()
     reused: Dict[str, str] = {}
     """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in."""
     reused_metrics: Dict[str, Dict[str, Any]] = {}
     """The metrics of reused steps, and of the steps in their branches, by internal name."""
+
+    @property
+    def project(self) -> Optional[str]:
+        """The git remote of its code; without one, the name of the folder that it was started in."""
+        remote = next((step[6] for step in self.steps.values() if step[6]), None)
+        return repository_name(remote) if remote else self.origin.folder
 
     def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
         """Return the metrics of each step by its internal name, those of reused steps, too."""
@@ -62,7 +70,7 @@ _parse_header = SchemaValidator(
         status=_TEXT,
         tag=_NULLABLE_TEXT,
         original_run_id=_NULLABLE_TEXT,
-        run_config=_typed_dict(is_required=False, pipeline_file=_NULLABLE_TEXT),
+        run_config=_typed_dict(is_required=False, pipeline_file=_NULLABLE_TEXT, started_by=core_schema.any_schema()),
     )
 ).validate_json
 _validate_step = SchemaValidator(
@@ -72,6 +80,7 @@ _validate_step = SchemaValidator(
         mock=_FLAG,
         user_defined_metrics=_METRICS,
         attempts=core_schema.list_schema(_typed_dict(start_time=_TEXT, end_time=_TEXT)),
+        code_identities=core_schema.list_schema(_typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT)),
     )
 ).validate_json
 _STEP_PATHS = (
@@ -81,9 +90,10 @@ _STEP_PATHS = (
     ("user_defined_metrics",),
     ("attempts", 0, "start_time"),
     ("attempts", -1, "end_time"),
+    ("code_identities", 0, "code_identifier_url"),
 )
 _parse_step = SchemaValidator(
-    core_schema.tuple_schema([_TEXT, _TEXT, _FLAG, _METRICS, _NULLABLE_TEXT, _NULLABLE_TEXT])
+    core_schema.tuple_schema([_TEXT, _TEXT, _FLAG, _METRICS, *[_NULLABLE_TEXT] * 3])
 ).validate_json
 
 
@@ -202,6 +212,7 @@ def _to_fields(headers: Sequence[StoredRow], rows: Iterable[Sequence[Any]]) -> R
         flatten(params),
         {name: step for name, step in steps.items() if step[1] not in fragments.TERMINAL_STEP_TYPES},
         [],
+        parse_origin(own["run_config"].get(STARTED_BY)),
     )
 
 
@@ -221,6 +232,7 @@ def _read_slowly(store: DBStore, run_id: str) -> RunFields:
         flatten(run_log.parameters),
         {step.internal_name: _step_fields(step) for step in steps_of(run_log)},
         run.unreadable,
+        run.origin,
     )
 
 
@@ -230,11 +242,14 @@ def _parse_whole_step(value: str) -> StepFields:
     Raises:
         ValueError: If it does not have the form that magnus writes.
     """
-    status, step_type, is_mock, metrics, attempts = _validate_step(value).values()
+    step = _validate_step(value)
+    attempts, codes = step["attempts"], step["code_identities"]
     times = (attempts[0]["start_time"], attempts[-1]["end_time"]) if attempts else (None, None)
-    return (status, step_type, is_mock, metrics, *times)
+    remote = codes[0].get("code_identifier_url") if codes else None
+    return (step["status"], step["step_type"], step["mock"], step["user_defined_metrics"], *times, remote)
 
 
 def _step_fields(step: StepLog) -> StepFields:
     times = (step.attempts[0].start_time, step.attempts[-1].end_time) if step.attempts else (None, None)
-    return (step.status, step.step_type, step.mock, step.user_defined_metrics, *times)
+    remote = step.code_identities[0].code_identifier_url if step.code_identities else None
+    return (step.status, step.step_type, step.mock, step.user_defined_metrics, *times, remote)

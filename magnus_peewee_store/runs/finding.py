@@ -35,7 +35,8 @@ def find_run(store: DBStore, run_id: str) -> str:
         return found[0]
     if found:
         more = ", ..." if len(found) > 9 else ""
-        raise RunNotFoundError(f"More than one run begins with '{run_id}': {', '.join(found[:9])}{more}")
+        message = f"More than one run begins with '{run_id}': {', '.join(found[:9])}{more}"
+        raise RunNotFoundError(message, is_ambiguous=True)
     known = [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)]
     raise RunNotFoundError(f"There is no run '{run_id}'.{suggest(run_id, known)}")
 

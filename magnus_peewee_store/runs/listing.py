@@ -1,15 +1,19 @@
 """Summarize runs."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Dict, Iterator, List, Optional, Sequence, TypeVar
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 from magnus import defaults
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db.queries import Types
+from magnus_peewee_store.db.table import Row
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.fields import RunFields, read_fields, read_headers
+from magnus_peewee_store.runs.liveness import beats_of, liveness_of
 from magnus_peewee_store.runs.reading import flatten
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import ISO_LENGTHS, parse_time
@@ -29,7 +33,7 @@ class RunSummary:
     started: Optional[datetime]
     """In UTC."""
     duration: Optional[float]
-    """In seconds; until now, if the run has not ended."""
+    """In seconds; if the run has not ended, until now, or until it was last seen if it is stale."""
     steps_done: int
     steps_known: int
     """The steps that have begun."""
@@ -48,6 +52,24 @@ class RunSummary:
 
     Its metrics are among the metrics.
     """
+    project: Optional[str] = None
+    """The git remote of its code; without one, the name of the folder that it was started in."""
+    user: Optional[str] = None
+    """Who started it."""
+    host: Optional[str] = None
+    """The machine that it was started on."""
+    tags: Tuple[str, ...] = ()
+    """The tags that were added to it, besides its own."""
+    notes: Tuple[Note, ...] = ()
+    """Its notes, oldest first."""
+    last_seen: Optional[datetime] = None
+    """When a process last worked on it, in UTC by the database's clock, if it has not ended."""
+    silence: Optional[float] = None
+    """How many seconds ago that was."""
+    is_stale: Optional[bool] = None
+    """Whether an unfinished run has missed three heartbeats, or was interrupted; None if it has no heartbeats."""
+    is_interrupted: bool = False
+    """Whether the process that ran an unfinished run has exited."""
 
 
 def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
@@ -57,18 +79,48 @@ def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
         store: The store.
         run_ids: The whole ids.
     """
-    return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_fields(store, batch)]
+    return [run for batch in batches(run_ids, BATCH_SIZE) for run in _summarize_batch(store, read_fields(store, batch))]
 
 
 def summarize_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
     """Return summaries like `summarize`, of what the runs' own rows hold only."""
-    return [_summarize_one(fields) for batch in batches(run_ids, BATCH_SIZE) for fields in read_headers(store, batch)]
+    return [
+        run for batch in batches(run_ids, BATCH_SIZE) for run in _summarize_batch(store, read_headers(store, batch))
+    ]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield a sequence in slices of `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _summarize_batch(store: DBStore, batch: Sequence[RunFields]) -> List[RunSummary]:
+    """Return summaries of runs, with their tags and notes, and whether somebody works on those that have not ended."""
+    summaries = [_summarize_one(fields) for fields in batch]
+    annotations = _read_rows(store, [run.run_id for run in summaries], fragments.ANNOTATIONS)
+    # An ended run may have many heartbeats, from all of its pods, which do not matter any more.
+    beats = _read_rows(store, [run.run_id for run in summaries if run.status not in ENDED], fragments.HEARTBEAT)
+    if not annotations and not beats:
+        return summaries
+    now = store.table.now()
+    return [_add_rows(run, annotations.get(run.run_id, []), beats.get(run.run_id, []), now) for run in summaries]
+
+
+def _read_rows(store: DBStore, run_ids: Sequence[str], types: Types) -> Dict[str, List[Row]]:
+    rows_of: Dict[str, List[Row]] = {}
+    for row in store.table.read_runs(run_ids, types) if run_ids else []:
+        rows_of.setdefault(row.run_id, []).append(row.fragment)
+    return rows_of
+
+
+def _add_rows(run: RunSummary, annotations: Sequence[Row], beats: Sequence[Row], now: datetime) -> RunSummary:
+    liveness = liveness_of(beats_of(beats), now)
+    duration = run.duration
+    if liveness.is_stale and liveness.last_seen and run.started:
+        duration = max(0.0, (liveness.last_seen - run.started).total_seconds())
+    tags = tuple(tag for tag in tags_of(annotations) if tag != run.tag)
+    return replace(run, tags=tags, notes=tuple(notes_of(annotations)), duration=duration, **liveness._asdict())
 
 
 def _summarize_one(run: RunFields) -> RunSummary:
@@ -87,6 +139,9 @@ def _summarize_one(run: RunFields) -> RunSummary:
         params=run.params,
         metrics=_metrics_of(run),
         reused=run.reused,
+        project=run.project,
+        user=run.origin.user,
+        host=run.origin.host,
     )
 
 
@@ -111,7 +166,7 @@ def _duration_of(run: RunFields) -> Optional[float]:
     """Return what `reading.duration_of` returns."""
     if run.status not in ENDED and run.started:
         return max(0.0, (datetime.now(timezone.utc) - run.started).total_seconds())
-    times = [time for step in run.steps.values() for time in step[4:] if time]
+    times = [time for step in run.steps.values() for time in step[4:6] if time]
     if {*map(len, times)} <= {*ISO_LENGTHS}:
         times = [min(times), max(times)] if times else []  # as texts, since parsing takes longer
     parsed = [time for time in map(parse_time, times) if time]

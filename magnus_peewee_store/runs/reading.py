@@ -5,7 +5,7 @@ import html
 import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
@@ -13,11 +13,15 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.heartbeat import Beat
+from magnus_peewee_store.origin import Origin, parse_origin, repository_name
+from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.runs.liveness import Liveness, beats_of, liveness_of
 from magnus_peewee_store.runs.reuse import complete, has_reused_steps
 from magnus_peewee_store.runs.statuses import UNKNOWN
 from magnus_peewee_store.scrub import scrub
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import from_created_at, parse_time
 
 
@@ -45,11 +49,42 @@ class Run:
     reused: Dict[str, str] = field(default_factory=dict)
     """By the internal name of each reused step the id of the run that it ran in."""
 
+    liveness: Liveness = field(default_factory=Liveness)
+    """When it was last seen, if it has not ended."""
+    origin: Origin = field(default_factory=Origin)
+    """Who started it, and where."""
+    utc_offset: Optional[int] = None
+    """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
+    tags: Tuple[str, ...] = ()
+    """The tags that were added to it. Its own tag is in the run log."""
+    notes: Tuple[Note, ...] = ()
+    """Its notes, oldest first."""
+
+    @property
+    def duration(self) -> Optional[float]:
+        """How many seconds it took; if it has not ended, until now, or until it was last seen if it is stale."""
+        last_seen = self.liveness.last_seen
+        if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
+            return max(0.0, (last_seen - self.started).total_seconds())
+        return duration_of(self.run_log.status, self.started, attempts_of(steps_of(self.run_log)))
+
+    @property
+    def pipeline(self) -> Optional[str]:
+        """The file that defines the pipeline."""
+        return self.run_log.run_config.get("pipeline_file") or None
+
+    @property
+    def project(self) -> Optional[str]:
+        """The git remote of its code; without one, the name of the folder that it was started in."""
+        codes = (code for step in steps_of(self.run_log) for code in step.code_identities)
+        remote = next((code.code_identifier_url for code in codes if code.code_identifier_url), None)
+        return repository_name(remote) if remote else self.origin.folder
+
     def _repr_html_(self) -> str:
         # Imported here because only notebooks need it. As an image, its styles do not affect the notebook.
         from magnus_peewee_store.report import to_svg
 
-        image = base64.b64encode(to_svg(self.run_log).encode()).decode()
+        image = base64.b64encode(to_svg(self).encode()).decode()
         alternative = html.escape(f"Timeline of run {self.run_log.run_id}")
         return f'<img alt="{alternative}" style="max-width: 100%" src="data:image/svg+xml;base64,{image}">'
 
@@ -96,13 +131,14 @@ def read_exactly(store: DBStore, run_id: str) -> Run:
     return run
 
 
-def to_run(run_id: str, rows: Iterable[Tuple[str, str, str]], created_at: Any) -> Run:
+def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, now: Optional[datetime] = None) -> Run:
     """Return the run that rows hold.
 
     Args:
         run_id: The id of the run.
         rows: attribute_type, attribute_key and attribute_value of its rows, oldest first.
         created_at: That of the run's own row; without one, that of its oldest row.
+        now: The time by the database's clock, if the run may be alive.
     """
     unreadable: List[UnreadableRow] = []
 
@@ -117,7 +153,25 @@ def to_run(run_id: str, rows: Iterable[Tuple[str, str, str]], created_at: Any) -
     run_log = fragments.assemble(parse_rows())
     assert run_log  # noqa: S101 - there is a header
     run_log.run_config = scrub(run_log.run_config)
-    return Run(run_log, from_created_at(created_at), unreadable, run_log)
+    beats = beats_of(rows)
+    origin = parse_origin(run_log.run_config.get(STARTED_BY))
+    return Run(
+        run_log,
+        from_created_at(created_at),
+        unreadable,
+        run_log,
+        liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
+        origin=origin,
+        utc_offset=_common_offset(origin, beats),
+        tags=tuple(tag for tag in tags_of(rows) if tag != run_log.tag),
+        notes=tuple(notes_of(rows)),
+    )
+
+
+def _common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
+    """Return the UTC offset of the processes of a run; None if they differ: attempts do not say who wrote them."""
+    offsets = {beat.utc_offset for beat in beats} | ({origin.utc_offset} if origin != Origin() else set())
+    return offsets.pop() if len(offsets) == 1 else None
 
 
 def has_ended(header: StoredRow) -> bool:
@@ -143,10 +197,10 @@ def attempts_of(steps: Iterable[StepLog]) -> Iterator[StepAttempt]:
         yield from step.attempts
 
 
-def time_span(attempts: Iterable[StepAttempt]) -> Optional[Tuple[datetime, datetime]]:
-    """Return the earliest and the latest time of attempts; None if they have no times."""
+def time_span(attempts: Iterable[StepAttempt], utc_offset: Optional[int] = None) -> Optional[Tuple[datetime, datetime]]:
+    """Return the earliest and the latest time of attempts, given their UTC offset; None if they have no times."""
     texts = [text for attempt in attempts for text in (attempt.start_time, attempt.end_time)]
-    times = [time for time in map(parse_time, texts) if time]
+    times = [time for time in (parse_time(text, utc_offset) for text in texts) if time]
     return (min(times), max(times)) if times else None
 
 
@@ -204,7 +258,8 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
         return None
     has_header = any(row[0] in fragments.RUN_LOG for row in rows)
     created_at, _ = store.table.created_at_range(run_id, fragments.RUN_LOG if has_header else None)
-    return to_run(run_id, rows, created_at)
+    now = store.table.now() if any(row[0] in fragments.HEARTBEAT for row in rows) else None
+    return to_run(run_id, rows, created_at, now)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:

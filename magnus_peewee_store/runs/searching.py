@@ -1,9 +1,11 @@
 """Find runs by what they are: their fields, parameters and metrics."""
 
+import json
 from datetime import datetime
 from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import Requirement
 from magnus_peewee_store.exceptions import UnknownNameError
 from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, make_filters, sort_runs
 from magnus_peewee_store.runs.finding import suggest
@@ -22,9 +24,9 @@ def search(
     """Find the runs that meet all conditions, with their parameters and metrics.
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
-    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `started`, `duration`, `failed_step`), a parameter or a
-    metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run meets a condition if one of
-    them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
+    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
+    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run
+    meets a condition if one of them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
 
     Args:
         store: The store.
@@ -138,10 +140,17 @@ def _candidates(
         read: Reads the runs.
     """
     texts = [text for each in filters for text in each.header_texts()]
+    tags = {json.dumps(tag): Requirement(fragments.TAG, tag) for each in filters for tag in each.tags()}
     starts = [to_created_at(time) for time in [each.earliest_start() for each in filters] if time]
     seen: Set[str] = set()
     while True:
-        found = store.table.runs(fragments.RUN_LOG, since=max(starts, default=None), containing=texts, limit=limit)
+        found = store.table.runs(
+            fragments.RUN_LOG,
+            since=max(starts, default=None),
+            containing=texts,
+            containing_or_having=tags,
+            limit=limit,
+        )
         run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
         for batch in batches(run_ids, BATCH_SIZE):
             yield from read(store, batch)

@@ -5,7 +5,7 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import peewee
 from magnus.datastore import BranchLog, RunLog, StepLog
@@ -14,6 +14,8 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.backends import Backend
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.origin import parse_origin
+from magnus_peewee_store.runs.listing import batches
 from magnus_peewee_store.runs.reading import (
     attempts_of,
     has_ended,
@@ -23,10 +25,11 @@ from magnus_peewee_store.runs.reading import (
 )
 from magnus_peewee_store.runs.statuses import UNKNOWN
 from magnus_peewee_store.scrub import scrub
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import TICK, to_created_at
 
 RUN_LOG_CHUNK = "RunLog.json"
+COPY_BATCH = 20  # runs to compare at a time, with all of their rows
 
 
 class Outcome(NamedTuple):
@@ -38,12 +41,12 @@ class Outcome(NamedTuple):
     """Whether the run was written. If not, and there is no problem, it was there before."""
     problem: str = ""
     note: str = ""
+    is_update: bool = False
+    """Whether the run was written before, and has now been brought up to date."""
 
 
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
     """Write runs as files that magnus' `file-system` store reads. An existing file of a run is replaced.
-
-    This is a generator: nothing happens until you iterate over it.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -120,8 +123,6 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 
     This is a generator: nothing happens until you iterate over it.
 
-    This is a generator: nothing happens until you iterate over it.
-
     Args:
         store: The store.
         paths: What `find_run_logs` returned.
@@ -146,10 +147,12 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
             yield _insert(store, rows, str(path))
 
 
-def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Iterator[Outcome]:
-    """Copy runs into another database, unless it has them: their rows as they are, without secrets.
+def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Iterator[Outcome]:
+    """Copy runs into another database, or bring them up to date there: their rows as they are, without secrets.
 
-    This is a generator: nothing happens until you iterate over it.
+    Each run is written in one transaction. A run that is equal in both is skipped. Tags and notes are copied;
+    heartbeats are not, because no process works on the copy. What the target has of a run and the source has not is
+    deleted. If the target has another run with the same id, neither is changed.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -164,21 +167,42 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Iterable[str]) -> Itera
     Raises:
         peewee.PeeweeException: If a database cannot be read or written.
     """
-    present = {run_id for run_id, _ in target.table.runs(fragments.RUN_LOG)}
-    for run_id in run_ids:
-        if run_id in present:
-            yield Outcome(run_id, False)
-            continue
-        # If other software wrote a row twice, the newest counts.
-        newest = {(row.attribute_type, row.attribute_key): row for row in source.table.read_runs([run_id])}
-        rows = [_scrub_row(row) for row in newest.values() if isinstance(row.attribute_value, str)]
-        if not rows:
-            yield Outcome(run_id, False, "it was deleted in the meantime")
-            continue
-        outcome = _insert(target, rows, run_id)
-        is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
-        note = "" if is_finished or not outcome.done else "it has not ended, and was copied as it is now"
-        yield outcome._replace(note=note)
+    for batch in batches(run_ids, COPY_BATCH):
+        wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
+        for run_id in batch:
+            rows = list(wanted[run_id].values())
+            if not rows:
+                yield Outcome(run_id, False, "it was deleted in the meantime")
+            elif rows == present[run_id]:
+                yield Outcome(run_id, False)
+            elif present[run_id] and _creation_of(rows) != _creation_of(present[run_id]):
+                # Ids that magnus generates repeat. A copy has the created_at of its original.
+                yield Outcome(run_id, False, note="skipped: the other database has another run with this id")
+            else:
+                outcome = _replace(target, rows, bool(present[run_id]))
+                is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
+                note = "" if is_finished or not outcome.done else "it has not ended, and was copied as it is now"
+                yield outcome._replace(note=note)
+
+
+def find_differing(
+    source: DBStore, target: DBStore, run_ids: Sequence[str], progress: Callable[[int], Any] = lambda runs: None
+) -> Iterator[str]:
+    """Compare runs of two databases row by row, apart from heartbeats, and from secrets, which are not copied.
+
+    Args:
+        source: The store that was copied from.
+        target: The store that was copied to.
+        run_ids: The whole ids.
+        progress: Called with the number of runs each time some have been compared.
+
+    Yields:
+        The ids of the runs that differ.
+    """
+    for batch in batches(run_ids, COPY_BATCH):
+        wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
+        yield from (run_id for run_id in batch if list(wanted[run_id].values()) != present[run_id])
+        progress(len(batch))
 
 
 def are_same(a: Backend, b: Backend) -> bool:
@@ -191,6 +215,38 @@ def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
         return Outcome(name, store.table.insert_run(rows))
     except (peewee.DataError, peewee.IntegrityError, ValueError) as error:  # A driver raises ValueError for NUL.
         return Outcome(name, False, str(error).strip())
+
+
+def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, Dict[Tuple[str, str], StoredRow]]:
+    """Return the rows of runs by run, and by type and key. Of duplicate rows the newest counts."""
+    rows_of: Dict[str, Dict[Tuple[str, str], StoredRow]] = {run_id: {} for run_id in run_ids}
+    for row in source.table.read_runs(run_ids):
+        if row.attribute_type not in fragments.HEARTBEAT and isinstance(row.attribute_value, str):
+            rows_of[row.run_id].pop(row.fragment[:2], None)
+            rows_of[row.run_id][row.fragment[:2]] = _scrub_row(row)
+    return rows_of
+
+
+def _present_rows(target: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+    rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
+    for row in target.table.read_runs(run_ids):
+        if row.attribute_type not in fragments.HEARTBEAT:
+            rows_of[row.run_id].append(row)
+    return rows_of
+
+
+def _creation_of(rows: Sequence[StoredRow]) -> Any:
+    """Return the created_at of a run's own row; None if it has none."""
+    return next((row.created_at for row in rows if row.attribute_type in fragments.RUN_LOG), None)
+
+
+def _replace(target: DBStore, rows: Sequence[StoredRow], is_update: bool) -> Outcome:
+    run_id = rows[0].run_id
+    try:
+        target.table.replace_run(rows, fragments.HEARTBEAT)
+        return Outcome(run_id, True, is_update=is_update)
+    except (peewee.DataError, peewee.IntegrityError, ValueError) as error:  # A driver raises ValueError for NUL.
+        return Outcome(run_id, False, str(error).strip())
 
 
 def _scrub_row(row: StoredRow) -> StoredRow:
@@ -213,7 +269,8 @@ def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
     if not run_log.run_id:
         raise ValueError("its run_id is empty")
     run_log.run_config = scrub(run_log.run_config)
-    span = time_span(attempts_of(steps_of(run_log)))
+    utc_offset = parse_origin(run_log.run_config.get(STARTED_BY)).utc_offset
+    span = time_span(attempts_of(steps_of(run_log)), utc_offset)
     start = to_created_at(span[0] if span else changed)
     return [
         StoredRow(run_log.run_id, *fragment, start + number * TICK)

@@ -9,8 +9,10 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
 from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import UnreadableRowError
-from magnus_peewee_store.runs.listing import BATCH_SIZE, batches
+from magnus_peewee_store.runs.conditions import AnyCondition, Condition
+from magnus_peewee_store.runs.listing import BATCH_SIZE, batches, summarize
 from magnus_peewee_store.runs.reading import UnreadableRow, has_ended
+from magnus_peewee_store.runs.searching import search
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import utcnow
 
@@ -46,6 +48,8 @@ class CheckReport:
     """The number of duplicate rows by run."""
     unreadable: List[UnreadableRow]
     """The rows that cannot be read."""
+    stale: List[str]
+    """The unfinished runs that are stale or were interrupted."""
 
     @property
     def is_healthy(self) -> bool:
@@ -74,12 +78,14 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     run_ids: Set[str] = set()
     with_header: Set[str] = set()
     unreadable: List[UnreadableRow] = []
+    unfinished: List[str] = []
     for batch in table.scan(ROWS_PER_QUERY):
         for row in batch:
             rows[row.attribute_type] = rows.get(row.attribute_type, 0) + 1
             run_ids.add(row.run_id)
             if row.attribute_type in fragments.RUN_LOG:
                 with_header.add(row.run_id)
+                unfinished += [] if has_ended(row) else [row.run_id]
             try:
                 fragments.parse(*row.fragment)
                 if not isinstance(row.created_at, datetime):
@@ -98,6 +104,9 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
         headless=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
         duplicates=table.duplicates(),
         unreadable=unreadable,
+        stale=[
+            run.run_id for batch in batches(unfinished, BATCH_SIZE) for run in summarize(store, batch) if run.is_stale
+        ],
     )
 
 
@@ -126,24 +135,36 @@ def prunable(
     older_than: Optional[timedelta] = None,
     keep: Optional[int] = None,
     progress: Callable[[int], Any] = lambda runs: None,
+    where: Sequence[AnyCondition] = (),
+    keep_tags: Sequence[str] = (),
 ) -> Prunable:
     """Choose the runs that may be deleted: those that are older than an age and not among the newest.
 
-    A run that has not ended may still be running. It is not chosen while one of its rows is younger than `older_than`,
-    or than a day.
+    A run that has not ended may still be running. It is not chosen while it has heartbeats, nor while one of its rows
+    is younger than `older_than`, or than a day.
 
     Args:
         store: The store.
         older_than: The age; None if it does not matter.
         keep: How many of the newest runs to keep; None if that does not matter.
         progress: Called with the number of runs each time some have been examined.
+        where: Conditions as in `search`. Runs that do not meet all of them are neither chosen nor counted by `keep`.
+        keep_tags: Runs with one of these tags are not chosen.
+
+    Raises:
+        ConditionError: If a condition is not valid.
     """
     now = utcnow()
     found = dict(store.table.runs(fragments.RUN_LOG))  # If a run has two headers, the older one counts.
+    if where:
+        matching = {run.run_id for run in search(store, where)}
+        found = {run_id: started for run_id, started in found.items() if run_id in matching}
+    spared = {run.run_id for tag in keep_tags for run in search(store, [Condition("tag", "=", tag)])}
     old = [
         run_id
         for run_id, started in list(found.items())[keep or 0 :]
         if older_than is None or (isinstance(started, datetime) and now - started > older_than)
+        if run_id not in spared
     ]
     quiet_since = now - max(ONE_DAY, older_than or ONE_DAY)
     chosen = Prunable([], [])
@@ -170,7 +191,8 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
     """
     for run_id in run_ids:
         start = time.monotonic()
-        count = store.table.delete(run_id)
+        is_finished = any(has_ended(row) for row in store.table.read_runs([run_id], fragments.RUN_LOG))
+        count = store.table.delete(run_id, is_written=not is_finished)
         pause = time.monotonic() - start
         yield count
         # SQLite allows one writer at a time. A pause as long as the deletion lets others write.
@@ -178,5 +200,6 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
 
 
 def _is_quiet(store: DBStore, run_id: str, since: datetime) -> bool:
-    _, newest = store.table.created_at_range(run_id)
-    return not isinstance(newest, datetime) or newest < since
+    _, newest = store.table.created_at_range(run_id, fragments.TYPES)
+    [run] = summarize(store, [run_id])
+    return run.is_stale is not False and (not isinstance(newest, datetime) or newest < since)

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 import weakref
+from datetime import datetime
 from typing import (
     Any,
     Callable,
@@ -91,6 +92,7 @@ class Backend(peewee.Database):
     has_transactional_ddl = True
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
     has_json_rows = True
+    has_concurrent_writers = True  # whether several transactions may write at the same time
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
     schema: Optional[str] = None  # the schema of the table, if the connection string sets one
     # SQL that creates a view on values in documents; `views.create_views` fills in the names.
@@ -171,7 +173,6 @@ class Backend(peewee.Database):
                         return work(attempt)
                     except peewee.PeeweeException as error:
                         # Decided before closing, because the decision needs the connection's state.
-                        # Decided before closing, because the decision needs the connection's state.
                         is_transient = self.is_transient(error)
                         if is_transient:
                             self._force_close()
@@ -196,6 +197,30 @@ class Backend(peewee.Database):
             attempt += 1
             # Jitter, so that many waiting processes do not come back at the same moment.
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.7, 1.0)  # noqa: S311
+
+    def try_once(self, work: Callable[[], T], patience: float) -> T:
+        """Run `work` once, and wait neither for a server nor for another thread. For what can be done later, too.
+
+        Args:
+            work: One statement or one transaction.
+            patience: For how many seconds to wait for another thread, and in SQLite for another process.
+
+        Raises:
+            peewee.PeeweeException: If another thread uses the connection, or for every other error.
+        """
+        lock = self.lock
+        if not lock.acquire(timeout=patience):
+            raise peewee.OperationalError("Another thread uses the connection")
+        try:
+            if self.is_closed():
+                self.connect()
+            return work()
+        except peewee.PeeweeException as error:
+            if self.is_transient(error):
+                self._force_close()
+            raise
+        finally:
+            lock.release()
 
     def is_transient(self, error: Exception) -> bool:
         """Return True for transient errors (restart, killed session, deadlock)."""
@@ -231,6 +256,10 @@ class Backend(peewee.Database):
     def exists(self) -> bool:
         """Return True if the database exists. Only SQLite creates it when it connects."""
         return True
+
+    def now(self) -> datetime:
+        """Return the time in UTC by the database's clock, without a time zone."""
+        raise NotImplementedError
 
     def version_string(self) -> str:
         """Return the product's name and version."""

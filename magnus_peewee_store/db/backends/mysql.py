@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from datetime import datetime
 from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
@@ -147,6 +148,11 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     def max_value_bytes(self, column: Any) -> Optional[int]:
         """Return the limit of the column's type: https://mariadb.com/kb/en/text/."""
         return {"tinytext": 255, "text": 65_535, "mediumtext": 16_777_215}.get(column.data_type.lower())
+
+    def now(self) -> datetime:
+        """Return the time of the server in UTC."""
+        [[now]] = self.execute_sql("SELECT UTC_TIMESTAMP(6)").fetchall()
+        return now  # type: ignore[no-any-return]
 
     def version_string(self) -> str:
         """Return the version of the server."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from datetime import datetime
 from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
@@ -184,6 +185,11 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             )
         connection: Any = self.connection()
         return bool(connection.closed) or code in self.TRANSIENT_ERRORS
+
+    def now(self) -> datetime:
+        """Return the time of the server in UTC."""
+        [[now]] = self.execute_sql("SELECT clock_timestamp() AT TIME ZONE 'UTC'").fetchall()
+        return now  # type: ignore[no-any-return]
 
     def version_string(self) -> str:
         """Return the version of the server."""

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from datetime import datetime
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -15,12 +15,13 @@ from peewee import SQL, NodeList, fn
 from magnus_peewee_store.db.backends.base import INEXACT, PARTIAL, TABLE, Backend
 from magnus_peewee_store.db.network_files import network_type
 from magnus_peewee_store.exceptions import CorruptFileError, NetworkFileError, RunLogStoreError
-from magnus_peewee_store.times import TICK
+from magnus_peewee_store.times import TICK, utcnow
 
 logger = logging.getLogger("magnus.db")
 
 MEMORY = ":memory:"
 
+T = TypeVar("T")
 NETWORK_FAULTS = ("locking protocol", "disk I/O error", "database is locked")
 NETWORK_ADVICE = (
     "Use a server, as in postgresql://user:password@host:5432/database, or a file in a local folder if all "
@@ -38,6 +39,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     peewee_class = peewee.SqliteDatabase
     field_types = {**peewee.SqliteDatabase.field_types, **Backend.field_types}
     settings = {"check_same_thread": False, "pragmas": {"synchronous": "full"}}
+    has_concurrent_writers = False
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     value_view = f"""
@@ -82,6 +84,22 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def exists(self) -> bool:
         """Return True if the file exists."""
         return self._is_in_memory() or os.path.exists(self.database)
+
+    def now(self) -> datetime:
+        """Return the time of this machine in UTC. All processes that use the file run on it."""
+        return utcnow()
+
+    def try_once(self, work: Callable[[], T], patience: float) -> T:
+        """Do as `Backend` does, with a busy timeout of `patience` seconds."""
+
+        def work_impatiently() -> T:
+            self.execute_sql(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
+            try:
+                return work()
+            finally:
+                self.execute_sql(f"PRAGMA busy_timeout = {self.timeout * 1000:.0f}")
+
+        return super().try_once(work_impatiently, patience)
 
     def version_string(self) -> str:
         """Return the version of the SQLite library."""

@@ -1,0 +1,204 @@
+"""Signs of life: a row per process that says when the process last worked on its run."""
+
+import atexit
+import json
+import logging
+import os
+import threading
+import weakref
+from datetime import datetime
+from typing import Callable, NamedTuple, Optional
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import LogTable, Requirement, Row
+from magnus_peewee_store.origin import Origin, this_process
+from magnus_peewee_store.times import local_utc_offset, utcnow
+
+logger = logging.getLogger("magnus.db")
+
+INTERRUPTED = "interrupted"
+PATIENCE = 1.0  # seconds: how long a heartbeat may wait for the connection, and keep others waiting
+RETRIES = 10  # per interval, of a heartbeat that failed
+
+_RUN = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+
+
+class Beat(NamedTuple):
+    """What a row of type Heartbeat holds."""
+
+    seen: str
+    """When the process was last at work, in UTC by the database's clock."""
+    interval: float
+    """How many seconds later the next heartbeat is due."""
+    state: str
+    """Empty, or `interrupted` if the process exited before the run ended."""
+    user: Optional[str]
+    host: Optional[str]
+    utc_offset: Optional[int]
+    """The offset of its local time from UTC, in seconds; None if it changed during the run."""
+
+    @property
+    def time(self) -> datetime:
+        """When the process was last at work, as the column created_at stores a time."""
+        return datetime.fromisoformat(self.seen)
+
+
+def parse_beat(row: Row) -> Optional[Beat]:
+    """Return what a row of type Heartbeat holds; None if it cannot be read."""
+    try:
+        value = fragments.parse(*row)
+        beat = Beat(**{name: value[name] for name in Beat._fields})
+        return beat if beat.time and beat.interval > 0 else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+class Heartbeat:
+    """Write the row of this process, from its first write to a run until the run ends or the process exits.
+
+    A daemon thread updates the row. It uses the store's connection only while no other thread does. An error is logged
+    and never reaches the pipeline. A forked child starts a heartbeat of its own with its own first write.
+
+    Args:
+        interval: The seconds between two heartbeats.
+        is_executing: Returns whether magnus executes a run, given by its id, in this process.
+    """
+
+    def __init__(self, interval: float, is_executing: Callable[[str], bool]) -> None:
+        self.interval = interval
+        self._is_executing = is_executing
+        self.reset()
+        _heartbeats.add(self)
+
+    def reset(self) -> None:
+        """Forget the run. In a forked child this leaves the thread and the row to the parent."""
+        self.records_interruption = False
+        self._lock = threading.Lock()
+        self._run_id = ""
+        self._thread: Optional[threading.Thread] = None
+        self._stopping = threading.Event()
+
+    def after_write(self, table: LogTable, run_id: str, has_ended: bool = False) -> None:
+        """Start with the first write to a run, and stop with the write that ends it.
+
+        Args:
+            table: The table that the run is written to.
+            run_id: The id of the run.
+            has_ended: Whether the run has ended.
+        """
+        if run_id == self._run_id and not has_ended:
+            return
+        with self._lock:
+            if run_id != self._run_id:
+                self.stop()
+                self._run_id = run_id
+                if not has_ended:
+                    self._start(table, run_id)
+            elif has_ended:
+                self.stop()
+
+    def stop(self) -> None:
+        """Stop. The row stays as it is, since deleting it would take a right that pipelines need not have."""
+        thread, self._thread = self._thread, None
+        self._stopping.set()
+        if thread:
+            thread.join(2 * PATIENCE)
+
+    def close(self) -> None:
+        """Stop, until the next write to a run."""
+        self.stop()
+        self._run_id = ""
+
+    def finish(self) -> None:
+        """Stop because the process exits, and record whether that interrupted the run."""
+        was_running = self._thread is not None
+        self.stop()
+        if was_running and self.records_interruption:
+            # The first attempt may fail because the connection was interrupted, too.
+            self._beat(INTERRUPTED) or self._beat(INTERRUPTED)
+
+    def _start(self, table: LogTable, run_id: str) -> None:
+        self._table = table
+        self._origin = this_process()
+        self._key = f"{self._origin.host} {os.getpid()} {utcnow().isoformat()}"
+        self._stopping = threading.Event()
+        self._beat()
+        try:
+            self._thread = threading.Thread(
+                target=self._run, args=(self._stopping,), name="magnus-heartbeat", daemon=True
+            )
+            self._thread.start()
+        except RuntimeError as error:  # The interpreter shuts down, or the system has no more threads.
+            logger.debug("The heartbeat of run '%s' cannot start: %s", run_id, error)
+            self._thread = None
+
+    def _run(self, stopping: threading.Event) -> None:
+        pause = self.interval
+        # A notebook may start the next run after it has interrupted this one.
+        while not stopping.wait(pause) and self._is_executing(self._run_id):
+            pause = self.interval if self._beat() else self.interval / RETRIES
+
+    def _beat(self, state: str = "") -> bool:
+        """Write the row. Return False if that failed."""
+
+        def make_row(now: datetime) -> Row:
+            value = json.dumps(_beat_of(self._origin, self.interval, state, now)._asdict())
+            return fragments.HEARTBEAT[0], self._key, value
+
+        try:
+            with _fork_lock.current:
+                # The run's own row is required, so that a deleted run does not come back as a single heartbeat.
+                self._table.upsert_once(self._run_id, make_row, [_RUN], PATIENCE)
+            return True
+        except Exception as error:  # A heartbeat must not disturb the run, whatever goes wrong.
+            logger.debug("A heartbeat of run '%s' failed: %s", self._run_id, error)
+            return False
+
+
+def _beat_of(origin: Origin, interval: float, state: str, now: datetime) -> Beat:
+    # Times that magnus wrote before and after a change to daylight saving time cannot be told apart.
+    utc_offset = origin.utc_offset if origin.utc_offset == local_utc_offset() else None
+    return Beat(str(now), interval, state, origin.user, origin.host, utc_offset)
+
+
+class _ForkLock:
+    """A lock that keeps heartbeats and forks apart.
+
+    A fork copies the locks inside of database drivers as they are. Those that a heartbeat held would stay locked in the
+    child for ever.
+    """
+
+    def __init__(self) -> None:
+        self.current = threading.Lock()
+        self._is_held = False
+
+    def before_fork(self) -> None:
+        # A heartbeat that takes longer waits for a server, and holds no such lock.
+        self._is_held = self.current.acquire(timeout=2 * PATIENCE)
+
+    def after_fork_in_parent(self) -> None:
+        if self._is_held:
+            self.current.release()
+
+    def after_fork_in_child(self) -> None:
+        self.current = threading.Lock()
+        for heartbeat in _heartbeats:
+            heartbeat.reset()
+
+
+def _finish_all() -> None:
+    for heartbeat in list(_heartbeats):
+        heartbeat.finish()
+
+
+_heartbeats: "weakref.WeakSet[Heartbeat]" = weakref.WeakSet()
+_fork_lock = _ForkLock()
+
+# Before the interpreter shuts down, because a daemon thread must not be inside of a driver then.
+atexit.register(_finish_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_fork_lock.before_fork,
+        after_in_parent=_fork_lock.after_fork_in_parent,
+        after_in_child=_fork_lock.after_fork_in_child,
+    )

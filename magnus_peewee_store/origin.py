@@ -1,0 +1,63 @@
+"""Which process this is: its user, host, folder and UTC offset."""
+
+import getpass
+import os
+import re
+import socket
+from typing import Any, Dict, NamedTuple, Optional
+
+from magnus_peewee_store.times import local_utc_offset
+
+_REMOTE = re.compile(
+    r"""
+    (?: [\w+.-]+ :// )? (?: [^/]* @ )?
+    (?P<host> [^:/]+ ) (?: : \d+ (?=/) )? [:/]
+    (?P<path> .+? ) (?: \.git )? /?
+    """,
+    re.VERBOSE,
+)
+
+
+class Origin(NamedTuple):
+    """A process, as other people may want to find it. None stands for what is not known."""
+
+    user: Optional[str] = None
+    host: Optional[str] = None
+    folder: Optional[str] = None
+    """The name of its working folder, without the path."""
+    utc_offset: Optional[int] = None
+    """The offset of its local time from UTC, in seconds."""
+
+
+def this_process() -> Origin:
+    """Return the origin of this process."""
+    return Origin(_user(), _host(), os.path.basename(os.getcwd()) or None, local_utc_offset())
+
+
+def parse_origin(value: Any) -> Origin:
+    """Return the origin that a dictionary holds, as far as its values have the right types."""
+    known: Dict[str, Any] = value if isinstance(value, dict) else {}
+    texts = {name: known[name] for name in ("user", "host", "folder") if isinstance(known.get(name), str)}
+    utc_offset = known.get("utc_offset")
+    is_offset = isinstance(utc_offset, int) and abs(utc_offset) < 86400
+    return Origin(**texts, utc_offset=utc_offset if is_offset else None)
+
+
+def repository_name(url: str) -> str:
+    """Return the name of a git remote: `github.com/team/project`, whether its URL is one of HTTPS or of SSH.
+
+    Credentials in the URL are left out.
+    """
+    parts = _REMOTE.fullmatch(url)
+    return f"{parts['host']}/{parts['path']}" if parts else url.rstrip("/").rpartition("@")[2]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # A container may run with a user id that has no name.
+        return str(os.getuid())
+
+
+def _host() -> str:
+    return socket.gethostname().encode("ascii", "backslashreplace").decode()

@@ -1,0 +1,45 @@
+"""The data of runs in magnus' file-system catalog, which keeps a folder per run."""
+
+import shutil
+from pathlib import Path
+from typing import Dict, Iterable, List, Sequence
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.runs.listing import BATCH_SIZE, batches
+from magnus_peewee_store.store import DBStore
+
+
+def find_catalogs(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[str]]:
+    """Return the file-system catalogs that runs were configured with, and by each the ids of its runs.
+
+    Args:
+        store: The store.
+        run_ids: The whole ids.
+    """
+    found: Dict[str, List[str]] = {}
+    for batch in batches(run_ids, BATCH_SIZE):
+        for row in store.table.read_runs(batch, fragments.RUN_LOG):
+            try:
+                handler = fragments.parse(*row.fragment).run_config.get("catalog_handler")
+            except UnreadableRowError:
+                continue
+            if isinstance(handler, dict) and handler.get("service_name") == "file-system":
+                found.setdefault(str(handler.get("catalog_location")), []).append(row.run_id)
+    return found
+
+
+def run_folders(catalog: Path, run_ids: Iterable[str]) -> Dict[str, Path]:
+    """Return the folders that exist in a catalog, by the run's id. Nothing outside of the catalog is returned."""
+    is_name = (run_id for run_id in run_ids if run_id not in (".", "..") and Path(run_id).name == run_id)
+    folders = {run_id: catalog / run_id for run_id in is_name}
+    return {run_id: path for run_id, path in folders.items() if path.is_dir() and not path.is_symlink()}
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete the folder of a run.
+
+    Raises:
+        OSError: If it cannot be deleted.
+    """
+    shutil.rmtree(folder)

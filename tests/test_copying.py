@@ -1,0 +1,196 @@
+"""Copies that are repeated, interrupted, or made of runs that are written; and runs that are deleted while written."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, Iterator, List, Tuple
+
+import pytest
+from concurrency import FORKSERVER
+from conftest import AnyDatabase, SqliteFile
+from logs import sample_run, step
+from magnus import exceptions
+from test_liveness import any_database, db
+
+from magnus_peewee_store import DBStore, runs
+
+__all__ = ["any_database"]  # a fixture
+REPETITIONS = int(os.environ.get("COPY_REPETITIONS", "4"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[DBStore]:
+    store = DBStore(connection_string=f"sqlite:///{tmp_path}/source.db")
+    yield store
+    store.close()
+
+
+def copy(source: DBStore, target: DBStore, *run_ids: str) -> List[Tuple[bool, bool]]:
+    """Copy runs and return which were written, and which of those were updated."""
+    return [(outcome.done, outcome.is_update) for outcome in runs.copy_runs(source, target, run_ids or ["run"])]
+
+
+def differing(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
+    return list(runs.find_differing(source, target, run_ids or ["run"]))
+
+
+def test_copy_brings_an_unfinished_run_up_to_date(source: DBStore, store: DBStore) -> None:
+    source.create_run_log("run", status="PROCESSING")
+    source.add_step_log(step("a", status="PROCESSING"), "run")
+    assert copy(source, store) == [(True, False)]
+    source.add_step_log(step("a", status="SUCCESS"), "run")
+    source.add_step_log(step("b", status="SUCCESS"), "run")
+    source.set_parameters("run", {"x": 1})
+    source.update_run_log_status("run", "SUCCESS")
+    assert differing(source, store) == ["run"]
+    assert copy(source, store) == [(True, True)] and differing(source, store) == []
+    assert store.get_run_log_by_id("run", full=True) == source.get_run_log_by_id("run", full=True)
+
+
+def test_copy_skips_equal_runs(source: DBStore, store: DBStore) -> None:
+    source.put_run_log(sample_run("run"))
+    assert copy(source, store) == [(True, False)]
+    assert copy(source, store) == [(False, False)]
+
+
+def test_copy_notices_a_change_of_the_same_length(source: DBStore, store: DBStore) -> None:
+    source.put_run_log(sample_run("run", parameters={"x": 1}))
+    copy(source, store)
+    source.set_parameters("run", {"x": 2})
+    assert copy(source, store) == [(True, True)]
+    assert store.get_parameters("run")["x"] == 2
+
+
+def test_copy_takes_tags_and_notes_but_no_heartbeats(source: DBStore, store: DBStore) -> None:
+    source.put_run_log(sample_run("run"))
+    source.table.upsert("run", [("Heartbeat", "laptop 1 2024", json.dumps({"seen": "2024-02-03 10:00:00"}))])
+    copy(source, store)
+    runs.tag_run(source, "run", "kept", "dropped")
+    runs.add_note(source, "run", "looks good")
+    copy(source, store)
+    runs.untag_run(source, "run", "dropped")
+    copy(source, store)
+    copied, original = (runs.read_run(each, "run") for each in (store, source))
+    assert copied.tags == ("kept",) and copied.notes == original.notes
+    assert not store.table.has("run", ("Heartbeat",)) and differing(source, store) == []
+
+
+def test_copy_deletes_what_the_source_no_longer_has(source: DBStore, store: DBStore) -> None:
+    source.put_run_log(sample_run("run"))
+    copy(source, store)
+    store.set_parameters("run", {"only here": 1})
+    assert copy(source, store) == [(True, True)] and "only here" not in store.get_parameters("run")
+
+
+def test_copy_keeps_another_run_with_the_same_id(source: DBStore, store: DBStore) -> None:
+    source.create_run_log("run", tag="source")
+    store.create_run_log("run", tag="target")
+    [outcome] = runs.copy_runs(source, store, ["run"])
+    assert not outcome.done and outcome.note == "skipped: the other database has another run with this id"
+    assert store.get_run_log_by_id("run").tag == "target" and differing(source, store) == ["run"]
+
+
+def test_copy_into_a_legacy_table_brings_runs_up_to_date(source: DBStore, sqlite_file: SqliteFile) -> None:
+    columns = "run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT, created_at DATETIME"
+    sqlite_file.sql(f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, {columns})")
+    target = DBStore(connection_string=sqlite_file.url)
+    source.create_run_log("run", status="PROCESSING")
+    copy(source, target)
+    source.update_run_log_status("run", "SUCCESS")
+    assert copy(source, target) == [(True, True)] and differing(source, target) == []
+    target.close()
+
+
+def test_command_copies_verifies_and_says_so(source: DBStore, tmp_path: Path) -> None:
+    source.put_run_log(sample_run("run"))
+    source.put_run_log(sample_run("another"))
+    url = f"sqlite:///{tmp_path}/target.db"
+    command = ("copy", "--verify", "--to", url, "--connection-string", f"sqlite:///{tmp_path}/source.db")
+    assert "2 copied. 2 of 2 runs agree in all rows." in db(*command)
+    source.set_parameters("run", {"rows": 4})
+    assert "0 copied, 1 updated, 1 existed already. 2 of 2 runs agree in all rows." in db(*command)
+    target = DBStore(connection_string=url)
+    target.table.delete("run")
+    target.create_run_log("run")
+    assert "run: the two databases differ" in db(*command, exit_code=1)
+
+
+def write_run(url: str, stop: Any) -> None:
+    store = DBStore(connection_string=url)
+    for number in itertools.count():
+        if stop.is_set():
+            return
+        store.add_step_log(step(f"s{number % 50}", message=str(number)), "run")
+        store.set_parameters("run", {"a": number, "b": number})
+
+
+def copy_until_killed(source: str, target: str, acknowledged: Any) -> None:
+    stores = [DBStore(connection_string=url) for url in (source, target)]
+    for _ in itertools.count():
+        list(runs.copy_runs(*stores, ["finished", "run"]))
+        acknowledged.send(None)
+
+
+def test_copy_while_writing_killed_and_repeated_ends_equal(any_database: AnyDatabase, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/source.db"
+    source, target = DBStore(connection_string=url), DBStore(connection_string=any_database.url)
+    source.put_run_log(sample_run("finished"))
+    source.create_run_log("run", status="PROCESSING")
+    stop = FORKSERVER.Event()
+    writer = FORKSERVER.Process(target=write_run, args=(url, stop))
+    writer.start()
+    try:
+        for repetition in range(REPETITIONS):
+            receiving, sending = FORKSERVER.Pipe(duplex=False)
+            copier = FORKSERVER.Process(target=copy_until_killed, args=(url, any_database.url, sending))
+            copier.start()
+            sending.close()
+            with contextlib.suppress(EOFError):
+                for _ in range(repetition % 3):
+                    receiving.recv()
+            os.kill(copier.pid, signal.SIGKILL)
+            copier.join()
+            with contextlib.suppress(exceptions.RunLogNotFoundError):
+                parameters = target.get_parameters("run")
+                assert parameters.get("a") == parameters.get("b")  # a copy is never half of a state
+    finally:
+        stop.set()
+        writer.join()
+    copy(source, target, "finished", "run")
+    assert differing(source, target, "finished", "run") == []
+    assert copy(source, target, "finished", "run") == [(False, False)] * 2
+    source.close()
+    target.close()
+
+
+def write_until_deleted(url: str, number: int, is_writing: Any) -> None:
+    store = DBStore(connection_string=url)
+    with contextlib.suppress(exceptions.RunLogNotFoundError):
+        for each in itertools.count():
+            store.add_step_log(step(f"s{number}-{each}"), "run")
+            store.set_parameters("run", {f"p{number}-{each}-{name}": name for name in range(20)})
+            is_writing.set()
+
+
+def test_delete_of_a_run_that_is_written_leaves_no_rows(any_database: AnyDatabase) -> None:
+    store = DBStore(connection_string=any_database.url)
+    for _ in range(3):
+        store.create_run_log("run", status="PROCESSING")
+        events = [FORKSERVER.Event() for _ in range(4)]
+        writers = [
+            FORKSERVER.Process(target=write_until_deleted, args=(any_database.url, number, event))
+            for number, event in enumerate(events)
+        ]
+        for writer in writers:
+            writer.start()
+        for event in events:
+            event.wait(60)
+        list(runs.delete_runs(store, ["run"]))
+        for writer in writers:
+            writer.join()
+        assert any_database.sql("SELECT COUNT(*) FROM db_log") == [(0,)]
+        assert [writer.exitcode for writer in writers] == [0] * 4
+    store.close()
