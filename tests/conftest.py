@@ -32,6 +32,10 @@ SETTINGS = {
     "mysql": {"max_connections": "200", "max_allowed_packet": "64M"},
 }
 
+# The files that take longest, in the order in which they start when processes share the files (see tox.ini). If they
+# started last, one process would work on the last of them alone.
+LONGEST_FILES = ["parallel", "documents", "argo", "containers", "liveness", "faults", "clusters", "cli", "histories"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell makes background processes ignore SIGINT, and child processes inherit that. Some tests send SIGINT.
@@ -44,6 +48,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_store" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("oracle")
         metafunc.parametrize("any_store", [*DATABASES, *(marker.args if marker else ())], indirect=True)
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
