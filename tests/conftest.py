@@ -1,5 +1,6 @@
 """Shared fixtures: databases, the stores of magnus as oracles, and projects that run the magnus command."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from magnus.extensions.run_log_store.chunked_file_system.implementation import C
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 from servers import KIND_IN_TREE, Database, Galera, MariaDB, MySQL, PostgreSQL, Server, why_missing
 
-from magnus_peewee_store import DBStore
+from magnus_peewee_store import DBStore, open_store, runs
 
 ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystemRunLogStore}
 # Schemes of connection strings, with the driver, and the kind of server for each.
@@ -184,6 +185,22 @@ def any_store(
         store = DBStore(connection_string=database.url)
         yield store
         store.close()
+
+
+@contextlib.contextmanager
+def new_store(url: str, **options: Any) -> Iterator[DBStore]:
+    """Return another store on a database. Transient errors are not retried, unless `retry_timeout` says so."""
+    store = DBStore(connection_string=url, **{"retry_timeout": 0, **options})
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def check(url: str) -> runs.CheckReport:
+    """Check a database as `magnus db check` does."""
+    with contextlib.closing(open_store(connection_string=url)) as store:
+        return runs.check(store)
 
 
 class Project:
