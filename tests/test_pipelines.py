@@ -135,7 +135,7 @@ def test_every_node_type_matches_file_system_store(project: Project) -> None:
 
     assert set(statuses(project, "run").values()) == {"SUCCESS"}
     counts = dict(rows(project, "SELECT attribute_type, COUNT(*) FROM db_log GROUP BY attribute_type"))
-    assert counts == {"RunLog": 1, "Parameter": 4, **steps_and_branches(from_files.steps)}
+    assert counts == {"RunLog": 1, "Heartbeat": 1, "Parameter": 4, **steps_and_branches(from_files.steps)}
 
 
 def steps_and_branches(steps: Dict[str, StepLog]) -> "Counter[str]":
@@ -242,7 +242,7 @@ def test_duplicate_run_id_fails(project: Project) -> None:
     project.write(config_yaml=DB, pipeline_yaml={"dag": dag(stub={"type": "stub"})})
     project.execute("run")
     before = rows(project, "SELECT * FROM db_log")
-    assert "already exists" in project.execute("run", fails=True)
+    assert "Choose an id with --run-id" in project.execute("run", fails=True)
     assert rows(project, "SELECT * FROM db_log") == before
 
 
