@@ -17,8 +17,8 @@ from magnus_peewee_store.times import local_utc_offset, utcnow
 logger = logging.getLogger("magnus.db")
 
 INTERRUPTED = "interrupted"
-WRITE_TIMEOUT = 1.0  # seconds that a heartbeat may wait for the connection, and use it while other threads wait
-RETRIES = 10  # A heartbeat that failed is repeated so many times per interval.
+WRITE_TIMEOUT = 1.0  # seconds that a heartbeat waits for the connection
+RETRIES = 10  # the number of attempts per interval after a heartbeat has failed
 
 _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 

@@ -25,7 +25,7 @@ HEARTBEAT_INTERVAL = 30.0  # seconds
 STARTED_BY = "started_by"  # The store adds this key to the run config. It holds the origin of the run.
 CONFIG_KEYS = ("connection_string", "heartbeat", "retry_timeout")
 
-MAX_READ_RUNS = 100  # For so many runs a thread remembers the parameters that it has read.
+MAX_READ_RUNS = 100  # the maximum number of runs whose parameters a thread remembers
 
 _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 

@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 
 def filter_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options that choose runs, and pass their conditions to it as `where`."""
+    """Decorate a command: add the options that choose runs, and pass their conditions as `where`."""
 
     @click.option(
         "--where",
         "texts",
         metavar="CONDITION",
         multiple=True,
-        help="Only runs that meet this, such as 'rmse<0.5': a field (status, tag, pipeline, project, user, host, "
-        "started, duration, run_id, failed_step), parameter or metric, then = != < <= > >= or ~ (contains), and a "
-        "value. Repeat it to add more.",
+        help="Only runs that meet this condition, such as 'rmse<0.5': a name, then = != < <= > >= or ~ (contains), and "
+        "a value. The name is that of a field (status, tag, pipeline, project, user, host, started, duration, run_id, "
+        "failed_step), a parameter or a metric. Can be repeated.",
     )
     @click.option("--status", help="Only runs with this status, such as FAIL.")
     @click.option("--tag", help="Only runs with this tag.")
@@ -37,8 +37,12 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         **options: Any,
     ) -> T:
         where: List[Condition] = [parse_condition(text) for text in texts]
-        where += [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
-        where += [Condition("started", ">=", since.isoformat())] if since else []
+        if status:
+            where.append(Condition("status", "=", status))
+        if tag:
+            where.append(Condition("tag", "=", tag))
+        if since:
+            where.append(Condition("started", ">=", since.isoformat()))
         return command(*arguments, where=where, **options)
 
     return wrapped

@@ -8,7 +8,7 @@ import click
 from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.console import count_of_runs, printable, progress_bar
 from magnus_peewee_store.cli.filters import filter_options
-from magnus_peewee_store.cli.group import on_database, open_target
+from magnus_peewee_store.cli.group import on_database, open_until_command_ends
 from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.transfer import are_same
@@ -69,7 +69,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     """
     target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
-    open_target(target, "--to")
+    open_until_command_ends(target, "--to")
     if are_same(store.table.database, target.table.database):
         raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
