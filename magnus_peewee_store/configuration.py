@@ -1,4 +1,4 @@
-"""Find the configuration of the store and of its secrets handler, as a pipeline does."""
+"""Find the configuration of the store and of its secrets handler: `open_store`."""
 
 import os
 from typing import Any, Dict, NamedTuple, Optional
@@ -33,12 +33,12 @@ class Configuration(NamedTuple):
 def open_store(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> DBStore:
     """Open an existing database, for notebooks and scripts. Nothing is created.
 
-    The database is found as a pipeline finds it: in `config_file`; without one, in the project's `magnus-config.yaml`,
-    the environment variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets
-    handler of the same configuration.
+    Without arguments, the first of these names the database: the project's `magnus-config.yaml`, the environment
+    variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets handler of the
+    configuration.
 
     Args:
-        config_file: A configuration, as `magnus execute -c` takes it.
+        config_file: A configuration file, as for `magnus execute -c`.
         connection_string: The URL of the database, instead of a configuration.
 
     Returns:
@@ -46,7 +46,7 @@ def open_store(config_file: Optional[str] = None, connection_string: Optional[st
 
     Raises:
         ConfigurationError: If the configuration is not valid, or does not use this store.
-        CannotConnectError: If the database cannot be connected to.
+        CannotConnectError: If the connection fails.
         MissingTableError: If the SQLite file or the table does not exist.
 
     Example:

@@ -133,7 +133,7 @@ def explain(error: Exception) -> str:
 
 
 def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
-    """Return the parameters among the rows of a run, oldest first, by name.
+    """Return the parameters of a run by name, given its rows, oldest first.
 
     Raises:
         UnreadableRowError: If a row cannot be read.
@@ -144,8 +144,7 @@ def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
 def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) -> List[Fragment]:
     """Return the parameters whose values differ from those that were read.
 
-    If one of the names that were read is missing, all parameters are returned: then the caller has not simply set all
-    that it had read. `DBStore.set_parameters` says why.
+    If a name that was read is missing, all parameters are returned. `DBStore.set_parameters` says why.
 
     Args:
         parameters: The parameters to write.

@@ -31,7 +31,7 @@ _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 class _ReadParameters(threading.local):
-    """The parameters that this thread has read and not written since: by run, JSON values by name."""
+    """The parameters that this thread has read since it last wrote any: for each run, JSON values by name."""
 
     def __init__(self) -> None:
         self._by_run: Dict[str, Dict[str, str]] = {}
@@ -104,7 +104,7 @@ class DBStore(BaseRunLogStore):
             should_use_secrets: Whether to fill in the placeholders of the connection string.
 
         Returns:
-            The absolute path of the file, or `:memory:`; None for a server, or if a missing secret hides the scheme.
+            The absolute path of the file, or `:memory:`; None for a server, or if the scheme is in a missing secret.
 
         Raises:
             ConfigurationError: If the configuration is not valid.
@@ -248,8 +248,8 @@ class DBStore(BaseRunLogStore):
         """Set parameters of a run, all or none. Its other parameters stay.
 
         magnus reads all parameters before a step, and sets all of them after it. A parallel step may have changed some
-        of them in the meantime. So values that are still as this thread has read them are not written. This holds only
-        if `parameters` has all names that the thread has read. With fewer names, all values are written.
+        of them in the meantime. So the store does not write values that are equal to those that this thread has read.
+        This holds only if `parameters` has all names that the thread has read. Otherwise all values are written.
 
         Args:
             run_id: The id of the run.

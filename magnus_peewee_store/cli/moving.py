@@ -59,9 +59,9 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
     """Copy runs, by default all, into another database, or bring them up to date there.
 
-    Repeat it for a backup: what is equal already is skipped. A run is copied as a whole or not at all, so that the
-    command can be interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied,
-    heartbeats are not. Runs that only the other database has stay there.
+    Repeat the command for a backup: runs that are equal are skipped. Each run is copied atomically, so the command can be
+    interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied, heartbeats are
+    not. Runs that only the other database has stay there.
 
     \b
     Example:
@@ -92,7 +92,7 @@ def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
 
 
 def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
-    """Return the whole ids of the runs named, or of all runs that meet the conditions, oldest first."""
+    """Return the whole ids of the given runs, or of all runs that meet the conditions, oldest first."""
     if bool(run_ids) == is_all or (run_ids and where):
         raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
     if not is_all:

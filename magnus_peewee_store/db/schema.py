@@ -55,7 +55,7 @@ class CreatedAtField(peewee.DateTimeField):
     field_type = "CREATED_AT"
 
     def python_value(self, value: Any) -> Any:
-        """Return the time in UTC. SQLite stores it as text, for which peewee's own parser takes ten times as long."""
+        """Return the time in UTC. SQLite stores it as text. peewee's own parser would take ten times as long."""
         if isinstance(value, str) and len(value) in ISO_LENGTHS:
             with contextlib.suppress(ValueError):
                 return datetime.fromisoformat(value)
@@ -272,7 +272,7 @@ class Schema:
         return self.database.has_complete_columns(self._columns()) and self.database.compares_bytes()
 
     def _usable_indexes(self) -> Set[Tuple[Tuple[str, ...], bool]]:
-        """Return the columns of each index, and whether it is unique. Unique indexes that do not help are left out."""
+        """Return the columns of each index, and whether it is unique. Unusable unique indexes are left out."""
         unusable = self.database.unusable_indexes()
         return {
             (tuple(index.columns), index.unique)

@@ -238,7 +238,7 @@ class LogTable:
     ) -> List[Any]:
         """Return run_id, attribute_type, attribute_key and a value for rows of several runs, each run's oldest first.
 
-        For `types` it is attribute_value. For `field_types` it is what `Backend.json_fields` returns for `paths`.
+        For `types`, the value is attribute_value. For `field_types`, it is what `Backend.json_fields` returns.
         """
         log = self._log
         value = self.database.json_fields(log.attribute_value, paths)

@@ -13,7 +13,7 @@ STALE_INTERVALS = 3.5
 
 
 class Liveness(NamedTuple):
-    """When an unfinished run was last seen. All is None for a run that has ended or has no heartbeats."""
+    """When an unfinished run was last seen. A run that has ended or has no heartbeats has the default values."""
 
     last_seen: Optional[datetime] = None
     """When a process last worked on it, in UTC by the database's clock."""

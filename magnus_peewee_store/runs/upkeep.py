@@ -140,7 +140,7 @@ def prunable(
 
     Args:
         older_than: The age; None to choose runs of any age.
-        keep: How many of the newest runs to keep; None to keep none of them.
+        keep: How many of the newest runs are kept; None means 0.
         progress: Called after each batch with its number of runs.
         where: Conditions as in `search`. Runs that do not meet all of them are neither chosen nor counted by `keep`.
         keep_tags: Runs with one of these tags are not chosen.

@@ -14,7 +14,7 @@ def find_mode(options: Dict[str, Any]) -> Optional[str]:
     A CA alone asks for VERIFY_CA, as with MySQL's own client.
 
     Raises:
-        ValueError: If the options contradict each other, or would not check what they seem to.
+        ValueError: If the options contradict each other, or if they seem to check the certificate but do not.
     """
     has_ca = bool(options.get("ssl_ca"))
     is_verifying = bool(options.get("ssl_verify_cert") or options.get("ssl_verify_identity"))

@@ -142,7 +142,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         self.execute_sql(f"DROP TABLE {TABLE}_incomplete")
 
     def compares_bytes(self) -> bool:
-        """Return False if the table's definition names a collation other than BINARY, for whatever column."""
+        """Return False if the table's definition names a collation other than BINARY in any column."""
         [[definition]] = self.execute_sql("SELECT sql FROM sqlite_master WHERE name = ?", (TABLE,)).fetchall()
         return not re.search(r"\bcollate\W+(nocase|rtrim)\b", definition, re.IGNORECASE)
 
@@ -192,7 +192,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                     )
 
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
-        # The write-ahead log needs memory that all processes share. Machines do not: https://www.sqlite.org/wal.html
+        # The write-ahead log needs shared memory, so it does not work across machines: https://www.sqlite.org/wal.html
         journal_mode = "delete" if self._network_type else "wal"
         give_up_at = time.monotonic() + self.timeout
         while True:
