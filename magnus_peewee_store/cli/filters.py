@@ -26,7 +26,11 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     )
     @click.option("--status", help="Only runs with this status, such as FAIL.")
     @click.option("--tag", help="Only runs with this tag.")
-    @click.option("--since", type=Time(), help="Only runs that started since: 2d (or s, m, h, w), or 2024-01-31T09:00.")
+    @click.option(
+        "--since",
+        type=Time(),
+        help="Only runs that started since this time: 2024-01-31T09:00, or 2d for two days ago (or s, m, h, w).",
+    )
     @functools.wraps(command)
     def wrapped(
         *arguments: Any,

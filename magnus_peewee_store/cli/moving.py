@@ -57,10 +57,10 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 @click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
 @on_database()
 def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
-    """Copy runs, by default all, into another database, or bring them up to date there.
+    """Copy runs into another database, or bring them up to date there.
 
-    Repeat the command for a backup: runs that are equal are skipped. Each run is copied atomically, so the command can
-    be interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied, heartbeats are
+    Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
+    Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied, heartbeats are
     not. Runs that only the other database has stay there.
 
     \b
