@@ -60,8 +60,8 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     """Copy runs into another database, or bring them up to date there.
 
     Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
-    Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied, heartbeats are
-    not. Runs that only the other database has stay there.
+    Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and
+    reported. Tags and notes are copied, heartbeats are not. Runs that only the other database has stay there.
 
     \b
     Example:
