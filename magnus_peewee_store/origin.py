@@ -60,4 +60,5 @@ def _user() -> str:
 
 
 def _host() -> str:
+    # A row's key cannot contain the lone surrogates that stand for undecodable bytes of the name.
     return socket.gethostname().encode("ascii", "backslashreplace").decode()

@@ -402,7 +402,7 @@ class DBStore(BaseRunLogStore):
         return self._context is not None and bool(self._context.run_id == run_id)
 
     def _after_write(self, run_id: str, status: str = "") -> None:
-        """Update the heartbeat, unless a script or notebook changes a run that magnus does not execute here.
+        """Start or stop the heartbeat, if magnus executes the run in this process.
 
         Args:
             run_id: The id of the run.

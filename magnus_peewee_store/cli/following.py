@@ -21,7 +21,7 @@ from magnus_peewee_store.times import format_duration
 
 POLL_SECONDS = 0.5
 WAIT_SECONDS = 60.0  # for a run that does not exist yet
-GAVE_UP = 2  # the exit status
+EXIT_GAVE_UP = 2  # the exit status if the run never ended
 
 
 def follow(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
@@ -44,7 +44,7 @@ def exit_with_status_of(run: Run) -> None:
     """Exit with status 1 if the run failed. If it never ended, say why, and exit with status 2."""
     if run.run_log.status not in ENDED:
         click.echo(printable(_explain(run)), err=True)
-        click.get_current_context().exit(GAVE_UP)
+        click.get_current_context().exit(EXIT_GAVE_UP)
     if run.run_log.status != defaults.SUCCESS:
         click.get_current_context().exit(1)
 

@@ -31,8 +31,8 @@ USER_ERRORS = (
     UnicodeError,
 )
 DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and what names the database
-INTERRUPTED = 130  # the exit status after Ctrl-C
-RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
+EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
+COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class CommandGroup(click.Group):
             return result
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
             # The reader has closed the pipe, as `head` does. Redirect stdout, or the flush at exit would fail, too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,7 +93,9 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             configuration = find_configuration(config_file, connection_string)
             source = "--connection-string" if connection_string else configuration.source
             store = configuration.make_store()
-            store.retry_timeout = min(store.retry_timeout, RETRY_TIMEOUT) if retry_timeout is None else retry_timeout
+            if retry_timeout is None:
+                retry_timeout = min(store.retry_timeout, COMMAND_RETRY_TIMEOUT)
+            store.retry_timeout = retry_timeout
             open_until_command_ends(store, source)
             click.get_current_context().meta[DATABASE] = store.table.database.masked_url, source
             if not creates:

@@ -56,7 +56,7 @@ class StoredRow(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """A row that a run must have before others are written."""
+    """A row that a run must have: one of several types, and a key."""
 
     types: Types
     name: str
@@ -519,6 +519,7 @@ class LogTable:
                 raise _value_too_large(
                     run_id,
                     row,
+                    size,
                     f"A statement of {sent} bytes is more than the server of {self.database.masked_url} accepts "
                     f"({max_packet}). Raise its max_allowed_packet.",
                 )
@@ -527,6 +528,7 @@ class LogTable:
             raise _value_too_large(
                 run_id,
                 row,
+                size,
                 f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
                 "Run create_tables, which widens the column.",
             )
@@ -558,5 +560,5 @@ def _has_lone_surrogates(text: str) -> bool:
     return False
 
 
-def _value_too_large(run_id: str, row: Row, advice: str) -> ValueTooLargeError:
-    return ValueTooLargeError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {len(row[2])} bytes. {advice}")
+def _value_too_large(run_id: str, row: Row, size: int, advice: str) -> ValueTooLargeError:
+    return ValueTooLargeError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {size} bytes. {advice}")

@@ -298,11 +298,14 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
 
     def unusable_indexes(self) -> Dict[str, str]:
         """Return the indexes that ON CONFLICT cannot use, and those with a nondeterministic collation."""
+        unusable = {}
         rows = self.execute_sql(UNUSABLE_INDEXES, (self.qualified(TABLE),)).fetchall()
-        return {
-            name: PARTIAL if is_partial else DEFERRABLE if is_deferrable else INEXACT
-            for name, is_partial, is_deferrable in rows
-        }
+        for name, is_partial, is_deferrable in rows:
+            if is_partial:
+                unusable[name] = PARTIAL
+            else:
+                unusable[name] = DEFERRABLE if is_deferrable else INEXACT
+        return unusable
 
     def drop_index(self, name: str) -> None:
         """Drop an index, or the constraint that it belongs to."""
