@@ -429,7 +429,7 @@ class LogTable:
         except peewee.IntegrityError:
             if not self._has(run_id, types, name):
                 raise
-        # Another process wrote the row; or an earlier attempt did, and its acknowledgement was lost.
+        # Another process wrote the row. Or an earlier attempt wrote it, and the acknowledgement was lost.
         return is_retry and self._is_stored(run_id, row, now)
 
     def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:

@@ -88,7 +88,7 @@ class ConnectionString:
 
     @property
     def masked(self) -> str:
-        """The text as messages may show it: with its placeholders, with `***` for passwords, and without the query."""
+        """The text as messages may show it: with placeholders, with `***` for possible passwords, without the query."""
         template = self._template
         if not _literal_text(template):
             return template
@@ -132,7 +132,7 @@ class ConnectionString:
     def file_path(self, get_secret: GetSecret = get_no_secret) -> Optional[str]:
         """Return the file that the URL names, without opening it.
 
-        If the scheme is that of a server, no secret is looked up. It may not be available here.
+        If the scheme is that of a server, no secret is looked up: the secret may not be available here.
 
         Args:
             get_secret: Returns the secret of a name; raises KeyError if there is none.

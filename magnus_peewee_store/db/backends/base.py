@@ -45,8 +45,8 @@ PARTIAL = "does not cover all rows"
 
 RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 5.0
+FIRST_PAUSE = 0.05  # seconds
+LONGEST_PAUSE = 5.0  # seconds
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Backend(peewee.Database):
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
     view_functions: ClassVar[Dict[str, str]] = {}  # what the views need, by signature
-    extra = ""  # the extra of this package that installs the driver
+    extra = ""  # the name of this package's extra that installs the driver
 
     def __init__(
         self, resolve: Callable[[], Target], retry_timeout: float = RETRY_TIMEOUT, **peewee_options: Any
@@ -126,7 +126,7 @@ class Backend(peewee.Database):
         If the server refuses the connection and a secret has changed in the meantime, try once more.
 
         Raises:
-            CannotConnectError: If the database cannot be connected to.
+            CannotConnectError: If the connection fails.
             PrivilegeError: If the role may not use the database.
             CorruptFileError: If the SQLite file is damaged.
         """
@@ -229,7 +229,7 @@ class Backend(peewee.Database):
         return isinstance(error, CannotConnectError) and error.is_transient
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
-        """Return an error that says what to do about a permanent error; None if the error itself is raised."""
+        """Return an error that says what to do about a permanent error; None to raise the error itself."""
         return None
 
     def check_schema(self) -> None:
