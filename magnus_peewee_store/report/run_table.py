@@ -16,7 +16,7 @@ ORIGIN = ("pipeline", "project", "user", "host")  # fields that the table shows 
 LONGEST_ID = 60  # characters
 
 TABLE: Dict[str, Any] = {
-    "columnDefs": [{"targets": "_all", "type": "value", "defaultContent": ""}],  # site.js defines the type
+    "columnDefs": [{"targets": "_all", "type": "value", "defaultContent": ""}],  # table.js defines the type
     "order": [],
     "autoWidth": False,
     "pageLength": 25,

@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(".") and not _is_of_report(path):
             raise NotAReportError(
-                f"'{path}' is not part of a report, and '{folder}' is to contain nothing else. Name another folder."
+                f"'{path}' is not part of a report. A report needs a folder of its own. Name another folder than '{folder}'."
             )
 
 
@@ -113,7 +113,7 @@ def read_libraries() -> Tuple[str, Path]:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise MissingLibraryError(
-            "A report needs plotly and itables, which are not installed. Run: pip install 'magnus-peewee-store[report]'"
+            "A report needs plotly and itables, which are not installed. Run: pip install plotly itables"
         ) from None
     return get_plotlyjs(), Path(options.dt_bundle)
 
