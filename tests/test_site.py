@@ -81,7 +81,7 @@ def test_report_leaves_a_folder_with_other_files_alone(sqlite_file: Any, tmp_pat
     file.parent.mkdir(parents=True)
     file.write_text("mine")
     message = report(sqlite_file.url, tmp_path / "report", exit_code=1)
-    assert f"{name.split('/')[0]}' is not part of a report" in message and "Name another one" in message
+    assert f"{name.split('/')[0]}' is not part of a report" in message and "Name another folder" in message
     assert [path for path in (tmp_path / "report").rglob("*") if path.is_file()] == [file]
 
 
