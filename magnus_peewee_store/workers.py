@@ -1,4 +1,8 @@
-"""Run functions in forked processes: a limited number at once, with readable output, and none left behind."""
+"""Run functions in forked processes: a limited number at once, with readable output, and none left behind.
+
+The parent hands a process one function at a time, so it always knows which function a process holds. The process reports
+each one that has ended. A process that ends without the report has failed the function that it holds.
+"""
 
 import contextlib
 import gc
@@ -25,9 +29,9 @@ ENDING_POLL = 0.001  # Between closing its files and its end, a process needs le
 
 FROM_CHILD = ("stdout", "stderr", "report")
 
-_REPORT_BYTES = 4096  # A pipe takes so many at once.
+_REPORT_BYTES = 4096  # A pipe takes so many bytes at once.
 _REPORT_END = b"\0"
-_STOP = b"\xff\xff\xff\xff"
+_STOP = b"\xff\xff\xff\xff"  # What a process is sent instead of the index of its next function.
 
 
 class Failure(NamedTuple):
@@ -99,9 +103,12 @@ def run(
 ) -> None:
     """Run each function in a forked process, and wait until all have ended.
 
-    A process takes the next function when one has returned. One that has failed ends, and a new one takes its place.
-    What they write to stdout and stderr appears there line by line. They have no stdin. They end when this process
-    ends, however it ends.
+    A process gets the next function when one has returned. After a function that failed, a new process takes its place.
+    Each function starts with the environment variables, the working folder and the import path of this process. What a
+    function changes in memory, the next one in its process sees.
+
+    What the functions write to stdout and stderr appears there line by line. They have no stdin. The processes end when
+    this process ends, however it ends.
 
     Args:
         jobs: The functions. They are started in this order.
@@ -124,12 +131,15 @@ def run(
                         workers[-1].start(lifeline, selector)
                 _relay_output(workers, selector, POLL if is_full else SAFETY_POLL)
                 for worker in list(workers):
-                    outcome = worker.take_outcome()
+                    # Asked once, and before its report is read. If it has ended, the report cannot become longer, and
+                    # it gets no other function. If it ends after this, the next round sees what it held then.
+                    has_ended = worker.has_ended()
+                    outcome = worker.take_outcome(has_ended)
                     if outcome and outcome.failure:
                         on_failure(outcome.job, outcome.failure)
-                    elif outcome:
+                    elif outcome and not has_ended:
                         worker.assign(waiting)
-                    if worker.has_ended():
+                    if has_ended:
                         workers.remove(worker)
                         worker.close(selector)
                         slots.give_back(worker.slot)
@@ -148,7 +158,7 @@ class _Worker:
         self.is_ending = False
         self._jobs = jobs
         self._at_end = at_end
-        self._index: Optional[int] = index
+        self._index: Optional[int] = index  # Of the function that the process holds.
         self._started = datetime.now()
         self._report = b""
         self._partial_lines = {"stdout": b"", "stderr": b""}
@@ -180,7 +190,7 @@ class _Worker:
         task = waiting[0].to_bytes(len(_STOP), "big") if waiting else _STOP
         try:
             os.write(self._writers["tasks"], task)
-        except BrokenPipeError:  # It has been killed since. Another process takes the function.
+        except BrokenPipeError:  # The process has been killed. Another one gets the function.
             return
         if waiting:
             self._index = waiting.popleft()
@@ -202,9 +212,12 @@ class _Worker:
         """Return True if the process has ended, and reap it."""
         return self._process.exitcode is not None
 
-    def take_outcome(self) -> Optional[Outcome]:
-        """Return how the current function has ended; None if it has not, or there is none."""
-        has_ended = self.has_ended()
+    def take_outcome(self, has_ended: bool) -> Optional[Outcome]:
+        """Return how the function that the process holds has ended; None if it has not, or the process holds none.
+
+        Args:
+            has_ended: Whether the process has ended.
+        """
         if self._index is None or not (has_ended or self._report.endswith(_REPORT_END)):
             return None
         self._finish_output()
@@ -262,7 +275,7 @@ class _Worker:
                 _write(name, rest + b"\n")
 
     def _read_reason(self) -> str:
-        """Return why the current function has failed; an empty text if it has not."""
+        """Return why the function that the process holds has failed; an empty text if it has not."""
         self._read_until("report", seconds=0)
         if self._report.endswith(_REPORT_END):
             return self._report[:-1].decode("utf-8", "replace")
@@ -294,7 +307,10 @@ class _Worker:
     def _call(self, job: Callable[[], None]) -> bytes:
         """Call a function, and return why it failed; an empty text if it did not."""
         try:
-            job()
+            # An earlier function may have changed this, and the parent as well.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with _restored_state():
+                job()
         except KeyboardInterrupt:
             return b"It was interrupted."
         except SystemExit as error:
@@ -312,7 +328,6 @@ class _Worker:
         reader, writer = self._lifeline
         os.close(writer)
         threading.Thread(target=_die_with_parent, args=(reader,), daemon=True).start()
-        signal.signal(signal.SIGINT, _interrupt_once)
         for fd, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(self._writers[name], fd)
             os.close(self._writers[name])
@@ -358,10 +373,17 @@ def _die_with_parent(lifeline: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _interrupt_once(*_: Any) -> None:
-    """Raise KeyboardInterrupt. A second one would interrupt the clean-up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _restored_state() -> Iterator[None]:
+    """Restore the environment variables, the working folder and the import path at the end."""
+    environment, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        sys.path[:] = path
 
 
 def _line_buffered(stream: Any, fd: int) -> IO[str]:
