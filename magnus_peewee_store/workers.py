@@ -1,7 +1,7 @@
 """Run functions in forked processes: a limited number at once, with readable output, and none left behind.
 
-The parent hands a process one function at a time, so it always knows which function a process holds. The process reports
-each one that has ended. A process that ends without the report has failed the function that it holds.
+The parent hands one function at a time to a process, so it always knows which function the process holds. The process
+reports how that function ended. If a process ends without this report, the function that it holds has failed.
 """
 
 import contextlib

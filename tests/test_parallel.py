@@ -22,7 +22,7 @@ from test_pipelines import DB, END, EVERY_NODE_TYPE, FUNCTIONS, mapped, parallel
 from test_pipelines import dag as dag_of
 from test_workers import wait_for, wait_until_gone
 
-from magnus_peewee_store import DBStore, ParallelExecutionError, executors, runs
+from magnus_peewee_store import DBStore, ParallelExecutionError, executors, fragments, runs
 
 REPEAT = int(os.environ.get("PARALLEL_REPEAT", "1"))
 
@@ -61,6 +61,11 @@ def record_state(file: str):
     os.environ["ADDED"] = file
     sys.path.insert(0, file)
     raise ValueError(file)
+
+def fail_for_first_a(file: str):
+    if file == "a" and not Path("first a").exists():
+        Path("first a").touch()
+        raise ValueError(file)
 
 def note_value():
     value = json.loads(os.environ["MAGNUS_MAP_VARIABLE"])["file"]
@@ -474,7 +479,7 @@ def test_ctrl_c_ends_the_branches(project: Project) -> None:
 
 
 def test_next_branch_in_a_process_starts_as_the_first_did(project: Project) -> None:
-    """magnus leaves a map's value in the environment when a step fails, and adds to the import path for each task."""
+    """magnus itself leaves a map's value in the environment when a task fails, and a folder in the import path."""
     project.write(
         functions_py=WAITING,
         config_yaml={"executor": {"type": "local-parallel", "config": {"max_workers": 1}}, **DB},
@@ -484,6 +489,20 @@ def test_next_branch_in_a_process_starts_as_the_first_did(project: Project) -> N
     project.execute("run", "-p", "parameters.yaml", fails=True)
     first, *others = [json.loads((project.folder / f"{file}.json").read_text()) for file in "abc"]
     assert others == [first] * 2
+
+
+def test_each_process_has_one_heartbeat(project: Project) -> None:
+    """The process of the pipeline, and two that execute five branches."""
+    project.write(
+        functions_py=WAITING,
+        config_yaml={"executor": {"type": "local-parallel", "config": {"max_workers": 2}}, **DB},
+        parameters_yaml={"files": ["a", "b", "c", "d", "e"]},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("write_lines"))))},
+    )
+    project.execute("run", "-p", "parameters.yaml")
+    store = DBStore(connection_string=f"sqlite:///{project.folder}/.run_log_store/run_log.db")
+    assert len(store.table.read("run", fragments.HEARTBEAT)) == 3
+    store.close()
 
 
 def test_equal_values_of_a_map_run_one_after_the_other_as_with_local(project: Project) -> None:
@@ -505,6 +524,21 @@ def test_equal_values_of_a_map_run_one_after_the_other_as_with_local(project: Pr
         (project.folder / "values").unlink()
         shutil.rmtree(str(project.folder / ".catalog"))
     assert_same(run_log(project, "executor"), run_log(project, "local"))
+
+
+def test_failure_of_an_equal_value_is_kept(project: Project) -> None:
+    """With `local`, the log of the last value replaces it, and the run succeeds."""
+    project.write(
+        functions_py=WAITING,
+        config_yaml=PARALLEL,
+        parameters_yaml={"files": ["a", "b", "a"]},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("fail_for_first_a"))))},
+    )
+    project.execute("run", "-p", "parameters.yaml", fails=True)
+    each = run_log(project, "run").steps["each"]
+    assert (each.status, each.branches["each.a"].status, each.branches["each.b"].status) == ("FAIL", "FAIL", "SUCCESS")
+    project.execute("again", "-p", "parameters.yaml", "--use-cached", "run")
+    assert run_log(project, "again").status == "SUCCESS"
 
 
 # Parameters and output

@@ -14,7 +14,6 @@ import pytest
 
 from magnus_peewee_store import workers
 
-
 KILLED = "The process was killed by SIGKILL. Linux does that when memory runs out."
 
 
