@@ -38,7 +38,7 @@ class _Branch(NamedTuple):
     name: str
     """The internal name."""
     executions: List[Tuple[Graph, MapVariable]]
-    """One graph and its map variable. Equal values of a map share a branch, so they run one after the other."""
+    """A graph and its map variable. Equal values of a map share a branch, so they are executed one after the other."""
 
 
 class LocalParallel(LocalExecutor):
@@ -133,7 +133,11 @@ class LocalParallel(LocalExecutor):
         return list(branches.values())
 
     def _execute_branch(self, branch: _Branch) -> None:
-        for graph, map_variable in branch.executions:
+        store, run_id = self._context.run_log_store, self._context.run_id
+        for number, (graph, map_variable) in enumerate(branch.executions):
+            # The next execution would overwrite the log of one that failed.
+            if number and store.get_branch_log(branch.name, run_id).status == defaults.FAIL:
+                return
             self.execute_graph(graph, map_variable=map_variable)
 
     def _close_store(self) -> None:

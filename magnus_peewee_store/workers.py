@@ -1,4 +1,8 @@
-"""Run functions in forked processes: a limited number at once, with readable output, and none left behind."""
+"""Run jobs in forked processes: a limited number at once, with readable output, and none left behind.
+
+A job is a function. The parent hands one job at a time to a process, so it always knows which job the process holds.
+The process reports how the job ended. If a process ends without this report, the job that it holds has failed.
+"""
 
 import contextlib
 import gc
@@ -25,24 +29,24 @@ ENDING_POLL = 0.001  # Between closing its files and its end, a process needs le
 
 FROM_CHILD = ("stdout", "stderr", "report")
 
-_REPORT_BYTES = 4096  # A pipe takes so many at once.
+_REPORT_BYTES = 4096  # A pipe takes so many bytes at once.
 _REPORT_END = b"\0"
-_STOP = b"\xff\xff\xff\xff"
+_STOP = b"\xff\xff\xff\xff"  # What a process receives instead of the index of its next job.
 
 
 class Failure(NamedTuple):
-    """Why a function did not return."""
+    """Why a job did not return."""
 
     reason: str
     started: datetime
-    """When it was called, as local time without a zone."""
+    """When the job was handed to its process, as local time without a zone."""
 
 
 class Outcome(NamedTuple):
-    """How a function has ended."""
+    """How a job has ended."""
 
     job: int
-    """The index of the function."""
+    """The index of the job."""
     failure: Optional[Failure]
     """Why it did not return; None if it did."""
 
@@ -97,17 +101,20 @@ def run(
     on_failure: Callable[[int, Failure], None],
     at_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run each function in a forked process, and wait until all have ended.
+    """Run each job in a forked process, and wait until all have ended.
 
-    A process takes the next function when one has returned. One that has failed ends, and a new one takes its place.
-    What they write to stdout and stderr appears there line by line. They have no stdin. They end when this process
-    ends, however it ends.
+    A process gets the next job when one has returned. A process whose job failed ends, and a new one takes its place.
+    Each job starts with the environment variables, the working folder and the import path of this process. What a job
+    changes in memory, the next one in its process sees.
+
+    What the jobs write to stdout and stderr appears there line by line. They have no stdin. The processes end when this
+    process ends, however it ends.
 
     Args:
-        jobs: The functions. They are started in this order.
+        jobs: The jobs. They are started in this order.
         slots: Limits how many run at once.
-        on_failure: Called with the index of a function that raised, or whose process was killed or exited. None of
-            its descendants runs any more.
+        on_failure: Called with the index of a job that raised, or whose process was killed or exited. None of its
+            descendants runs any more.
         at_end: Called in a process before it ends.
     """
     waiting = deque(range(len(jobs)))
@@ -124,12 +131,15 @@ def run(
                         workers[-1].start(lifeline, selector)
                 _relay_output(workers, selector, POLL if is_full else SAFETY_POLL)
                 for worker in list(workers):
-                    outcome = worker.take_outcome()
+                    # Ask only once, and before the report is read. If the process has ended, its report is complete,
+                    # and it gets no other job. If it ends later, the next round handles the job that it holds then.
+                    has_ended = worker.has_ended()
+                    outcome = worker.take_outcome(has_ended)
                     if outcome and outcome.failure:
                         on_failure(outcome.job, outcome.failure)
-                    elif outcome:
+                    elif outcome and not has_ended:
                         worker.assign(waiting)
-                    if worker.has_ended():
+                    if has_ended:
                         workers.remove(worker)
                         worker.close(selector)
                         slots.give_back(worker.slot)
@@ -142,13 +152,13 @@ class _Worker:
     """A forked process, and the pipes to and from it."""
 
     def __init__(
-        self, jobs: Sequence[Callable[[], None]], index: int, at_end: Callable[[], None], slot: Optional[int]
+        self, jobs: Sequence[Callable[[], None]], job: int, at_end: Callable[[], None], slot: Optional[int]
     ) -> None:
         self.slot = slot
         self.is_ending = False
         self._jobs = jobs
         self._at_end = at_end
-        self._index: Optional[int] = index
+        self._job: Optional[int] = job  # The index of the job that the process holds.
         self._started = datetime.now()
         self._report = b""
         self._partial_lines = {"stdout": b"", "stderr": b""}
@@ -160,7 +170,7 @@ class _Worker:
     def start(self, lifeline: Tuple[int, int], selector: selectors.BaseSelector) -> None:
         """Fork, and have the selector watch the pipes."""
         self._lifeline = lifeline
-        for name in ("stdout", "stderr", "report", "tasks"):
+        for name in ("stdout", "stderr", "report", "next job"):
             self._readers[name], self._writers[name] = os.pipe()
         # In the child, the garbage collector would write to the objects that both share, and so copy their memory.
         gc.freeze()
@@ -169,21 +179,21 @@ class _Worker:
         finally:
             if multiprocessing.parent_process() is None:  # A child keeps frozen what it shares with its parent.
                 gc.unfreeze()
-            for end in (*(self._writers.pop(name) for name in FROM_CHILD), self._readers.pop("tasks")):
+            for end in (*(self._writers.pop(name) for name in FROM_CHILD), self._readers.pop("next job")):
                 os.close(end)
         for name in FROM_CHILD:
             selector.register(self._readers[name], selectors.EVENT_READ, (self, name))
         selector.register(self._process.sentinel, selectors.EVENT_READ, (self, "sentinel"))
 
     def assign(self, waiting: Deque[int]) -> None:
-        """Hand over the next function. If there is none, the process ends."""
-        task = waiting[0].to_bytes(len(_STOP), "big") if waiting else _STOP
+        """Hand the next job to the process, or let it end if there is none."""
+        message = waiting[0].to_bytes(len(_STOP), "big") if waiting else _STOP
         try:
-            os.write(self._writers["tasks"], task)
-        except BrokenPipeError:  # It has been killed since. Another process takes the function.
+            os.write(self._writers["next job"], message)
+        except BrokenPipeError:  # The process was killed. Another one gets the job.
             return
         if waiting:
-            self._index = waiting.popleft()
+            self._job = waiting.popleft()
             self._started = datetime.now()
 
     def handle(self, name: str, selector: selectors.BaseSelector) -> None:
@@ -202,15 +212,18 @@ class _Worker:
         """Return True if the process has ended, and reap it."""
         return self._process.exitcode is not None
 
-    def take_outcome(self) -> Optional[Outcome]:
-        """Return how the current function has ended; None if it has not, or there is none."""
-        has_ended = self.has_ended()
-        if self._index is None or not (has_ended or self._report.endswith(_REPORT_END)):
+    def take_outcome(self, has_ended: bool) -> Optional[Outcome]:
+        """Return how the job that the process holds has ended; None if it has not, or if the process holds none.
+
+        Args:
+            has_ended: Whether the process has ended.
+        """
+        if self._job is None or not (has_ended or self._report.endswith(_REPORT_END)):
             return None
         self._finish_output()
         reason = self._read_reason()
-        outcome = Outcome(self._index, Failure(reason, self._started) if reason else None)
-        self._index, self._report = None, b""
+        outcome = Outcome(self._job, Failure(reason, self._started) if reason else None)
+        self._job, self._report = None, b""
         return outcome
 
     def close(self, selector: selectors.BaseSelector) -> None:
@@ -253,7 +266,7 @@ class _Worker:
             pass
 
     def _finish_output(self) -> None:
-        """Write the rest of the output of a function, which may lack a newline at its end."""
+        """Write the rest of the output of a job, which may lack a newline at its end."""
         for name in self._partial_lines:
             # Not until the end of the file, because a process that was left behind may keep it open.
             self._read_until(name, seconds=0)
@@ -262,7 +275,7 @@ class _Worker:
                 _write(name, rest + b"\n")
 
     def _read_reason(self) -> str:
-        """Return why the current function has failed; an empty text if it has not."""
+        """Return why the job that the process holds has failed; an empty text if it has not."""
         self._read_until("report", seconds=0)
         if self._report.endswith(_REPORT_END):
             return self._report[:-1].decode("utf-8", "replace")
@@ -277,24 +290,27 @@ class _Worker:
         return f"The process was killed by {signal.Signals(-exitcode).name}.{hint}"
 
     def _run(self) -> None:
-        """In the child: call the functions that the parent assigns, and report how they end."""
+        """In the child: run the jobs that the parent assigns, and report how they end."""
         self._detach()
         reason = b""
         with contextlib.suppress(KeyboardInterrupt):
-            while self._index is not None and not reason:
-                reason = self._call(self._jobs[self._index])
+            while self._job is not None and not reason:
+                reason = self._call(self._jobs[self._job])
                 for stream in (sys.stdout, sys.stderr):
                     stream.flush()
                 os.write(self._writers["report"], reason[: _REPORT_BYTES - 1] + _REPORT_END)
-                task = _STOP if reason else os.read(self._readers["tasks"], len(_STOP))
-                self._index = None if task == _STOP else int.from_bytes(task, "big")
+                message = _STOP if reason else os.read(self._readers["next job"], len(_STOP))
+                self._job = None if message == _STOP else int.from_bytes(message, "big")
         self._at_end()
         sys.exit(1 if reason else 0)
 
     def _call(self, job: Callable[[], None]) -> bytes:
-        """Call a function, and return why it failed; an empty text if it did not."""
+        """Run a job, and return why it failed; an empty text if it did not."""
         try:
-            job()
+            # The parent or an earlier job may have changed the handler.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with _restored_state():
+                job()
         except KeyboardInterrupt:
             return b"It was interrupted."
         except SystemExit as error:
@@ -312,7 +328,6 @@ class _Worker:
         reader, writer = self._lifeline
         os.close(writer)
         threading.Thread(target=_die_with_parent, args=(reader,), daemon=True).start()
-        signal.signal(signal.SIGINT, _interrupt_once)
         for fd, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(self._writers[name], fd)
             os.close(self._writers[name])
@@ -358,10 +373,17 @@ def _die_with_parent(lifeline: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _interrupt_once(*_: Any) -> None:
-    """Raise KeyboardInterrupt. A second one would interrupt the clean-up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _restored_state() -> Iterator[None]:
+    """Restore the environment variables, the working folder and the import path at the end."""
+    environment, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        sys.path[:] = path
 
 
 def _line_buffered(stream: Any, fd: int) -> IO[str]:

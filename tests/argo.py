@@ -1,6 +1,7 @@
 """Execute a rendered Argo workflow with local processes, task by task, as the Argo controller does."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from concurrency import run_magnus_in_forked_process
 
 SUCCEEDED, FAILED, OMITTED = "Succeeded", "Failed", "Omitted"
 OUTPUT_FILE = Path("/tmp/output.txt")
+OUTPUT_LINK = "/proc/self/cwd/output.txt"
 
 StringDict = Dict[str, str]
 # Runs a command in a folder with an environment. Returns the exit code and the output.
@@ -38,13 +40,30 @@ def run_in_process(command: List[str], folder: Path, environment: StringDict) ->
 
 @contextlib.contextmanager
 def separate_output_files() -> Iterator[None]:
-    """Link /tmp/output.txt to the working directory of each process, because each pod has its own /tmp."""
-    OUTPUT_FILE.unlink() if OUTPUT_FILE.is_symlink() or OUTPUT_FILE.exists() else None
-    OUTPUT_FILE.symlink_to("/proc/self/cwd/output.txt")
-    try:
-        yield
-    finally:
-        OUTPUT_FILE.unlink()
+    """Link /tmp/output.txt to the working directory of each process, because each pod has its own /tmp.
+
+    Several test sessions on one machine may use the link at the same time. The last of them removes it.
+    """
+    with OUTPUT_FILE.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        while not _is_linked():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_linked():
+                if OUTPUT_FILE.is_symlink() or OUTPUT_FILE.exists():
+                    OUTPUT_FILE.unlink()
+                OUTPUT_FILE.symlink_to(OUTPUT_LINK)
+            # Between the two locks, a session that ends may remove the link.
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BlockingIOError):  # Another session uses the link.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                OUTPUT_FILE.unlink()
+
+
+def _is_linked() -> bool:
+    return OUTPUT_FILE.is_symlink() and os.readlink(str(OUTPUT_FILE)) == OUTPUT_LINK
 
 
 class Workflow:

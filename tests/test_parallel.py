@@ -22,7 +22,7 @@ from test_pipelines import DB, END, EVERY_NODE_TYPE, FUNCTIONS, mapped, parallel
 from test_pipelines import dag as dag_of
 from test_workers import wait_for, wait_until_gone
 
-from magnus_peewee_store import DBStore, ParallelExecutionError, executors, runs
+from magnus_peewee_store import DBStore, ParallelExecutionError, executors, fragments, runs
 
 REPEAT = int(os.environ.get("PARALLEL_REPEAT", "1"))
 
@@ -30,7 +30,7 @@ PARALLEL: Dict[str, Any] = {"executor": {"type": "local-parallel", "config": {"m
 STUB = {"type": "stub"}
 
 WAITING = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 from magnus import track_this, get_secret
 from pydantic import BaseModel, create_model
@@ -54,6 +54,23 @@ def wait_for_go(file: str):
 def end_badly(file: str):
     {"raise": lambda: 1 / 0, "exit": lambda: sys.exit(3), "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
      "leave": lambda: os._exit(0)}.get(file, str)()
+
+def record_state(file: str):
+    environment = {name: value for name, value in os.environ.items() if name != "MAGNUS_MAP_VARIABLE"}
+    Path(f"{file}.json").write_text(json.dumps([os.getpid(), environment, os.getcwd(), sys.path]))
+    os.environ["ADDED"] = file
+    sys.path.insert(0, file)
+    raise ValueError(file)
+
+def fail_for_first_a(file: str):
+    if file == "a" and not Path("first a").exists():
+        Path("first a").touch()
+        raise ValueError(file)
+
+def note_value():
+    value = json.loads(os.environ["MAGNUS_MAP_VARIABLE"])["file"]
+    with open("values", "a") as values:
+        values.write(f"{os.getpid()} {value!r}\\n")
 
 def kill_outer(file: str):
     os.kill(os.getppid(), signal.SIGKILL)
@@ -455,6 +472,72 @@ def test_ctrl_c_ends_the_branches(project: Project) -> None:
     wait_until_gone([int((project.folder / f"{file}.pid").read_text()) for file in files])
     (project.folder / "go").touch()
     project.execute("again", "--use-cached", "run")
+    assert run_log(project, "again").status == "SUCCESS"
+
+
+# What a process keeps from one branch to the next
+
+
+def test_next_branch_in_a_process_starts_as_the_first_did(project: Project) -> None:
+    """magnus itself leaves a map's value in the environment when a task fails, and a folder in the import path."""
+    project.write(
+        functions_py=WAITING,
+        config_yaml={"executor": {"type": "local-parallel", "config": {"max_workers": 1}}, **DB},
+        parameters_yaml={"files": ["a", "b", "c"]},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("record_state"))))},
+    )
+    project.execute("run", "-p", "parameters.yaml", fails=True)
+    first, *others = [json.loads((project.folder / f"{file}.json").read_text()) for file in "abc"]
+    assert others == [first] * 2
+
+
+def test_each_process_has_one_heartbeat(project: Project) -> None:
+    """The process of the pipeline, and two that execute five branches."""
+    project.write(
+        functions_py=WAITING,
+        config_yaml={"executor": {"type": "local-parallel", "config": {"max_workers": 2}}, **DB},
+        parameters_yaml={"files": ["a", "b", "c", "d", "e"]},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("write_lines"))))},
+    )
+    project.execute("run", "-p", "parameters.yaml")
+    store = DBStore(connection_string=f"sqlite:///{project.folder}/.run_log_store/run_log.db")
+    assert len(store.table.read("run", fragments.HEARTBEAT)) == 3
+    store.close()
+
+
+def test_equal_values_of_a_map_run_one_after_the_other_as_with_local(project: Project) -> None:
+    """They share a branch and a log. The last one counts."""
+    values = [1, "1", 2, 1]
+    project.write(
+        functions_py=WAITING,
+        parameters_yaml={"files": values},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("note_value"))))},
+    )
+    for name, content in (("local", DB), ("executor", PARALLEL)):
+        project.write(config_yaml=content)
+        project.execute(name, "-p", "parameters.yaml")
+        lines = [line.split() for line in (project.folder / "values").read_text().splitlines()]
+        assert sorted(value for _, value in lines) == sorted(map(repr, values))
+        shared = [(pid, value) for pid, value in lines if value != "2"]
+        assert [value for _, value in shared] == ["1", "'1'", "1"]
+        assert len({pid for pid, _ in shared}) == 1
+        (project.folder / "values").unlink()
+        shutil.rmtree(str(project.folder / ".catalog"))
+    assert_same(run_log(project, "executor"), run_log(project, "local"))
+
+
+def test_failure_of_an_equal_value_is_kept(project: Project) -> None:
+    """With `local`, the log of the last value replaces it, and the run succeeds."""
+    project.write(
+        functions_py=WAITING,
+        config_yaml=PARALLEL,
+        parameters_yaml={"files": ["a", "b", "a"]},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("fail_for_first_a"))))},
+    )
+    project.execute("run", "-p", "parameters.yaml", fails=True)
+    each = run_log(project, "run").steps["each"]
+    assert (each.status, each.branches["each.a"].status, each.branches["each.b"].status) == ("FAIL", "FAIL", "SUCCESS")
+    project.execute("again", "-p", "parameters.yaml", "--use-cached", "run")
     assert run_log(project, "again").status == "SUCCESS"
 
 

@@ -170,7 +170,7 @@ def test_missing_pandas_is_an_error_that_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     for function in (runs.to_dataframe, runs.metrics_dataframe):
-        with pytest.raises(MissingLibraryError, match=r"pip install 'pandas'"):
+        with pytest.raises(MissingLibraryError, match=r"pip install pandas"):
             function(three_runs)
 
 

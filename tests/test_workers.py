@@ -2,6 +2,7 @@
 
 import gc
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 import pytest
 
 from magnus_peewee_store import workers
+
+KILLED = "The process was killed by SIGKILL. Linux does that when memory runs out."
 
 
 def run(jobs: List[Callable[[], Any]], count: int = 4) -> Dict[int, str]:
@@ -54,14 +57,14 @@ def test_failures_give_their_reason(capfd: pytest.CaptureFixture[str]) -> None:
     jobs = [raise_error, kill_self, lambda: sys.exit(3), lambda: os._exit(0), lambda: None]
     assert run(jobs) == {
         0: "ValueError: failed on purpose",
-        1: "The process was killed by SIGKILL. Linux does that when memory runs out.",
+        1: KILLED,
         2: "It called sys.exit(3).",
         3: "The process exited with code 0 before the end.",
     }
     assert capfd.readouterr().err.count("ValueError: failed on purpose") == 1
 
 
-def test_process_takes_the_next_job_unless_one_failed(tmp_path: Path) -> None:
+def test_process_gets_the_next_job_unless_one_failed(tmp_path: Path) -> None:
     def note() -> None:
         with (tmp_path / "pids").open("a") as file:
             file.write(f"{os.getpid()}\n")
@@ -69,6 +72,91 @@ def test_process_takes_the_next_job_unless_one_failed(tmp_path: Path) -> None:
     assert list(run([note, note, raise_error, note, kill_self, note, note], count=1)) == [2, 4]
     first, second, third, fourth, fifth = (tmp_path / "pids").read_text().split()
     assert first == second != third != fourth == fifth
+
+
+def kill(worker: Any) -> None:
+    """Kill a worker process, and wait until it has ended. The test's parent process has not noticed it yet."""
+    os.kill(worker._process.pid, signal.SIGKILL)
+    wait_for_end(worker)
+
+
+def wait_for_end(worker: Any) -> None:
+    os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_job_that_ends_its_process_at_once_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends after its next job is assigned, and before the parent does anything else."""
+    assign = workers._Worker.assign
+
+    def assign_and_wait(worker: Any, waiting: Any) -> None:
+        assign(worker, waiting)
+        wait_for_end(worker)
+
+    monkeypatch.setattr(workers._Worker, "assign", assign_and_wait)
+    assert run([lambda: None, kill_self], count=1) == {1: KILLED}
+
+
+def test_process_killed_before_it_begins_its_next_job_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assign = workers._Worker.assign
+
+    def assign_to_stopped_process(worker: Any, waiting: Any) -> None:
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        assign(worker, waiting)
+        kill(worker)
+
+    monkeypatch.setattr(workers._Worker, "assign", assign_to_stopped_process)
+    jobs = [lambda: None, (tmp_path / "began").touch, lambda: None]
+    assert run(jobs, count=1) == {1: KILLED}
+    assert not (tmp_path / "began").exists()
+
+
+def test_process_killed_without_a_job_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assign = workers._Worker.assign
+
+    def kill_and_assign(worker: Any, waiting: Any) -> None:
+        kill(worker)
+        assign(worker, waiting)
+
+    monkeypatch.setattr(workers._Worker, "assign", kill_and_assign)
+    assert run([(tmp_path / name).touch for name in "abc"], count=1) == {}
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_job_that_returned_before_its_process_was_killed_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent reads the report of a process that has already ended."""
+    has_ended = workers._Worker.has_ended
+
+    def kill_after_report(worker: Any) -> bool:
+        if not worker._report:
+            select.select([worker._readers["report"]], [], [])
+        kill(worker)
+        return has_ended(worker)
+
+    monkeypatch.setattr(workers._Worker, "has_ended", kill_after_report)
+    assert run([(tmp_path / name).touch for name in "abc"], count=1) == {}
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_next_job_starts_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "by the parent")
+
+    def change_everything() -> None:
+        os.environ["KEPT"] = os.environ["ADDED"] = "by a job"
+        del os.environ["PATH"]
+        os.chdir(tmp_path)
+        sys.path.insert(0, str(tmp_path))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def check_state() -> None:
+        assert (dict(os.environ), os.getcwd(), sys.path) == state
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    state = (dict(os.environ), os.getcwd(), list(sys.path))
+    assert run([change_everything, check_state], count=1) == {}
 
 
 def most_at_once(log: Path) -> int:
@@ -130,6 +218,11 @@ def test_lines_are_written_once_and_whole(stream: int, tmp_path: Path, capfd: py
     assert sorted(lines) == sorted([*expected, *(f"<{name} end without newline" for name in "012")])
 
 
+def test_output_without_newline_ends_with_its_job(capfd: pytest.CaptureFixture[str]) -> None:
+    run([lambda: print("a", end=""), lambda: print("b", end="")], count=1)
+    assert capfd.readouterr().out == "a\nb\n"
+
+
 def test_buffered_output_of_the_parent_appears_once(capfd: pytest.CaptureFixture[str]) -> None:
     print("before", end=" ")
     run([lambda: print("branch")])
@@ -160,11 +253,57 @@ def children() -> Set[str]:
 
 
 def test_no_process_and_no_file_stays_open() -> None:
-    children_before = children()
+    gc.collect()
     before = os.listdir("/proc/self/fd")
+    children_before = children()
     run([raise_error, kill_self, *[lambda: None] * 10])
+    gc.collect()  # the temporary file of the slots
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert children() <= children_before
+
+
+def test_error_of_the_callback_ends_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "GRACE", 0.1)
+
+    def wait_deafly() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        (tmp_path / "waits").touch()
+        threading.Event().wait()
+
+    def fail() -> None:
+        wait_for(tmp_path / "waits")
+        raise_error()
+
+    def give_up(*_: Any) -> None:
+        raise RuntimeError("given up")
+
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    children_before = children()
+    with pytest.raises(RuntimeError, match="given up"):
+        workers.run([wait_deafly, fail], workers.Slots(2), give_up)
+    assert children() <= children_before
+    gc.collect()  # the temporary file of the slots
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_killed_job_takes_what_it_started_with_it(tmp_path: Path) -> None:
+    def start_and_die() -> None:
+        process = subprocess.Popen(["sleep", "1000"])
+        (tmp_path / "pid").write_text(str(process.pid))
+        kill_self()
+
+    assert run([start_and_die]) == {0: KILLED}
+    wait_until_gone([int((tmp_path / "pid").read_text())])
+
+
+def test_jobs_handle_ctrl_c_as_a_new_process_does() -> None:
+    previous = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        reasons = run([lambda: os.kill(os.getpid(), signal.SIGINT)])
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert reasons == {0: "It was interrupted."}
 
 
 SCRIPT = """

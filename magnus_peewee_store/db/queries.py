@@ -78,6 +78,17 @@ class Queries:
         return insert.on_conflict(conflict_target=unique, preserve=[self._log.attribute_value])
 
     @compiled
+    def lock(self) -> Any:
+        """Lock rows in the order in which `insert_or_update` locks many, and return their types and keys.
+
+        Params: run_id; rows, which is a JSON text of types and keys.
+        """
+        columns = (self._log.attribute_type, self._log.attribute_key)
+        table, _, values = self.database.json_rows(param("rows"))
+        named = peewee.Tuple(*columns).in_(peewee.Select([table], values[:2]))
+        return self.rows_of(param("run_id")).select(*columns).where(named).order_by(*columns).for_update()
+
+    @compiled
     def insert_stored(self) -> Any:
         """Insert a row with its created_at. Params: the columns."""
         names = ("run_id", "attribute_type", "attribute_key", "attribute_value", "created_at")

@@ -107,10 +107,7 @@ class LogTable:
         if len(batches) == 1 and self._has_unique_index:
             return self._upsert(run_id, batches[0], requires)
         with self._run_lock(run_id):
-            # The required rows are locked first, so that two such transactions cannot deadlock.
-            if not all(self._read(run_id, types, name, is_locking=True) for types, name in requires):
-                return False
-            return all(self._upsert(run_id, batch) for batch in batches)
+            return self._lock(run_id, rows, requires) and all(self._upsert(run_id, batch) for batch in batches)
 
     @_retrying
     def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
@@ -479,6 +476,18 @@ class LogTable:
                 room = BATCH_BYTES - size
             batches[-1].append(row)
         return [*batches]
+
+    def _lock(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
+        """Lock required rows, and rows that several statements will write, so that such transactions cannot deadlock.
+
+        Returns:
+            False if the run lacks a row that `requires` names.
+        """
+        if not (self._has_unique_index and self.database.has_ordered_locks):
+            return all(self._read(run_id, types, name, is_locking=True) for types, name in requires)
+        keys = [row[:2] for row in rows] + [(each, name) for types, name in requires for each in types]
+        locked = set(self._queries.lock().run(run_id=run_id, rows=json.dumps(keys, ensure_ascii=False)).fetchall())
+        return all(any((each, name) in locked for each in types) for types, name in requires)
 
     def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
         """Write a batch. Return False, and write nothing, if the run lacks a required row.

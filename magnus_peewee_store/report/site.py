@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(".") and not _is_of_report(path):
             raise NotAReportError(
-                f"'{path}' is not part of a report. Name another folder than '{folder}', so that the report has its own."
+                f"'{path}' is not part of a report. Name another folder than '{folder}': a report has its own."
             )
 
 

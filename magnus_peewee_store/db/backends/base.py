@@ -93,6 +93,7 @@ class Backend(peewee.Database):
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
     has_json_rows = True
     has_concurrent_writers = True  # whether several transactions may write at the same time
+    has_ordered_locks = False  # whether SELECT ... ORDER BY ... FOR UPDATE locks the rows in this order
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
     schema: Optional[str] = None  # the schema of the table, if the connection string sets one
     # SQL that creates a view on values in documents; `views.create_views` fills in the names.

@@ -48,6 +48,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     """PostgreSQL."""
 
     peewee_class = peewee.PostgresqlDatabase
+    has_ordered_locks = True
     settings = {
         # Without keepalives, a crashed host is noticed only after hours.
         "connect_timeout": 10,
