@@ -11,7 +11,7 @@ from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import ConditionError, DBStore, MissingLibraryError, UnknownNameError, runs
-from magnus_peewee_store.runs.conditions import parse_condition
+from magnus_peewee_store.runs.conditions import make_filters, parse_condition
 from magnus_peewee_store.runs.searching import search_page
 
 
@@ -72,8 +72,8 @@ def test_which_run_had_the_lowest_error_and_with_which_parameters(three_runs: DB
 )
 def test_which_runs_are_like_that(three_runs: DBStore, where: List[str], expected: List[str]) -> None:
     assert ids(runs.search(three_runs, where)) == expected
-    page = search_page(three_runs, where, None, limit=1)
-    assert (ids(page.runs), page.total) == (expected[:1], len(expected))
+    first, total = search_page(three_runs, make_filters(where), None, 1, False, runs.summarize)
+    assert (ids(first), total) == (expected[:1], len(expected))
 
 
 def test_branches_of_a_map_count_by_their_best_metric(store: DBStore) -> None:
