@@ -10,7 +10,7 @@ from rich.text import Text
 
 from magnus_peewee_store.cli.console import UNLIMITED, printable
 from magnus_peewee_store.cli.values import format_value, run_status_text
-from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Name
+from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Name, without_number
 from magnus_peewee_store.runs.listing import RunProgress
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -113,9 +113,13 @@ def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
 
 
 def _headings(names: Sequence[Name]) -> List[str]:
-    """Return the names without what they begin with; of a metric only the last part, if no other ends in it."""
+    """Return the names without what they begin with; of a metric only the last part, if no other ends in it.
+
+    The number of a step belongs to the last part.
+    """
     texts = [_without_prefix(name.text) for name in names]
-    last = [text.rpartition(".")[2] or text for text in texts]
+    starts = [without_number(text).rpartition(".")[0] for text in texts]
+    last = [text[len(start) :].lstrip(".") or text for text, start in zip(texts, starts)]
     is_metric = [name.text.startswith(METRICS) for name in names]
     return [
         printable(short if is_short and last.count(short) == 1 else text)

@@ -52,7 +52,7 @@ class Condition(NamedTuple):
     """A comparison that a run meets if any of the name's values meets it."""
 
     name: str
-    """A field, a parameter, or a metric; of a metric also the last parts of its name."""
+    """A field, a parameter, or a metric; of a metric also the last parts of its name, without the number of a step."""
     operator: str
     """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
     value: str
@@ -112,8 +112,15 @@ class Name:
 
     def _means(self, metric: str) -> bool:
         if metric not in self._is_metric:
-            self._is_metric[metric] = f".{metric}".endswith(f".{self._metric}")
+            names = (f".{metric}", f".{without_number(metric)}")
+            self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
         return self._is_metric[metric]
+
+
+def without_number(metric: str) -> str:
+    """Return the name of a metric without the number at its end that `track_this(step=1, loss=...)` adds."""
+    name, _, number = metric.rpartition(".")
+    return name if re.fullmatch(r"-?\d+", number) else metric
 
 
 class Filter:

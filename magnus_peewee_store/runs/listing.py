@@ -143,7 +143,7 @@ def _progress_of(run: RunFields, beats: Sequence[Row], now: Optional[datetime]) 
         "steps_done": statuses.count(defaults.SUCCESS),
         "steps_known": len(run.steps) + sum(row.attribute_type in fragments.STEP for row in run.unreadable),
         "failed_step": _failed_step(run) if defaults.FAIL in statuses else None,
-        "unreadable": [f"{row.attribute_type} {row.attribute_key}" for row in run.unreadable],
+        "unreadable": [row.name for row in run.unreadable],
         "pipeline": run.pipeline or None,
         "user": run.origin.user,
         "host": run.origin.host,

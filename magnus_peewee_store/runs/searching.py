@@ -6,7 +6,7 @@ from typing import Callable, Iterator, List, Optional, Sequence, Set, Tuple, Uni
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Requirement
-from magnus_peewee_store.exceptions import UnknownNameError
+from magnus_peewee_store.exceptions import InvalidValueError, UnknownNameError
 from magnus_peewee_store.runs.conditions import (
     FIELDS,
     AnyCondition,
@@ -16,6 +16,7 @@ from magnus_peewee_store.runs.conditions import (
     Name,
     make_filters,
     sort_runs,
+    without_number,
 )
 from magnus_peewee_store.runs.finding import suggest
 from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, summarize, summarize_headers
@@ -36,8 +37,9 @@ def search(
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
     The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
-    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run
-    meets a condition if one of them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
+    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`, or
+    `train.rmse.2`, which `track_this(step=2, rmse=...)` wrote; a run meets a condition if one of them does.
+    `params.rmse` and `metrics.rmse` say which of the two is meant.
 
     Args:
         store: The store.
@@ -50,6 +52,7 @@ def search(
     Raises:
         ConditionError: If a condition is not valid.
         UnknownNameError: If no run has a name of `where` or `order_by`.
+        InvalidValueError: If the limit is less than 1.
 
     Example:
         >>> from magnus.datastore import StepLog
@@ -79,6 +82,7 @@ def list_runs(
 
     Raises:
         ConditionError: If there is no such status.
+        InvalidValueError: If the limit is less than 1.
 
     Example:
         >>> from magnus_peewee_store import DBStore, runs
@@ -125,6 +129,8 @@ def _search(
     descending: bool,
     read: Reader[AnyRun],
 ) -> List[AnyRun]:
+    if limit is not None and limit < 1:
+        raise InvalidValueError(f"The limit must be at least 1, not {limit}.")
     order = Name(order_by) if order_by is not None else None
     names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
     unseen = [name for name in names.values() if not name.is_field]
@@ -196,7 +202,7 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
     if unseen and has_runs:
         name = unseen[0].text
         # A metric's last part comes first: it is what a short name is compared with.
-        short = [each.rpartition(".")[2] for each in known]
+        short = [without_number(each).rpartition(".")[2] for each in known]
         raise UnknownNameError(
             f"No run has a parameter or metric '{name}'.{suggest(name, sorted({*short, *known, *FIELDS}))}"
         )
