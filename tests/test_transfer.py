@@ -162,7 +162,7 @@ def test_import_of_chunked_run_with_dots_in_branch_names(local_store: DBStore, t
     oracle.add_step_log(step("each.jan.csv.work"), "run")
     with pytest.raises(KeyError):  # magnus itself cannot read this run.
         oracle.get_run_log_by_id("run", full=True)
-    assert [outcome[1:3] for outcome in import_from(local_store, tmp_path / "logs")] == [(True, "")]
+    assert [outcome[1:] for outcome in import_from(local_store, tmp_path / "logs")] == [("written", "")]
     run_log = runs.read_run(local_store, "run").run_log
     assert list(run_log.steps["each"].branches["each.jan.csv"].steps) == ["each.jan.csv.work"]
     assert run_log.parameters == {"a.json": 1, "json": 2}
@@ -225,7 +225,7 @@ def test_import_masks_secrets(local_store: DBStore, sqlite_file: SqliteFile, tmp
         "run_log_store": {"service_name": "db", "connection_string": "postgresql://scott:krakenbait@db/runs"},
     }
     (tmp_path / "run.json").write_text(json.dumps(RunLog(run_id="run", run_config=run_config).model_dump()))
-    assert import_from(local_store, tmp_path / "run.json")[0].done
+    assert import_from(local_store, tmp_path / "run.json")[0].status == "written"
     local_store.close()
     assert b"krakenbait" not in sqlite_file.path.read_bytes()
     run_config = local_store.get_run_config("run")
@@ -241,7 +241,7 @@ def test_copy_keeps_rows_and_skips_existing_runs(store: DBStore, other_store: DB
     store.create_run_log("run 1", tag="of the target")
     run_ids = [f"run {number}" for number in range(3)]
     outcomes = list(runs.copy_runs(other_store, store, run_ids))
-    assert [outcome[1:3] for outcome in outcomes] == [(True, ""), (False, ""), (True, "")]
+    assert [outcome.status for outcome in outcomes] == ["written", "skipped", "written"]
     assert [row for row in all_rows(store) if row.run_id != "run 1"] == [
         row for row in all_rows(other_store) if row.run_id != "run 1"
     ]
