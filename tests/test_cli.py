@@ -82,13 +82,13 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
-    def wait_for(self, text: str) -> None:
-        """Read until the output contains the text."""
-        deadline = time.monotonic() + DEADLINE
+    def wait_for(self, text: str, seconds: float = DEADLINE) -> None:
+        """Read until the output contains the text. Raise `TimeoutError` after some seconds."""
+        deadline = time.monotonic() + seconds
         while text not in self.output:
-            select.select([self._terminal], [], [], DEADLINE)
-            if time.monotonic() > deadline:
-                self.process.kill()
+            ready, _, _ = select.select([self._terminal], [], [], max(0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"{text!r} was not printed:\n{self.output}")
             try:
                 read = os.read(self._terminal, 65536)
             except OSError:  # Linux raises EIO when the other side is closed.
@@ -619,9 +619,9 @@ def test_interrupted_confirmation_deletes_nothing(default_store: DBStore, tmp_pa
     default_store.put_run_log(RunLog(run_id="run", status="SUCCESS"))
     terminal = Terminal(tmp_path, "prune", "--keep", "0")
     terminal.wait_for("[y/N]: ")
-    while terminal.process.poll() is None:
+    while "Aborted!" not in terminal.output:
         terminal.type("\x03")  # Repeated: Python ignores Ctrl-C just before it starts to read.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            terminal.process.wait(0.5)
+        with contextlib.suppress(TimeoutError):
+            terminal.wait_for("Aborted!", seconds=0.5)
     assert terminal.wait() == 1 and "Traceback" not in terminal.output
     assert default_store.table.runs(["RunLog"])

@@ -104,7 +104,7 @@ def test_errors_name_the_run_step_or_branch(store: DBStore) -> None:
     with pytest.raises(exceptions.RunLogNotFoundError, match="Run id for run is not found"):
         store.get_run_log_by_id("run")
     store.create_run_log("run")
-    with pytest.raises(exceptions.RunLogExistsError, match="Run id for run is already found"):
+    with pytest.raises(exceptions.RunLogExistsError, match="A run with the id 'run' exists already"):
         store.create_run_log("run")
     with pytest.raises(exceptions.StepLogNotFoundError, match="Step log for a is not found"):
         store.get_step_log("a", "run")

@@ -23,6 +23,7 @@ from test_faults import PIPELINE, until
 
 from magnus_peewee_store import DBStore, RunExistsError, cli, report, runs
 from magnus_peewee_store.heartbeat import INTERRUPTED, Beat
+from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.liveness import STALE_INTERVALS, liveness_of
 
 INTERVAL = 0.2
@@ -477,7 +478,7 @@ def test_mark_failed_ends_all_that_is_unfinished(store: DBStore) -> None:
     assert [each.status for each in (run_log, run_log.steps["map"], branch, branch.steps["map.1.work"])] == ["FAIL"] * 4
     assert run_log.steps["done"] == step("done", status="SUCCESS") and run_log.parameters == {"x": 1}
     assert branch.steps["map.1.work"].message.startswith("Marked as failed by ")
-    assert [note.text for note in run.notes] == [run_log.steps["map"].message]
+    assert [(note.text, note.user) for note in run.notes] == [("Marked as failed", this_process().user)]
 
 
 def test_mark_failed_leaves_an_ended_run_as_it_is(store: DBStore) -> None:
@@ -505,6 +506,7 @@ def test_killed_run_is_marked_run_again_and_pruned(project: Project, sqlite_file
     store = DBStore(connection_string=sqlite_file.url)
     until(lambda: summary(store).is_stale)
     db("mark-failed", "run", "--connection-string", sqlite_file.url)
+    assert "pause FAIL └── Marked as failed by" in db("show", "run", "--connection-string", sqlite_file.url)
     (project.folder / "go on").touch()
     project.execute("again", "--use-cached", "run")
     steps = store.get_run_log_by_id("again", full=True).steps

@@ -2,12 +2,15 @@
 
 import contextlib
 import uuid
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
 from conftest import AnyDatabase, SqliteFile
+from magnus import context
 from magnus.datastore import StepLog
 from servers import OWNER, Database
+from test_faults import until
 
 from magnus_peewee_store import (
     CorruptFileError,
@@ -131,6 +134,18 @@ def test_privilege_error_contains_the_grant_to_run(
         for account in role.accounts:  # MariaDB cannot tell which account it is before the role may connect.
             role.database.sql(f"{grant.partition(' TO ')[0]} TO {account}")
         call(store)
+
+
+def test_heartbeat_needs_no_more_than_select_insert_and_update(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    role.grant("SELECT, INSERT, UPDATE ON db_log")
+    if is_postgresql(role.database):
+        role.grant("USAGE ON SEQUENCE id_seq")
+    monkeypatch.setattr(context, "run_context", SimpleNamespace(run_id="run", secrets_handler=None))
+    with contextlib.closing(DBStore(connection_string=role.url, retry_timeout=0, heartbeat=0.05)) as store:
+        store.add_step_log(StepLog(name="a", internal_name="a"), "run")
+        rows = store.table.read("run", ("Heartbeat",))
+        assert len(rows) == 1
+        until(lambda: store.table.read("run", ("Heartbeat",)) != rows)
 
 
 def test_privilege_error_names_the_table_to_a_role_that_cannot_see_it(role: Role) -> None:

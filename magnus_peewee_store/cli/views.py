@@ -5,7 +5,7 @@ from typing import Any, Collection, Dict, Mapping, Optional, Union
 
 import click
 from magnus import defaults
-from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
+from magnus.datastore import BranchLog, RunLog, StepLog
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -59,7 +59,7 @@ def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int
         start, end = (_attempt_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
         zone = "" if utc_offset is not None else f" ({format_utc_offset(None)})"
         branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end, (zone, "dim")))
-        _add_message(branch, attempt)
+        _add_message(branch, attempt.message)
         if attempt.parameters:
             _add_values(branch.add(Text("parameters", "bold")), attempt.parameters, is_full=True)
     if step.user_defined_metrics:
@@ -173,8 +173,8 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused:
             continue
         branch = tree.add(_step_label(step, reused))
         if step.status == defaults.FAIL:
-            for attempt in step.attempts:
-                _add_message(branch, attempt)
+            for message in [*(attempt.message for attempt in step.attempts), step.message]:
+                _add_message(branch, message)
         _add_values(branch, step.user_defined_metrics, is_full, "metric ")
         for stage in ("get", "put"):
             # Sorted, because magnus keeps them in no particular order.
@@ -191,9 +191,9 @@ def _add_branches(tree: Tree, step: StepLog, is_full: bool, reused: Mapping[str,
         _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, reused)
 
 
-def _add_message(tree: Tree, attempt: StepAttempt) -> None:
-    if attempt.message:
-        tree.add(Text("\n".join(map(printable, attempt.message.splitlines())), "red"))
+def _add_message(tree: Tree, message: str) -> None:
+    if message:
+        tree.add(Text("\n".join(map(printable, message.splitlines())), "red"))
 
 
 def _add_values(

@@ -52,7 +52,7 @@ def mark_failed(store: DBStore, run_id: str) -> List[str]:
         raise RunNotFoundError(f"There is no run '{run_id}' whose own row can be read.")
     if _is_unfinished(*header[-1]):
         store.update_run_log_status(run_id, defaults.FAIL)
-        add_note(store, run_id, message)
+        add_note(store, run_id, "Marked as failed")
     return ended
 
 
