@@ -6,7 +6,6 @@ import time
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List
 
-from concurrency import FORKSERVER
 from magnus import context
 from magnus.datastore import RunLog, StepLog
 
@@ -16,6 +15,7 @@ from benchmarks.stores import THIS_STORE, DBStoreAdapter
 from benchmarks.timing import Rounds, Settings, shuffled
 from magnus_peewee_store import DBStore
 from magnus_peewee_store.store import HEARTBEAT_INTERVAL
+from tests.concurrency import FORKSERVER
 
 WITHOUT = "without heartbeats"
 WRITERS = 4
