@@ -185,7 +185,7 @@ def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: Optional
     """Return the fields of runs, in the order of the ids; without a selection none of their steps."""
     own_rows: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
     for row in store.table.read_runs(run_ids, fragments.RUN_LOG + fragments.ANNOTATIONS):
-        own_rows[row.run_id].append(row)
+        own_rows.setdefault(row.run_id, []).append(row)
     rows = store.table.read_fields(run_ids, selection.types, fragments.STEP, selection.paths) if selection else ()
     rows_of = {run_id: list(own_rows) for run_id, own_rows in itertools.groupby(rows, operator.itemgetter(0))}
     parse_step = (selection or _WITH_VALUES).parse_step
