@@ -15,57 +15,37 @@ _random = random.Random(0)
 
 
 class Settings(NamedTuple):
-    """The sizes of the benchmarks."""
+    """The sizes of the benchmarks, by default the full ones."""
 
-    rounds: int
-    turns: int
+    rounds: int = 5
+    turns: int = 4
     """Turns of each store in a round."""
-    calls: int
+    calls: int = 10
     """Calls in a turn."""
-    sizes: List[int]
+    sizes: List[int] = [10, 100, 1000, 3000]
     """Numbers of steps that a run already has."""
-    compared_sizes: List[int]
-    long_run: int
-    other_rows: int
-    full_run: int
-    processes: int
-    seconds: float
+    compared_sizes: List[int] = [100, 1000]
+    long_run: int = 10_000
+    other_rows: int = 1_000_000
+    full_run: int = 10_000
+    processes: int = 16
+    seconds: float = 2.0
     """How long concurrent processes write."""
-    first_calls: int
-    pipeline: int
-    branches: int
-    array: int
+    first_calls: int = 10
+    pipeline: int = 100
+    branches: int = 200
+    array: int = 1 << 30
     """Bytes of the array that parallel workers share."""
-    runs: int
+    runs: int = 100_000
     """Runs in the database, with 50 steps each."""
-    idle_processes: int
+    idle_processes: int = 50
     """Processes that have heartbeats and write nothing else."""
-    searched_runs: int
-    listed_runs: int
-    framed_runs: int
+    searched_runs: int = 10_000
+    listed_runs: int = 2000
+    framed_runs: int = 500
 
 
-FULL = Settings(
-    rounds=5,
-    turns=4,
-    calls=10,
-    sizes=[10, 100, 1000, 3000],
-    compared_sizes=[100, 1000],
-    long_run=10_000,
-    other_rows=1_000_000,
-    full_run=10_000,
-    processes=16,
-    seconds=2.0,
-    first_calls=10,
-    pipeline=100,
-    branches=200,
-    array=1 << 30,
-    runs=100_000,
-    idle_processes=50,
-    searched_runs=10_000,
-    listed_runs=2000,
-    framed_runs=500,
-)
+FULL = Settings()
 QUICK = Settings(
     rounds=1,
     turns=2,

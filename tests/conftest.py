@@ -1,5 +1,6 @@
 """Shared fixtures: databases, the stores of magnus as oracles, and projects that run the magnus command."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from magnus.extensions.run_log_store.chunked_file_system.implementation import C
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 from servers import KIND_IN_TREE, Database, Galera, MariaDB, MySQL, PostgreSQL, Server, why_missing
 
-from magnus_peewee_store import DBStore
+from magnus_peewee_store import DBStore, open_store, runs
 
 ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystemRunLogStore}
 # Schemes of connection strings, with the driver, and the kind of server for each.
@@ -32,6 +33,10 @@ SETTINGS = {
     "mysql": {"max_connections": "200", "max_allowed_packet": "64M"},
 }
 
+# The files that take longest, in the order in which they start when processes share the files (see tox.ini). If they
+# started last, one process would work on the last of them alone.
+LONGEST_FILES = ["parallel", "documents", "argo", "containers", "liveness", "faults", "clusters", "cli", "histories"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell makes background processes ignore SIGINT, and child processes inherit that. Some tests send SIGINT.
@@ -44,6 +49,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_store" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("oracle")
         metafunc.parametrize("any_store", [*DATABASES, *(marker.args if marker else ())], indirect=True)
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -175,6 +185,22 @@ def any_store(
         store = DBStore(connection_string=database.url)
         yield store
         store.close()
+
+
+@contextlib.contextmanager
+def new_store(url: str, **options: Any) -> Iterator[DBStore]:
+    """Return another store on a database. Transient errors are not retried, unless `retry_timeout` says so."""
+    store = DBStore(connection_string=url, **{"retry_timeout": 0, **options})
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def check(url: str) -> runs.CheckReport:
+    """Check a database as `magnus db check` does."""
+    with contextlib.closing(open_store(connection_string=url)) as store:
+        return runs.check(store)
 
 
 class Project:

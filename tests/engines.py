@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import time
 from importlib import metadata
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set
 
@@ -173,6 +174,8 @@ def python_and_packages() -> Set[Path]:
     files |= {path for path in standard.rglob("*") if not path.relative_to(standard).parts[0].startswith(left_out)}
     for distribution in _distributions("magnus-peewee-store[postgres,mysql]", "psycopg2-binary"):
         files |= {Path(os.path.normpath(distribution.locate_file(each))) for each in distribution.files or []}
+    # The bytecode too, so that no container compiles again. pip lists it among the files of a package, uv does not.
+    files |= {Path(cache_from_source(str(path))) for path in files if path.suffix == ".py"}
     linked = [str(path) for path in files if ".so" in path.suffixes or path == Path(sys.executable)]
     listed = subprocess.run(["ldd", *linked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     files |= {Path(os.path.normpath(word)) for word in listed.split() if word.startswith("/")}

@@ -166,10 +166,10 @@ def failures(workflow: argo.Workflow) -> str:
 
 
 def test_workflow_writes_the_complete_run_log(project: Project, server: Database) -> None:
-    manifest = render_workflow(project, server, PIPELINES["nested"])
-    workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, "the-uid")
+    manifest = render_workflow(project, server, PIPELINES["map"])
+    workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, "the-uid", argo.run_in_process)
     assert workflow.run() == argo.SUCCEEDED, failures(workflow)
-    assert len(workflow.pods) == POD_COUNTS["nested"]
+    assert len(workflow.pods) == POD_COUNTS["map"]
     assert PASSWORD not in "".join(pod.output for pod in workflow.pods)
     assert_matches(read_run_log(server, "the-uid"), run_with_file_system_store(project))
 
@@ -177,9 +177,7 @@ def test_workflow_writes_the_complete_run_log(project: Project, server: Database
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_concurrent_workflows_lose_nothing(project: Project, server: Database, pipeline: str) -> None:
     manifest = render_workflow(project, server, PIPELINES[pipeline])
-    workflows = {
-        uid: argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid, argo.run_in_forked_process) for uid in "abcd"
-    }
+    workflows = {uid: argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid) for uid in ("one", "other")}
     with ThreadPoolExecutor(max_workers=len(workflows)) as pool:
         phases = list(pool.map(argo.Workflow.run, workflows.values()))
     assert set(phases) == {argo.SUCCEEDED}, "".join(failures(workflow) for workflow in workflows.values())
@@ -198,7 +196,7 @@ def test_parallel_pods_change_other_parameters(project: Project, server: Databas
         meeting.mkdir()
         project.write(parameters_yaml={"one": 0, "other": 0, "meeting": str(meeting)})
         uid = f"run {number}"
-        workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid, argo.run_in_forked_process)
+        workflow = argo.Workflow(manifest, project.folder, CLUSTER_SECRETS, uid)
         assert workflow.run() == argo.SUCCEEDED, failures(workflow)
         assert read_run_log(server, uid).parameters == {"one": 1, "other": 1, "meeting": str(meeting)}
 

@@ -266,7 +266,7 @@ def test_literal_password_is_percent_decoded() -> None:
 
 
 def set_secrets_handler(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "run_context", SimpleNamespace(secrets_handler=handler))
+    monkeypatch.setattr(context, "run_context", SimpleNamespace(run_id="of the pipeline", secrets_handler=handler))
 
 
 def test_secrets_from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

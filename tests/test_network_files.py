@@ -149,6 +149,13 @@ def network_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
+def local_folder() -> Iterator[Path]:
+    """A folder outside of that mount, on which CI keeps its temporary files."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> List[str]:
     messages: List[str] = []
     monkeypatch.setattr(logging.getLogger("magnus.db"), "handle", lambda record: messages.append(record.getMessage()))
@@ -173,13 +180,13 @@ def test_network_file_has_rollback_journal_and_one_warning(network_folder: Path,
 
 
 def test_file_that_moved_to_the_network_leaves_write_ahead_logging(
-    tmp_path: Path, network_folder: Path, warnings: List[str]
+    local_folder: Path, network_folder: Path, warnings: List[str]
 ) -> None:
-    store = DBStore(connection_string=f"sqlite:///{tmp_path}/runs.db")
+    store = DBStore(connection_string=f"sqlite:///{local_folder}/runs.db")
     store.create_run_log("run")
     assert store.table.database.journal_mode == "wal" and not warnings
     store.close()
-    shutil.copy(str(tmp_path / "runs.db"), str(network_folder / "runs.db"))
+    shutil.copy(str(local_folder / "runs.db"), str(network_folder / "runs.db"))
     store = DBStore(connection_string=f"sqlite:///{network_folder}/runs.db")
     assert store.get_run_log_by_id("run").run_id == "run"
     assert store.table.database.journal_mode == "delete"

@@ -5,9 +5,11 @@ import re
 import shutil
 import sqlite3
 from collections import Counter
-from typing import Any, Dict, List
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, Tuple
 
 import pytest
+from concurrency import run_magnus_in_forked_process
 from conftest import Project
 from magnus.datastore import RunLog, StepLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
@@ -133,7 +135,7 @@ def test_every_node_type_matches_file_system_store(project: Project) -> None:
 
     assert set(statuses(project, "run").values()) == {"SUCCESS"}
     counts = dict(rows(project, "SELECT attribute_type, COUNT(*) FROM db_log GROUP BY attribute_type"))
-    assert counts == {"RunLog": 1, "Parameter": 4, **steps_and_branches(from_files.steps)}
+    assert counts == {"RunLog": 1, "Heartbeat": 1, "Parameter": 4, **steps_and_branches(from_files.steps)}
 
 
 def steps_and_branches(steps: Dict[str, StepLog]) -> "Counter[str]":
@@ -240,7 +242,7 @@ def test_duplicate_run_id_fails(project: Project) -> None:
     project.write(config_yaml=DB, pipeline_yaml={"dag": dag(stub={"type": "stub"})})
     project.execute("run")
     before = rows(project, "SELECT * FROM db_log")
-    assert "already exists" in project.execute("run", fails=True)
+    assert "Choose an id with --run-id" in project.execute("run", fails=True)
     assert rows(project, "SELECT * FROM db_log") == before
 
 
@@ -335,17 +337,23 @@ def test_twenty_pipelines_share_one_database(project: Project, database: Any, st
             parameters_yaml={"rows": 2, "files": ["jan.csv", "feb"]},
             pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("work"))), last={"type": "stub"})},
         )
-    arguments = ("execute", "-f", "pipeline.yaml", "-c", "config.yaml", "-p", "parameters.yaml", "--run-id")
-    processes = [each.start("magnus", *arguments, each.folder.name) for each in projects]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    failed = [output for process, output in zip(processes, outputs) if process.returncode]
+
+    def execute(project: Project) -> Tuple[int, str]:
+        files = ["-f", "pipeline.yaml", "-c", "config.yaml", "-p", "parameters.yaml"]
+        command = ["magnus", "execute", *files, "--run-id", project.folder.name]
+        return run_magnus_in_forked_process(command, project.folder, project.environment)
+
+    with ThreadPoolExecutor(max_workers=len(projects)) as pool:
+        outcomes = list(pool.map(execute, projects))
+    failed = [output for exit_code, output in outcomes if exit_code]
     assert not failed, failed[0]
 
     logs = [without_times(store.get_run_log_by_id(each.folder.name, full=True)) for each in projects]
     assert {step["status"] for log in logs for step in log["steps"].values()} == {"SUCCESS"}
     distinct_logs = {json.dumps(log).replace(log["run_id"], "run") for log in logs}
     assert len(distinct_logs) == 1
-    row_counts = dict(database.sql("SELECT run_id, COUNT(*) FROM db_log GROUP BY run_id"))
+    without_heartbeats = "SELECT run_id, COUNT(*) FROM db_log WHERE attribute_type <> 'Heartbeat' GROUP BY run_id"
+    row_counts = dict(database.sql(without_heartbeats))
     assert row_counts == {each.folder.name: 12 for each in projects}
 
 

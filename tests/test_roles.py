@@ -1,14 +1,14 @@
 """Roles without privileges, tables and views of other software, missing schemas, and damaged files."""
 
 import contextlib
-import uuid
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
-from conftest import AnyDatabase, SqliteFile
+from conftest import AnyDatabase, SqliteFile, check, new_store
 from magnus import context
 from magnus.datastore import StepLog
+from roles import Role
 from servers import OWNER, Database
 from test_faults import until
 
@@ -36,47 +36,7 @@ def is_postgresql(database: AnyDatabase) -> bool:
     return isinstance(database, Database) and database.scheme.startswith("postgresql")
 
 
-@contextlib.contextmanager
-def new_store(url: str) -> Iterator[DBStore]:
-    store = DBStore(connection_string=url, retry_timeout=0)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def check(url: str) -> runs.CheckReport:
-    with contextlib.closing(open_store(connection_string=url)) as store:
-        return runs.check(store)
-
-
 # Privileges
-
-
-class Role:
-    """A role of a database, with no privileges at first."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.name = f"clerk_{uuid.uuid4().hex[:12]}"
-        self.url = database.url.replace("scott:tiger", f"{self.name}:tiger")
-        hosts = ("%", "localhost") if is_mariadb(database) else ()
-        self.accounts = [f"'{self.name}'@'{host}'" for host in hosts] or [self.name]
-        if hosts:
-            database.sql("CREATE USER " + ", ".join(f"{account} IDENTIFIED BY 'tiger'" for account in self.accounts))
-        else:
-            database.sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # the default since PostgreSQL 15
-            database.sql(f"CREATE ROLE {self.name} LOGIN PASSWORD 'tiger'")
-
-    def grant(self, privileges: str) -> None:
-        self.database.sql(f"GRANT {privileges} TO {', '.join(self.accounts)}")
-
-    def drop(self) -> None:
-        if is_mariadb(self.database):
-            self.database.sql(f"DROP USER {', '.join(self.accounts)}")
-        else:
-            self.database.sql(f"DROP OWNED BY {self.name}")
-            self.database.sql(f"DROP ROLE {self.name}")
 
 
 @pytest.fixture

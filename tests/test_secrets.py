@@ -3,7 +3,6 @@
 import json
 import re
 import traceback
-import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List
@@ -14,7 +13,8 @@ from conftest import AnyDatabase, Project
 from magnus import context
 from magnus.datastore import RunLog
 from magnus.secrets import BaseSecrets
-from servers import OWNER, PASSWORD, Database
+from roles import Role
+from servers import Database
 
 from magnus_peewee_store import CannotConnectError, DBStore, create_tables
 
@@ -180,41 +180,24 @@ class ExpiringSecrets(BaseSecrets):
         return self.passwords.pop(0) if len(self.passwords) > 1 else self.passwords[0]
 
 
-class Clerk:
+class Clerk(Role):
     """A role with a password that changes, and a store that connects as the role."""
 
     def __init__(self, database: Database) -> None:
-        self.database = database
-        self.is_mariadb = database.server.kind == "mariadb"
-        self.name = f"clerk_{uuid.uuid4().hex[:12]}"
-        self.account = f"'{self.name}'@'localhost'" if self.is_mariadb else self.name
-        if self.is_mariadb:
-            database.sql(f"CREATE USER {self.account} IDENTIFIED BY 'first'")
-            database.sql(f"GRANT SELECT, INSERT, UPDATE ON {database.name}.* TO {self.account}")
-        else:
-            database.sql(f"CREATE ROLE {self.name} LOGIN PASSWORD 'first'")
-            database.sql(f"GRANT SELECT, INSERT, UPDATE ON db_log TO {self.name}")
+        super().__init__(database, "first")
+        self.grant("SELECT, INSERT, UPDATE ON db_log")
         self.secrets = ExpiringSecrets(passwords=["first"])
-        url = database.url.replace(f"{OWNER}:{PASSWORD}@", f"{self.name}:${{token}}@")
-        self.store = DBStore(connection_string=url)
+        self.store = DBStore(connection_string=self.url.replace(":first@", ":${token}@"))
         self.store.set_secrets_handler(self.secrets)
 
-    def change_password(self, password: str) -> None:
-        by = "IDENTIFIED BY" if self.is_mariadb else "PASSWORD"
-        self.database.sql(f"ALTER {'USER' if self.is_mariadb else 'ROLE'} {self.account} {by} '{password}'")
-
     def end_session(self) -> None:
-        session = "CONNECTION_ID()" if self.is_mariadb else "pg_backend_pid()"
+        session = "CONNECTION_ID()" if self.is_mysql else "pg_backend_pid()"
         [[number]] = self.store.table.database.execute_sql(f"SELECT {session}").fetchall()
-        self.database.sql(f"KILL {number}" if self.is_mariadb else f"SELECT pg_terminate_backend({number})")
+        self.database.sql(f"KILL {number}" if self.is_mysql else f"SELECT pg_terminate_backend({number})")
 
     def drop(self) -> None:
         self.store.close()
-        if self.is_mariadb:
-            self.database.sql(f"DROP USER {self.account}")
-        else:
-            self.database.sql(f"DROP OWNED BY {self.name}")
-            self.database.sql(f"DROP ROLE {self.name}")
+        super().drop()
 
 
 @pytest.fixture

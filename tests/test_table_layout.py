@@ -1,15 +1,15 @@
 """Indexes that confuse names, and the width of pk."""
 
 import contextlib
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import peewee
 import pytest
-from conftest import AnyDatabase, Project, SqliteFile
+from conftest import AnyDatabase, Project, SqliteFile, check, new_store
 from magnus.datastore import StepLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, create_tables, open_store, runs
+from magnus_peewee_store import DBStore, create_tables
 
 # Names that some collations take for one, and names with the same beginning.
 SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
@@ -59,20 +59,6 @@ CONFUSING = {
 
 def kind_of(database: AnyDatabase) -> str:
     return database.server.kind if isinstance(database, Database) else "sqlite"
-
-
-@contextlib.contextmanager
-def new_store(url: str) -> Iterator[DBStore]:
-    store = DBStore(connection_string=url)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def check(url: str) -> runs.CheckReport:
-    with contextlib.closing(open_store(connection_string=url)) as store:
-        return runs.check(store)
 
 
 def has_confusing_name(database: AnyDatabase) -> bool:
