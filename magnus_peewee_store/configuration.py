@@ -1,4 +1,4 @@
-"""Find the store's configuration as a pipeline does, with its secrets handler."""
+"""Find the configuration of the store and of its secrets handler: `open_store`."""
 
 import os
 from typing import Any, Dict, NamedTuple, Optional
@@ -8,7 +8,7 @@ from ruamel.yaml.error import YAMLError
 
 from magnus_peewee_store.db.backends.base import TABLE
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import CONFIG_KEYS, DBStore
 
 CONNECTION_STRING_VARIABLE = "MAGNUS_DB_CONNECTION_STRING"
 
@@ -33,12 +33,12 @@ class Configuration(NamedTuple):
 def open_store(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> DBStore:
     """Open an existing database, for notebooks and scripts. Nothing is created.
 
-    The database is found as a pipeline finds it: in `config_file`; without one, in the project's `magnus-config.yaml`,
-    the environment variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets
-    handler of the same configuration.
+    Without arguments, the first of these names the database: the project's `magnus-config.yaml`, the environment
+    variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets handler of the
+    configuration.
 
     Args:
-        config_file: A configuration, as `magnus execute -c` takes it.
+        config_file: A configuration file, as for `magnus execute -c`.
         connection_string: The URL of the database, instead of a configuration.
 
     Returns:
@@ -46,7 +46,7 @@ def open_store(config_file: Optional[str] = None, connection_string: Optional[st
 
     Raises:
         ConfigurationError: If the configuration is not valid, or does not use this store.
-        CannotConnectError: If the database cannot be connected to.
+        CannotConnectError: If the connection fails.
         MissingTableError: If the SQLite file or the table does not exist.
 
     Example:
@@ -89,21 +89,15 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
             f"{config_file} does not keep run logs in a database. Add to it: run_log_store: {{type: db}}"
         )
 
-    misplaced = [key for key in ("connection_string", "retry_timeout") if key in run_log_store]
-    if is_db and misplaced and not connection_string:
-        # magnus ignores them there, and runs with the default database.
-        raise ConfigurationError(
-            f"In {source}, the section 'run_log_store:' has {' and '.join(map(repr, misplaced))} beside 'type:', where "
-            "magnus ignores it. Write it under 'config:', which stands beside 'type:'."
-        )
+    variable = os.environ.get(CONNECTION_STRING_VARIABLE)
     store_config: Dict[str, Any] = {}
     if connection_string:
         store_config, source = {"connection_string": connection_string}, "the connection string given"
     elif is_db:
+        _check_no_misplaced_keys(run_log_store, source)
         store_config = _section(run_log_store, "config", source)
-    elif os.environ.get(CONNECTION_STRING_VARIABLE):
-        store_config = {"connection_string": os.environ[CONNECTION_STRING_VARIABLE]}
-        source = CONNECTION_STRING_VARIABLE
+    elif variable:
+        store_config, source = {"connection_string": variable}, CONNECTION_STRING_VARIABLE
     else:
         source = f"the default, since no configuration, {project_file} or {CONNECTION_STRING_VARIABLE} names another"
     return Configuration(store_config, _make_secrets_handler(secrets_config), source)
@@ -128,7 +122,8 @@ def _load(path: str) -> Dict[str, Any]:
     except YAMLError as error:
         # The parser's own message quotes the file, which may contain a password.
         mark = getattr(error, "problem_mark", None)
-        raise ConfigurationError(f"{path} is not valid YAML{f': see line {mark.line + 1}' if mark else ''}.") from None
+        place = f": see line {mark.line + 1}" if mark else ""
+        raise ConfigurationError(f"{path} is not valid YAML{place}.") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path} is not valid YAML.") from None
     if loaded is not None and not isinstance(loaded, dict):
@@ -141,6 +136,16 @@ def _section(config: Dict[str, Any], name: str, path: str) -> Dict[str, Any]:
     if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
         raise ConfigurationError(f"In {path}, the section '{name}:' must contain lines of the form key: value.")
     return section
+
+
+def _check_no_misplaced_keys(run_log_store: Dict[str, Any], path: str) -> None:
+    """Refuse keys that stand beside `type:`. magnus would ignore them, and use the default database."""
+    misplaced = [key for key in CONFIG_KEYS if key in run_log_store]
+    if misplaced:
+        raise ConfigurationError(
+            f"In {path}, the section 'run_log_store:' has {' and '.join(map(repr, misplaced))} beside 'type:', where "
+            "magnus ignores it. Write it under 'config:', which stands beside 'type:'."
+        )
 
 
 def _make_secrets_handler(config: Any) -> Any:

@@ -1,6 +1,7 @@
 """The errors that this package raises."""
 
 from datetime import datetime
+from typing import Sequence
 
 import peewee
 from magnus import exceptions
@@ -26,7 +27,6 @@ class CannotConnectError(RunLogStoreError, peewee.OperationalError):
     """Cannot connect to the database. The message gives the masked URL and the reason.
 
     Args:
-        message: The message.
         is_transient: Whether a later attempt may succeed.
     """
 
@@ -40,7 +40,7 @@ class MissingTableError(RunLogStoreError, peewee.OperationalError):
 
 
 class WrongTableError(RunLogStoreError, peewee.ProgrammingError):
-    """`db_log` is a view, or a table of other software. The message names the columns that it lacks."""
+    """`db_log` is a view or another program's table. The message says so, or names the columns that it lacks."""
 
 
 class MissingSchemaError(RunLogStoreError, peewee.ProgrammingError):
@@ -52,11 +52,11 @@ class PrivilegeError(RunLogStoreError, peewee.OperationalError):
 
 
 class CorruptFileError(RunLogStoreError, peewee.DatabaseError):
-    """The SQLite file is damaged, or no SQLite file. The message says how to recover its rows."""
+    """The SQLite file is damaged, or is not an SQLite file. The message says how to recover its rows."""
 
 
 class NetworkFileError(RunLogStoreError, peewee.OperationalError):
-    """The SQLite file lies on a network file system that failed to lock or write it. The message says where to move."""
+    """A network file system failed to lock or write the SQLite file. The message says where to move the file."""
 
 
 class DuplicateRowsError(RunLogStoreError, peewee.IntegrityError):
@@ -79,13 +79,14 @@ class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
     """No run has this id, or several ids begin with it. The message names the nearest ids.
 
     Args:
-        message: The message.
-        is_ambiguous: Whether several ids begin with it.
+        nearest: The ids that the message names.
+        is_ambiguous: Whether several ids begin with the id that was given.
     """
 
-    def __init__(self, message: str, is_ambiguous: bool = False) -> None:
+    def __init__(self, message: str, nearest: Sequence[str] = (), is_ambiguous: bool = False) -> None:
         super().__init__(message)
         self.message = message
+        self.nearest = tuple(nearest)
         self.is_ambiguous = is_ambiguous
         self.args = (message,)
 

@@ -12,21 +12,21 @@ from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 
 
 class Fragment(NamedTuple):
-    """A part of a run log that is written on its own: the columns attribute_type, _key and _value of its row."""
+    """A part of a run log that is one row of the table."""
 
     attribute_type: str
     attribute_key: str
     attribute_value: str
 
 
-# The values of attribute_type: the first is written, all are read. The SQLAlchemy extension wrote the second.
+# The values of attribute_type. The store writes the first and reads all. The SQLAlchemy extension wrote the second.
 RUN_LOG = ("RunLog",)
 STEP = ("Step", "StepLog")
 BRANCH = ("Branch", "BranchLog")
 PARAMETER = ("Parameter",)
 TYPES = RUN_LOG + STEP + BRANCH + PARAMETER
 
-# Rows besides the run log, which magnus does not know.
+# Rows that are not part of the run log. magnus does not know them.
 HEARTBEAT = ("Heartbeat",)
 TAG = ("Tag",)
 NOTE = ("Note",)
@@ -35,7 +35,7 @@ EXTRA = HEARTBEAT + ANNOTATIONS
 
 RUN_LOG_KEY = "run_log"
 
-ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of what has ended
+ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of runs, steps and branches that have ended
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
 
 # What pydantic, json and magnus' classes raise for text that is not a log.
@@ -46,23 +46,23 @@ def dump_run_log(run_log: RunLog) -> List[Fragment]:
     """Return all fragments of a run log, each parent before its children, as `to_run_log` needs them.
 
     Raises:
-        InvalidValueError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
+        InvalidValueError: If a value in it cannot be written as JSON.
     """
     steps = [fragment for step_log in run_log.steps.values() for fragment in dump_step(step_log)]
     return [dump_header(run_log), *dump_parameters(run_log.parameters), *steps]
 
 
 def dump_header(run_log: RunLog) -> Fragment:
-    """Return the fragment of the run itself: the run log without its parameters and steps.
+    """Return the run's own fragment: the run log without its parameters and steps.
 
     Raises:
-        InvalidValueError: If something in the run config cannot be written as JSON.
+        InvalidValueError: If a value in the run config cannot be written as JSON.
     """
     return _dump(RUN_LOG, RUN_LOG_KEY, lambda: json.dumps(run_log.model_dump(exclude={"parameters", "steps"})))
 
 
 def dump_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
-    """Return a fragment for each parameter: its bare value under its name.
+    """Return a fragment for each parameter: its name and its value.
 
     Raises:
         InvalidValueError: If a value cannot be written as JSON.
@@ -74,7 +74,7 @@ def dump_step(step_log: StepLog) -> List[Fragment]:
     """Return the fragments of a step: its own, those of its branches, then those of the branches' steps.
 
     Raises:
-        InvalidValueError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
+        InvalidValueError: If a value in it cannot be written as JSON.
     """
     own = _dump(STEP, step_log.internal_name, _to_json, step_log, "branches")
     branch_logs = step_log.branches.values()
@@ -86,7 +86,7 @@ def dump_branch(branch_log: BranchLog) -> List[Fragment]:
     """Return the fragments of a branch: its own, then those of its steps.
 
     Raises:
-        InvalidValueError: If something in it cannot be written as JSON. A time becomes a text, a set becomes a list.
+        InvalidValueError: If a value in it cannot be written as JSON.
     """
     return [_dump_branch(branch_log), *_dump_steps(branch_log)]
 
@@ -94,14 +94,14 @@ def dump_branch(branch_log: BranchLog) -> List[Fragment]:
 def parent_branch(step_name: str) -> str:
     """Return the internal name of the branch that a step belongs to; an empty string for a step of the run itself.
 
-    A node's own name contains no dot, since magnus refuses it. So the branch is everything before the last dot, even if
-    the branch's own name contains dots.
+    magnus refuses a dot in the own name of a node. So the branch is everything before the last dot, even if the
+    branch's own name contains dots.
     """
     return step_name.rpartition(".")[0]
 
 
 def own_name(branch_name: str, step_name: str) -> str:
-    """Return a branch's name without its step's prefix: for a map, the value that the branch works on."""
+    """Return a branch's name without the name of its step. For a map, it is the value that the branch works on."""
     return branch_name[len(step_name) + 1 :] if branch_name.startswith(f"{step_name}.") else branch_name
 
 
@@ -109,8 +109,8 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
     """Return the parsed value: a run, step or branch log without its children, or a parameter's value.
 
     Raises:
-        UnreadableRowError: If the type is unknown, or the value is not what magnus writes: other software may have
-            changed the row, or a newer version written it.
+        UnreadableRowError: If the type is unknown, or the value is not what magnus writes. Other software, or a newer
+            version of this package, may have written the row.
     """
     log_class = _LOG_CLASSES.get(attribute_type)
     if log_class is None and attribute_type not in PARAMETER + EXTRA:
@@ -133,19 +133,18 @@ def explain(error: Exception) -> str:
 
 
 def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
-    """Return the parameters among the rows of a run, oldest first, by name.
+    """Return the parameters of a run by name, given its rows, oldest first.
 
     Raises:
-        UnreadableRowError: If one cannot be read.
+        UnreadableRowError: If a row cannot be read.
     """
     return {row[1]: parse(*row) for row in rows if row[0] in PARAMETER}
 
 
 def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) -> List[Fragment]:
-    """Leave out the parameters that are as they were read, if they cover all that was read.
+    """Return the parameters whose values differ from those that were read.
 
-    magnus reads all parameters before a step and sets all of them after it. So it would undo what another step has set
-    in the meantime.
+    If a name that was read is missing, all parameters are returned. `DBStore.set_parameters` says why.
 
     Args:
         parameters: The parameters to write.
@@ -153,18 +152,18 @@ def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) 
     """
     parameters = list(parameters)
     names = {fragment.attribute_key for fragment in parameters}
-    # magnus passes names on in lower case, since it does so through environment variables.
+    # magnus passes parameters through environment variables, which makes their names lower case.
     if not all(name in names or name.lower() in names for name in read):
         return parameters
     return [each for each in parameters if not _is_same_json(each.attribute_value, read.get(each.attribute_key))]
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
-    """Return the run log that the rows of a run hold; types that are unknown are skipped.
+    """Return the run log that the rows of a run hold. Rows of unknown types are skipped.
 
     Args:
-        rows: attribute_type, attribute_key and attribute_value of the rows, oldest first. The last of several rows
-            for one key counts.
+        rows: attribute_type, attribute_key and attribute_value of the rows, oldest first. If several rows have the same
+            key, the last one counts.
 
     Returns:
         The run log; None if the run's own row is missing.
@@ -176,11 +175,12 @@ def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
 
 
 def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
-    """Put parsed fragments of a run together.
+    """Return the run log that parsed fragments make up.
 
-    A dotted name alone does not say what its parent is: a branch of a map is named after a value, which may contain
-    dots. The known names decide. The branch of a step is the longest prefix of its name that names a branch. The step
-    of a branch is the longest prefix that names a step written before it, since magnus fans out before it goes on.
+    A dotted name alone does not tell its parent: a branch of a map is named after a value, which may contain dots. So
+    the names of the known steps and branches decide. The parent of a step is the longest prefix of its name that is
+    the name of a branch. The parent of a branch is the longest prefix of its name that is the name of an older step:
+    magnus writes the step first.
 
     Args:
         fragments: attribute_type, attribute_key and what `parse` returned, oldest first.
@@ -208,11 +208,11 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
 
     run_log.parameters = parameters
     for name, parent in step_of.items():
-        parent = parent or _longest_prefix(name, steps)  # Wrong clocks may have put the branch before its step.
+        parent = parent or _longest_prefix(name, steps)  # Wrong clocks may have made the step newer than the branch.
         if parent:
             steps[parent].branches[name] = branches[name]
         else:
-            # Its step is missing. The steps of the branch move up to the nearest known branch, or to the run.
+            # The step is missing. The steps of the branch move up to the nearest known branch, or to the run.
             del branches[name]
     for name, step_log in steps.items():
         branch = _longest_prefix(name, branches)
@@ -231,7 +231,7 @@ def _parse_log(log_class: Type[Union[RunLog, StepLog, BranchLog]], value: str) -
     try:
         return log_class.model_validate_json(value)
     except ValidationError:
-        # json writes lone surrogates and deep nesting, which pydantic's faster parser does not read.
+        # pydantic's parser is faster, but reads neither lone surrogates nor deep nesting.
         return log_class(**json.loads(value))
 
 
@@ -243,10 +243,12 @@ def _parse_value(value: str) -> Any:
 
 
 def _is_same_json(value: str, other: Optional[str]) -> bool:
-    """Compare as JSON, in which 1, 1.0 and true differ, and the order of keys does not matter."""
-    if other is None or value == other:
-        return other is not None
-    return json.dumps(json.loads(value), sort_keys=True) == json.dumps(json.loads(other), sort_keys=True)
+    """Return True if two JSON texts have the same value. 1, 1.0 and true differ; the order of keys does not matter."""
+    if other is None:
+        return False
+    return value == other or json.dumps(json.loads(value), sort_keys=True) == json.dumps(
+        json.loads(other), sort_keys=True
+    )
 
 
 def _dump_branch(branch_log: BranchLog) -> Fragment:
@@ -266,14 +268,15 @@ def _longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
 
 
 def _to_json(log: BaseModel, exclude: str) -> str:
+    """Return a log as JSON. Times become texts, and sets become lists."""
     try:
         text = log.model_dump_json(exclude={exclude})
-    except ValueError:  # a lone surrogate
-        text = ""
-    # pydantic takes half the time of json, but writes NaN as null and does not escape what is not ASCII.
-    if not text or "null" in text or not text.isascii():
-        text = json.dumps(log.model_dump(exclude={exclude}), default=to_jsonable_python)
-    return text
+        # pydantic takes half the time of json. But it writes NaN as null, and does not escape non-ASCII characters.
+        if "null" not in text and text.isascii():
+            return text
+    except ValueError:
+        pass  # The log contains a lone surrogate, which json can write.
+    return json.dumps(log.model_dump(exclude={exclude}), default=to_jsonable_python)
 
 
 def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *arguments: Any) -> Fragment:

@@ -1,4 +1,4 @@
-"""Signs of life: a row per process that says when the process last worked on its run."""
+"""Heartbeats: one row per process, which says when the process last worked on its run."""
 
 import atexit
 import json
@@ -17,17 +17,17 @@ from magnus_peewee_store.times import local_utc_offset, utcnow
 logger = logging.getLogger("magnus.db")
 
 INTERRUPTED = "interrupted"
-PATIENCE = 1.0  # seconds: how long a heartbeat may wait for the connection, and keep others waiting
-RETRIES = 10  # per interval, of a heartbeat that failed
+WRITE_TIMEOUT = 1.0  # seconds that a heartbeat waits for the connection
+RETRIES = 10  # the number of attempts per interval after a heartbeat has failed
 
-_RUN = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 class Beat(NamedTuple):
     """What a row of type Heartbeat holds."""
 
     seen: str
-    """When the process was last at work, in UTC by the database's clock."""
+    """When the process last worked, in UTC by the database's clock."""
     interval: float
     """How many seconds later the next heartbeat is due."""
     state: str
@@ -39,7 +39,7 @@ class Beat(NamedTuple):
 
     @property
     def time(self) -> datetime:
-        """When the process was last at work, as the column created_at stores a time."""
+        """When the process last worked, as the column created_at stores a time."""
         return datetime.fromisoformat(self.seen)
 
 
@@ -54,10 +54,11 @@ def parse_beat(row: Row) -> Optional[Beat]:
 
 
 class Heartbeat:
-    """Write the row of this process, from its first write to a run until the run ends or the process exits.
+    """Keep the heartbeat row of this process up to date while it works on a run.
 
-    A daemon thread updates the row. It uses the store's connection only while no other thread does. An error is logged
-    and never reaches the pipeline. A forked child starts a heartbeat of its own with its own first write.
+    The first write to a run starts a daemon thread, which updates the row. The thread stops when the run ends or the
+    process exits. It uses the store's connection only while no other thread does. An error is logged and never reaches
+    the pipeline. A forked child starts its own heartbeat when it first writes.
 
     Args:
         interval: The seconds between two heartbeats.
@@ -71,8 +72,8 @@ class Heartbeat:
         _heartbeats.add(self)
 
     def reset(self) -> None:
-        """Forget the run. In a forked child this leaves the thread and the row to the parent."""
-        self.records_interruption = False
+        """Forget the run. A forked child calls this: the thread and the row belong to its parent."""
+        self.should_record_interruption = False
         self._lock = threading.Lock()
         self._run_id = ""
         self._thread: Optional[threading.Thread] = None
@@ -98,11 +99,11 @@ class Heartbeat:
                 self.stop()
 
     def stop(self) -> None:
-        """Stop. The row stays as it is, since deleting it would take a right that pipelines need not have."""
+        """Stop. The row stays, because pipelines need no right to delete rows."""
         thread, self._thread = self._thread, None
         self._stopping.set()
         if thread:
-            thread.join(2 * PATIENCE)
+            thread.join(2 * WRITE_TIMEOUT)
 
     def close(self) -> None:
         """Stop, until the next write to a run."""
@@ -113,9 +114,9 @@ class Heartbeat:
         """Stop because the process exits, and record whether that interrupted the run."""
         was_running = self._thread is not None
         self.stop()
-        if was_running and self.records_interruption:
-            # The first attempt may fail because the connection was interrupted, too.
-            self._beat(INTERRUPTED) or self._beat(INTERRUPTED)
+        if was_running and self.should_record_interruption and not self._beat(INTERRUPTED):
+            # What interrupted the run may have interrupted the connection, too. The second attempt opens a new one.
+            self._beat(INTERRUPTED)
 
     def _start(self, table: LogTable, run_id: str) -> None:
         self._table = table
@@ -128,18 +129,18 @@ class Heartbeat:
                 target=self._run, args=(self._stopping,), name="magnus-heartbeat", daemon=True
             )
             self._thread.start()
-        except RuntimeError as error:  # The interpreter shuts down, or the system has no more threads.
+        except RuntimeError as error:  # The interpreter is shutting down, or the system allows no more threads.
             logger.debug("The heartbeat of run '%s' cannot start: %s", run_id, error)
             self._thread = None
 
     def _run(self, stopping: threading.Event) -> None:
         pause = self.interval
-        # A notebook may start the next run after it has interrupted this one.
+        # A notebook may start another run after the user has interrupted this one.
         while not stopping.wait(pause) and self._is_executing(self._run_id):
             pause = self.interval if self._beat() else self.interval / RETRIES
 
     def _beat(self, state: str = "") -> bool:
-        """Write the row. Return False if that failed."""
+        """Write the row, and return whether that succeeded."""
 
         def make_row(now: datetime) -> Row:
             value = json.dumps(_beat_of(self._origin, self.interval, state, now)._asdict())
@@ -147,8 +148,8 @@ class Heartbeat:
 
         try:
             with _fork_lock.current:
-                # The run's own row is required, so that a deleted run does not come back as a single heartbeat.
-                self._table.upsert_once(self._run_id, make_row, [_RUN], PATIENCE)
+                # The run's own row is required. Otherwise a heartbeat would remain of a run that is deleted.
+                self._table.upsert_once(self._run_id, make_row, [_HEADER], WRITE_TIMEOUT)
             return True
         except Exception as error:  # A heartbeat must not disturb the run, whatever goes wrong.
             logger.debug("A heartbeat of run '%s' failed: %s", self._run_id, error)
@@ -162,10 +163,10 @@ def _beat_of(origin: Origin, interval: float, state: str, now: datetime) -> Beat
 
 
 class _ForkLock:
-    """A lock that keeps heartbeats and forks apart.
+    """A lock that prevents a fork while a heartbeat is written.
 
-    A fork copies the locks inside of database drivers as they are. Those that a heartbeat held would stay locked in the
-    child for ever.
+    A fork copies the locks inside of database drivers in their current state. A lock that the heartbeat's thread holds
+    would stay locked in the child forever.
     """
 
     def __init__(self) -> None:
@@ -173,8 +174,8 @@ class _ForkLock:
         self._is_held = False
 
     def before_fork(self) -> None:
-        # A heartbeat that takes longer waits for a server, and holds no such lock.
-        self._is_held = self.current.acquire(timeout=2 * PATIENCE)
+        # A heartbeat that takes longer is waiting for a server. Meanwhile it holds no lock of the driver.
+        self._is_held = self.current.acquire(timeout=2 * WRITE_TIMEOUT)
 
     def after_fork_in_parent(self) -> None:
         if self._is_held:
@@ -194,7 +195,7 @@ def _finish_all() -> None:
 _heartbeats: "weakref.WeakSet[Heartbeat]" = weakref.WeakSet()
 _fork_lock = _ForkLock()
 
-# Before the interpreter shuts down, because a daemon thread must not be inside of a driver then.
+# Stop before the interpreter shuts down: a daemon thread must not be inside of a driver at that time.
 atexit.register(_finish_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

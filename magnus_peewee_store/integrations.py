@@ -1,4 +1,4 @@
-"""Adapt the store to each executor of magnus, which loads these classes by the entry points `integration`."""
+"""Adapt the store to each executor. magnus loads these classes through the entry point group `integration`."""
 
 import logging
 import os
@@ -11,14 +11,15 @@ from magnus_peewee_store.exceptions import ConnectionStringError
 
 logger = logging.getLogger("magnus.db")
 
-# Where magnus expects run logs in a container; without the slash at its end, which podman refuses.
+# The folder of run logs in magnus' containers. magnus' own constant ends in a slash, which podman refuses.
 CONTAINER_FOLDER = "/tmp/run_logs"  # noqa: S108
 
 
 class _DBIntegration(BaseIntegration):
-    """Base class of the integrations, which names no service.
+    """Base class of the integrations.
 
-    magnus finds each direct subclass of its own base, with a service to match, a second time and then refuses both.
+    magnus also collects all direct subclasses of `BaseIntegration`, and refuses a class that it finds twice. This class
+    stands in between, so that magnus finds the integrations by their entry points only.
     """
 
 
@@ -38,14 +39,14 @@ class Local(_DBIntegration):
         self.service.prepare_run()
         if self.executor.enable_parallel:
             logger.warning(
-                "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with every run log "
-                "store, with a TypeError about 'map_variable'. Remove enable_parallel, or use the executor "
-                "'local-parallel', which runs branches in parallel."
+                "enable_parallel: magnus 0.5.1 fails at the end of the first parallel or map step, with a TypeError "
+                "about 'map_variable'. Every run log store is affected. Remove enable_parallel. To run branches in "
+                "parallel, use the executor 'local-parallel'."
             )
 
 
 class LocalParallel(_DBIntegration):
-    """The store with the executor `local-parallel`: every database that several processes can share."""
+    """The store with the executor `local-parallel`: every database works that several processes can share."""
 
     executor_type = "local-parallel"
     service_type = "run_log_store"
@@ -55,7 +56,7 @@ class LocalParallel(_DBIntegration):
         """Refuse a database in memory, and the id of an existing run, before anything runs.
 
         Raises:
-            ConnectionStringError: If the connection string names one, or is not valid.
+            ConnectionStringError: If the database is in memory, or the connection string is not valid.
             RunExistsError: If a run with this id exists.
         """
         _refuse_memory(self.service.find_file(), "the processes of parallel branches")
@@ -77,10 +78,10 @@ class LocalContainer(Local):
         """Refuse a database in memory.
 
         Raises:
-            ConnectionStringError: If the connection string names one, or is not valid.
+            ConnectionStringError: If the database is in memory, or the connection string is not valid.
         """
-        # Without secrets: in a container, the secrets handler does not know its file yet.
-        _refuse_memory(self.service.find_file(with_secrets=False), "containers")
+        # In a container, the secrets handler does not know its file yet.
+        _refuse_memory(self.service.find_file(should_use_secrets=False), "containers")
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
         """Mount the folder of the SQLite file, with its write-ahead log, into every container.
@@ -104,7 +105,7 @@ class LocalContainer(Local):
                 "The SQLite file of the run log store is in a folder with a colon in its path, which Docker cannot "
                 "mount. Rename the folder."
             )
-        # With a slash at its end, because the file-system catalog in the same folder uses the key without one.
+        # The key ends in a slash, because the file-system catalog in the same folder uses the key without one.
         self.executor._volumes[os.path.join(folder, "")] = {"bind": CONTAINER_FOLDER, "mode": "rw"}
 
     def configure_for_execution(self, **kwargs: Any) -> None:
@@ -113,7 +114,7 @@ class LocalContainer(Local):
 
 
 class Argo(_DBIntegration):
-    """The store with the executor `argo`: a server, which all pods reach."""
+    """The store with the executor `argo`: only a server works, because pods share no file."""
 
     executor_type = "argo"
     service_type = "run_log_store"
@@ -132,9 +133,9 @@ class Argo(_DBIntegration):
             )
 
 
-def _refuse_memory(file: Optional[str], others: str) -> None:
+def _refuse_memory(file: Optional[str], readers: str) -> None:
     if file == MEMORY:
         raise ConnectionStringError(
-            f"The run log store's database is in memory, where {others} cannot see it. "
+            f"The run log store's database is in memory, where {readers} cannot see it. "
             "Use a file in the connection string, as in sqlite:///runs.db, or a server."
         )

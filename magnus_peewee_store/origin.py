@@ -8,7 +8,7 @@ from typing import Any, Dict, NamedTuple, Optional
 
 from magnus_peewee_store.times import local_utc_offset
 
-_REMOTE = re.compile(
+_GIT_REMOTE = re.compile(
     r"""
     (?: [\w+.-]+ :// )? (?: [^/]* @ )?
     (?P<host> [^:/]+ ) (?: : \d+ (?=/) )? [:/]
@@ -19,7 +19,7 @@ _REMOTE = re.compile(
 
 
 class Origin(NamedTuple):
-    """A process, as other people may want to find it. None stands for what is not known."""
+    """Who runs a process, and where. None means unknown."""
 
     user: Optional[str] = None
     host: Optional[str] = None
@@ -35,7 +35,7 @@ def this_process() -> Origin:
 
 
 def parse_origin(value: Any) -> Origin:
-    """Return the origin that a dictionary holds, as far as its values have the right types."""
+    """Return the origin that a dictionary holds. A value of the wrong type becomes None."""
     known: Dict[str, Any] = value if isinstance(value, dict) else {}
     texts = {name: known[name] for name in ("user", "host", "folder") if isinstance(known.get(name), str)}
     utc_offset = known.get("utc_offset")
@@ -44,11 +44,11 @@ def parse_origin(value: Any) -> Origin:
 
 
 def repository_name(url: str) -> str:
-    """Return the name of a git remote: `github.com/team/project`, whether its URL is one of HTTPS or of SSH.
+    """Return the name of a git remote without credentials, such as `github.com/team/project`.
 
-    Credentials in the URL are left out.
+    The name is the same for HTTPS and SSH URLs.
     """
-    parts = _REMOTE.fullmatch(url)
+    parts = _GIT_REMOTE.fullmatch(url)
     return f"{parts['host']}/{parts['path']}" if parts else url.rstrip("/").rpartition("@")[2]
 
 
@@ -60,4 +60,5 @@ def _user() -> str:
 
 
 def _host() -> str:
+    # A row's key cannot contain the lone surrogates that stand for undecodable bytes of the name.
     return socket.gethostname().encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Remove secrets from what a run log keeps of its configuration."""
+"""Remove secrets from run configs."""
 
 from typing import Any, Dict
 
@@ -8,8 +8,8 @@ from magnus_peewee_store.db.url import ConnectionString
 def scrub(run_config: Dict[str, Any]) -> Dict[str, Any]:
     """Return a copy of a run config without secrets.
 
-    The run config keeps only the secrets handler's name. By then the handler may hold all its secrets in plain text
-    (magnus' `DotEnvSecrets` does). Connection strings, which other stores keep in plain text, are masked.
+    The copy keeps only the secrets handler's name, because the handler may hold all its secrets in plain text (magnus'
+    `DotEnvSecrets` does). Connection strings are masked, because other stores may keep them in plain text.
     """
     clean = dict(run_config)
     handler = clean.get("secrets_handler")

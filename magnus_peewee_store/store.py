@@ -22,14 +22,16 @@ DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.d
 
 HEARTBEAT_INTERVAL = 30.0  # seconds
 
-STARTED_BY = "started_by"  # the key that the store adds to the run config: the origin of the run
-MAX_READ_RUNS = 100  # of how many runs a thread remembers the parameters that it has read
+STARTED_BY = "started_by"  # The store adds this key to the run config. It holds the origin of the run.
+CONFIG_KEYS = ("connection_string", "heartbeat", "retry_timeout")
+
+MAX_READ_RUNS = 100  # the maximum number of runs whose parameters a thread remembers
 
 _HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 class _ReadParameters(threading.local):
-    """What this thread has read of the parameters of each run, as JSON by name, until it writes them."""
+    """The parameters that this thread has read since it last wrote any: for each run, JSON values by name."""
 
     def __init__(self) -> None:
         self._by_run: Dict[str, Dict[str, str]] = {}
@@ -40,21 +42,22 @@ class _ReadParameters(threading.local):
         if len(self._by_run) > MAX_READ_RUNS:
             del self._by_run[next(iter(self._by_run))]
 
-    def forget(self, run_id: str) -> Dict[str, str]:
-        """Forget what was read of a run, and return it."""
+    def pop(self, run_id: str) -> Dict[str, str]:
+        """Forget the parameters of a run, and return them."""
         return self._by_run.pop(run_id, {})
 
 
 class DBStore(BaseRunLogStore):
-    """A run log store in a database: one row per fragment, which any number of processes may write at once.
+    """A run log store in a database. Each fragment of a run log is one row.
 
-    It connects when it is first used, because magnus creates it before secrets are available.
+    Any number of processes may write at the same time. The store connects when it is first used, because magnus creates
+    it before secrets are available.
 
     Args:
         connection_string: The URL of the database, with or without `${placeholders}` for secrets. The default is an
             SQLite file in the folder `.run_log_store`.
         retry_timeout: For how many seconds a call retries transient errors before it raises.
-        heartbeat: The seconds between two heartbeats of a process of magnus that works on a run; 0 turns them off.
+        heartbeat: The seconds between two heartbeats while magnus executes a run; 0 turns heartbeats off.
 
     Example:
         In magnus' configuration::
@@ -84,7 +87,7 @@ class DBStore(BaseRunLogStore):
         try:
             super().__init__(**config)
         except ValidationError as error:
-            # Raised at the first use instead: here, magnus would print the whole config, passwords included.
+            # Raised at the first use instead. Here magnus would print the whole configuration, with its passwords.
             super().__init__()
             self._config_errors = [f"'{_masked_key(each['loc'])}': {each['msg']}" for each in error.errors()]
         self._heartbeat = Heartbeat(self.heartbeat, self._is_executing)
@@ -94,33 +97,32 @@ class DBStore(BaseRunLogStore):
         # magnus prints the dump of its context and stores it in the run config.
         return ConnectionString(connection_string.get_secret_value()).masked
 
-    def find_file(self, with_secrets: bool = True) -> Optional[str]:
-        """Return the SQLite file that holds the run logs, without opening it.
+    def find_file(self, should_use_secrets: bool = True) -> Optional[str]:
+        """Return the path of the SQLite file, without opening it.
 
         Args:
-            with_secrets: Whether secrets may be looked up.
+            should_use_secrets: Whether to fill in the placeholders of the connection string.
 
         Returns:
-            The absolute path of the file, or `:memory:`; None for a server, or if a missing secret hides the scheme.
+            The absolute path of the file, or `:memory:`; None for a server, or if the scheme is in a missing secret.
 
         Raises:
             ConfigurationError: If the configuration is not valid.
         """
         self._check_configuration()
         url = ConnectionString(self.connection_string.get_secret_value())
-        return url.file_path(self._get_secret if with_secrets else get_no_secret)
+        return url.file_path(self._get_secret if should_use_secrets else get_no_secret)
 
     def set_folder(self, folder: str) -> None:
-        """Set the folder that holds the SQLite file, such as the one where a container mounts it.
+        """Set the folder of the SQLite file, instead of the one that the connection string names.
 
-        Args:
-            folder: The folder, used instead of the one that the connection string names.
+        A container needs this: it sees the file in the folder where magnus mounts it.
         """
         self._folder = folder
 
     @property
     def secrets_handler(self) -> Any:
-        """The secrets handler: the one set here, else that of the running pipeline."""
+        """The secrets handler that was set, or else the one of the running pipeline."""
         return self._secrets_handler or (self._context.secrets_handler if self._context else None)
 
     def set_secrets_handler(self, secrets_handler: Any) -> None:
@@ -132,14 +134,15 @@ class DBStore(BaseRunLogStore):
         self._secrets_handler = secrets_handler
 
     def prepare_run(self) -> None:
-        """Prepare for the run that this process executes from its start to its end.
+        """Prepare for a run that this process executes from its start to its end.
 
-        Its id must be new. If the process exits before the run has ended, the run is recorded as interrupted.
+        If the process exits before the run has ended, the run is recorded as interrupted.
 
         Raises:
-            RunExistsError: If a run with this id exists. magnus' own error would not say so on the terminal.
+            RunExistsError: If a run with this id exists.
         """
-        self._heartbeat.records_interruption = True
+        self._heartbeat.should_record_interruption = True
+        # magnus checks this later, but its own error prints no text.
         if self._context and self.table.has(self._context.run_id, *_HEADER):
             raise RunExistsError(self._context.run_id)
 
@@ -162,20 +165,17 @@ class DBStore(BaseRunLogStore):
         """Create the log of a new run.
 
         Args:
-            run_id: The id of the run.
+            run_id: The id of the new run.
             dag_hash: The hash of its pipeline.
-            use_cached: Whether this is a re-run of an earlier run.
-            tag: Its tag.
+            use_cached: Whether the run is a re-run of an earlier run.
+            tag: A name that groups runs.
             original_run_id: The id of the earlier run.
-            status: Its status.
-
-        Returns:
-            The run log.
+            status: The status that the run starts with.
 
         Raises:
             RunExistsError: If a run with this id exists.
         """
-        self._read_parameters.forget(run_id)
+        self._read_parameters.pop(run_id)
         run_log = RunLog(
             run_id=run_id,
             dag_hash=dag_hash,
@@ -194,40 +194,32 @@ class DBStore(BaseRunLogStore):
 
         Args:
             run_id: The id of the run.
-            full: Whether to return its steps and branches, too. The parameters are always included: magnus' re-run and
-                users of its SDK read them from here.
+            full: Whether to include the steps and branches. The parameters are always included, because magnus' re-run
+                and users of its SDK read them from here.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
-        rows = (
-            self.table.read(run_id, without=fragments.EXTRA)
-            if full
-            else self.table.read(run_id, fragments.RUN_LOG + fragments.PARAMETER)
-        )
+        if full:
+            rows = self.table.read(run_id, except_types=fragments.EXTRA)
+        else:
+            rows = self.table.read(run_id, fragments.RUN_LOG + fragments.PARAMETER)
         run_log = fragments.to_run_log(rows)
         if run_log is None:
             raise _with_message(exceptions.RunLogNotFoundError(run_id))
         return run_log
 
     def put_run_log(self, run_log: RunLog, **kwargs: Any) -> None:
-        """Write a run log with its parameters, steps and branches, all at once.
+        """Write a run log with its parameters, steps and branches, atomically.
 
-        Existing rows that are not in the run log are kept.
-
-        Args:
-            run_log: The run log.
+        Rows of the run that are not in the run log are kept.
         """
-        self._read_parameters.forget(run_log.run_id)
+        self._read_parameters.pop(run_log.run_id)
         self.table.upsert(run_log.run_id, fragments.dump_run_log(_scrubbed(run_log)))
         self._after_write(run_log.run_id, run_log.status)
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
         """Set the status of a run and change nothing else.
-
-        Args:
-            run_id: The id of the run.
-            status: The new status.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -242,9 +234,6 @@ class DBStore(BaseRunLogStore):
     def get_parameters(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
         """Return the parameters of a run by name.
 
-        Args:
-            run_id: The id of the run.
-
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
@@ -258,25 +247,22 @@ class DBStore(BaseRunLogStore):
     def set_parameters(self, run_id: str, parameters: Dict[str, Any], **kwargs: Any) -> None:
         """Set parameters of a run, all or none. Its other parameters stay.
 
-        magnus reads all parameters before a step, and sets all of them after it. So, if the names cover all that this
-        thread has read of the run since it last set any, the values that equal what was read are left out: another
-        step may have changed them in the meantime. Fewer names are written as they are.
+        magnus reads all parameters before a step, and sets all of them after it. A parallel step may have changed some
+        of them in the meantime. So the store does not write values that are equal to those that this thread has read.
+        This holds only if `parameters` has all names that the thread has read. Otherwise all values are written.
 
         Args:
             run_id: The id of the run.
-            parameters: The parameters by name.
+            parameters: The values by name.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
         """
         rows = fragments.dump_parameters(parameters)
-        self._upsert(run_id, fragments.changed_parameters(rows, self._read_parameters.forget(run_id)))
+        self._upsert(run_id, fragments.changed_parameters(rows, self._read_parameters.pop(run_id)))
 
     def get_run_config(self, run_id: str, **kwargs: Any) -> Dict[str, Any]:
         """Return the configuration that a run was started with, without secrets.
-
-        Args:
-            run_id: The id of the run.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -299,11 +285,7 @@ class DBStore(BaseRunLogStore):
         self._after_write(run_id)
 
     def get_step_log(self, internal_name: str, run_id: str, **kwargs: Any) -> StepLog:
-        """Return the log of a step, without its branches, which the full run log has.
-
-        Args:
-            internal_name: The internal name of the step.
-            run_id: The id of the run.
+        """Return the log of a step without its branches. The full run log has them.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -315,11 +297,7 @@ class DBStore(BaseRunLogStore):
         return step_log
 
     def add_step_log(self, step_log: StepLog, run_id: str, **kwargs: Any) -> None:
-        """Write the log of a new or changed step, with the branches that it holds.
-
-        Args:
-            step_log: The step log.
-            run_id: The id of the run.
+        """Write the log of a new or changed step, with the branches in it.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -338,7 +316,7 @@ class DBStore(BaseRunLogStore):
             run_id: The id of the run.
 
         Returns:
-            The branch log without its steps, which the full run log has; or the run log.
+            The branch log without its steps, or the run log. The full run log has the steps.
 
         Raises:
             RunLogNotFoundError: If there is no such run.
@@ -352,14 +330,10 @@ class DBStore(BaseRunLogStore):
         return branch_log
 
     def add_branch_log(self, branch_log: Union[BranchLog, RunLog], run_id: str, **kwargs: Any) -> None:
-        """Write the log of a new or changed branch, with the steps that it holds.
+        """Write the log of a new or changed branch, with the steps in it.
 
-        For the top level, magnus passes a run log instead of a branch log. Then only the run's own row is written,
-        because its parameters may be out of date.
-
-        Args:
-            branch_log: The branch log, or the run log.
-            run_id: The id of the run.
+        For the top level, magnus passes a run log instead of a branch log. Then only the run's own row is written: the
+        other rows may be newer than the run log.
 
         Raises:
             RunLogNotFoundError: If there is no run to add a branch to.
@@ -373,13 +347,13 @@ class DBStore(BaseRunLogStore):
     @property
     def table(self) -> LogTable:
         """The table, for queries that magnus' interface does not offer."""
-        table = self._table
-        if table is None:
+        if self._table is None:
             with self._table_lock:
-                table = self._table = self._table or self._open_table()
-        return table
+                if self._table is None:
+                    self._table = self._make_table()
+        return self._table
 
-    def _open_table(self) -> LogTable:
+    def _make_table(self) -> LogTable:
         self._check_configuration()
         url = self.connection_string.get_secret_value()
         return LogTable(make_database(url, self._get_secret, self.retry_timeout, self._folder))
@@ -388,7 +362,7 @@ class DBStore(BaseRunLogStore):
         if self._config_errors:
             raise ConfigurationError(
                 f"The configuration of the run log store 'db' is not valid: {'; '.join(self._config_errors)}. "
-                "Its keys are 'connection_string', 'heartbeat' and 'retry_timeout'."
+                f"Its keys are {', '.join(map(repr, CONFIG_KEYS))}."
             )
 
     def _get_secret(self, name: str) -> str:
@@ -401,8 +375,8 @@ class DBStore(BaseRunLogStore):
             raise KeyError(name) from None
 
     def _read_one(self, run_id: str, types: Tuple[str, ...], name: str) -> Any:
-        """Return what one row of a run holds; None if the run has no such row."""
-        # One type at a time: PostgreSQL needs twice as long for two, and only legacy rows have the second.
+        """Return the parsed value of one row of a run; None if the run has no such row."""
+        # One type at a time: PostgreSQL takes twice as long for two types, and only legacy rows have the second.
         for attribute_type in types:
             rows = self.table.read(run_id, (attribute_type,), name)
             if rows:
@@ -411,7 +385,7 @@ class DBStore(BaseRunLogStore):
         return None
 
     def _upsert(self, run_id: str, rows: List[fragments.Fragment], *required: Requirement) -> bool:
-        """Write rows of a run that exists. Return False if another required row is missing."""
+        """Write rows of an existing run. Return False if another required row is missing."""
         if not rows:
             self._check_run(run_id)
             return True
@@ -428,7 +402,7 @@ class DBStore(BaseRunLogStore):
         return self._context is not None and bool(self._context.run_id == run_id)
 
     def _after_write(self, run_id: str, status: str = "") -> None:
-        """Show that this process works on a run, unless a script or notebook merely changes it.
+        """Start or stop the heartbeat, if magnus executes the run in this process.
 
         Args:
             run_id: The id of the run.
@@ -462,6 +436,6 @@ def _with_message(error: Exception) -> Exception:
 
 
 def _masked_key(location: Tuple[Union[int, str], ...]) -> str:
-    """Return the key of the configuration, or a mask if it may be a mistyped `key:value` with a secret."""
+    """Return a key of the configuration, masked if it may be a mistyped `key:value` with a secret."""
     key = str(location[0])
     return key if re.fullmatch(r"\w+", key) else MASK

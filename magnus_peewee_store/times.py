@@ -6,7 +6,8 @@ from typing import Any, Optional
 
 TICK = timedelta(microseconds=1)  # the smallest difference between two values of created_at
 
-ISO_LENGTHS = (19, 26)  # of a time without a zone, without and with microseconds, as magnus and SQLite store it
+# The lengths of a time as magnus and SQLite store it: without a zone, and either without or with microseconds.
+ISO_LENGTHS = (19, 26)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -22,7 +23,7 @@ def local_utc_offset() -> int:
 
 
 def from_created_at(created_at: Any) -> Optional[datetime]:
-    """Return a value of created_at as a time in UTC; None if it is not a time."""
+    """Return a value of the column created_at as a time in UTC; None if it is not a time."""
     return created_at.replace(tzinfo=timezone.utc) if isinstance(created_at, datetime) else None
 
 
@@ -54,14 +55,14 @@ def parse_age(text: str) -> Optional[timedelta]:
     """Parse an age: `90s`, `15m`, `12h`, `2d` or `1w`.
 
     Returns:
-        The age; None if the text is not an age, or if no time is so long ago.
+        The age; None if the text is not an age, or if it reaches back before the year 1.
     """
     parts = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     if not parts:
         return None
     try:
         age = timedelta(**{UNITS[parts[2]]: int(parts[1])})
-        datetime.now(timezone.utc) - age
+        datetime.now(timezone.utc) - age  # This overflows before the year 1.
     except OverflowError:
         return None
     return age

@@ -236,6 +236,7 @@ def test_secrets_handler_resolves_placeholders(
             "run_log_store: {type: db, connection_string: 'sqlite:///krakenbait.db'}",
             "has 'connection_string' beside 'type:', where magnus ignores it. Write it under 'config:'",
         ),
+        ("run_log_store: {type: db, heartbeat: 5}", "has 'heartbeat' beside 'type:'"),
         (
             "run_log_store: {type: db}\nsecrets: {type: none, config: {token: krakenbait}}",
             "secrets handler 'none' cannot",
@@ -330,7 +331,7 @@ def test_delete_requires_confirmation(run: RunCommand, default_store: DBStore, t
         )
     terminal = Terminal(tmp_path, "delete", "calm-hoover")
     terminal.wait_for("Delete 1 run? [y/N]: ")
-    assert "Not ended, may still be running: calm-hoover" in terminal.output
+    assert "These runs have not ended and may still be running: calm-hoover" in terminal.output
     terminal.type("n\n")
     assert terminal.wait() == 1
     assert default_store.table.runs(["RunLog"])
@@ -345,7 +346,7 @@ def test_prune_lists_deleted_and_skipped_runs(run: RunCommand, default_store: DB
     for number in range(15):
         default_store.create_run_log(f"run-{number:02}", status="SUCCESS" if number else "PROCESSING")
     output = run("prune", "--keep", "2", "--dry-run").output
-    assert "1 run kept, not ended: run-00" in output
+    assert "1 run kept, because they may still be running: run-00" in output
     assert "run-10" in output and "run-11" not in output
     assert re.search(r"\.\.\. and 2 more: 12 runs in total, started from .* to .*\.", output)
     assert "12 runs would be deleted." in output

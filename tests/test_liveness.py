@@ -497,7 +497,7 @@ def test_mark_failed_asks_if_the_run_was_just_seen(sqlite_file: SqliteFile) -> N
     assert store.get_run_log_by_id("run").status == "PROCESSING"
     assert "with 3 unfinished" in db(*command, "--yes")
     assert store.get_run_log_by_id("run").status == "FAIL"
-    assert "has ended before: FAIL" in db(*command, exit_code=1)
+    assert "has already ended: FAIL" in db(*command, exit_code=1)
 
 
 def test_killed_run_is_marked_run_again_and_pruned(project: Project, sqlite_file: SqliteFile) -> None:

@@ -134,7 +134,7 @@ def test_narrow_index_beside_the_right_one_loses_nothing_silently(database: AnyD
         assert store.get_parameters("run") == {"x": 1}
     if kind_of(database) == "postgresql":
         database.sql("ALTER TABLE db_log OWNER TO scott")
-    expected = ["room for all names in place of 'by_hand', which covers only run_id, attribute_key"]
+    expected = ["support for all names instead of the index 'by_hand', which covers only run_id, attribute_key"]
     assert check(database.url).missing == expected
     assert create_tables(database.url) == expected
     with new_store(database.url) as store:
@@ -148,7 +148,7 @@ def test_check_names_the_index_that_confuses_names(sqlite_file: SqliteFile) -> N
     sqlite_file.sql(index)
     [unique, *_] = check(sqlite_file.url).missing
     assert unique == (
-        "the unique index over run_id, attribute_type, attribute_key in place of 'by_hand', "
+        "the unique index over run_id, attribute_type, attribute_key instead of the index 'by_hand', "
         "which does not compare names byte for byte"
     )
 

@@ -15,7 +15,7 @@ from magnus_peewee_store.store import DBStore
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @on_database()
 def tag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
-    """Add tags to a run. magnus db runs --tag finds it by them, and prune --keep-tag keeps it.
+    """Add tags to a run. magnus db runs --tag finds runs by tag, and prune --keep-tag keeps them.
 
     \b
     Example:
@@ -38,8 +38,10 @@ def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
     run = runs.read_run(store, run_id)
     unknown = [name for name in names if name not in run.tags]
     if unknown:
-        own = " That tag was given to magnus execute and stays." if run.run_log.tag in unknown else ""
-        raise click.ClickException(printable(f"Run '{run.run_log.run_id}' has no tag '{unknown[0]}'.{own}"))
+        message = f"Run '{run.run_log.run_id}' has no tag '{unknown[0]}'."
+        if run.run_log.tag in unknown:
+            message += " That tag was given to magnus execute and stays."
+        raise click.ClickException(printable(message))
     runs.untag_run(store, run.run_log.run_id, *names)
 
 

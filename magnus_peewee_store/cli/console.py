@@ -21,7 +21,7 @@ class _Console(Console):
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Return a Console, unlimited in width unless its stream is a terminal. It prints markup as it is."""
+    """Return a Console, unlimited in width unless its stream is a terminal. It does not interpret markup."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks

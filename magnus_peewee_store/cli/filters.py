@@ -13,20 +13,24 @@ T = TypeVar("T")
 
 
 def filter_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options that choose runs, and pass their conditions to it as `where`."""
+    """Decorate a command: add the options that choose runs, and pass their conditions as `where`."""
 
     @click.option(
         "--where",
         "texts",
         metavar="CONDITION",
         multiple=True,
-        help="Only runs that meet this, such as 'rmse<0.5': a field (status, tag, pipeline, project, user, host, "
-        "started, duration, run_id, failed_step), parameter or metric, then = != < <= > >= or ~ (contains), and a "
-        "value. Repeat it to add more.",
+        help="Only runs that meet this condition, such as 'rmse<0.5': a name, then = != < <= > >= or ~ (contains), and "
+        "a value. The name is that of a field (status, tag, pipeline, project, user, host, started, duration, run_id, "
+        "failed_step), a parameter or a metric. Can be repeated.",
     )
     @click.option("--status", help="Only runs with this status, such as FAIL.")
     @click.option("--tag", help="Only runs with this tag.")
-    @click.option("--since", type=Time(), help="Only runs that started since: 2d (or s, m, h, w), or 2024-01-31T09:00.")
+    @click.option(
+        "--since",
+        type=Time(),
+        help="Only runs that started since this time: 2024-01-31T09:00, or 2d for two days ago (or s, m, h, w).",
+    )
     @functools.wraps(command)
     def wrapped(
         *arguments: Any,
@@ -37,8 +41,12 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         **options: Any,
     ) -> T:
         where: List[Condition] = [parse_condition(text) for text in texts]
-        where += [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
-        where += [Condition("started", ">=", since.isoformat())] if since else []
+        if status:
+            where.append(Condition("status", "=", status))
+        if tag:
+            where.append(Condition("tag", "=", tag))
+        if since:
+            where.append(Condition("started", ">=", since.isoformat()))
         return command(*arguments, where=where, **options)
 
     return wrapped

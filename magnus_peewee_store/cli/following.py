@@ -2,10 +2,11 @@
 
 import time
 from datetime import datetime, timedelta
-from typing import Dict
+from typing import Dict, Iterable, Iterator
 
 import click
 from magnus import defaults
+from rich.console import Console
 from rich.live import Live
 from rich.segment import SegmentLines
 
@@ -20,7 +21,7 @@ from magnus_peewee_store.times import format_duration
 
 POLL_SECONDS = 0.5
 WAIT_SECONDS = 60.0  # for a run that does not exist yet
-GAVE_UP = 2  # the exit status
+EXIT_GAVE_UP = 2  # the exit status if the run never ended
 
 
 def follow(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
@@ -32,33 +33,18 @@ def follow(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
         give_up_after: How long a stale run may be silent.
 
     Returns:
-        The run as it was last.
+        The last state of the run.
     """
+    states = _poll(store, _wait_for_run(store, run_id), give_up_after)
     console = make_console()
-    run = read_exactly(store, _wait_for_run(store, run_id))
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            while not _is_over(run, give_up_after):
-                # If the tree is taller than the terminal, its end is shown: there the run continues.
-                lines = console.render_lines(views.run_tree(run, is_full=False), pad=False)
-                live.update(SegmentLines(lines[-(console.height - 1) :], new_lines=True), refresh=True)
-                time.sleep(POLL_SECONDS)
-                run = read_exactly(store, run.run_log.run_id)
-        console.print(views.run_tree(run, is_full=False))
-    else:
-        printed = _print_changes(run, {})
-        while not _is_over(run, give_up_after):
-            time.sleep(POLL_SECONDS)
-            run = read_exactly(store, run.run_log.run_id)
-            printed = _print_changes(run, printed)
-    return run
+    return _show_tree(states, console) if console.is_terminal else _print_lines(states)
 
 
 def exit_with_status_of(run: Run) -> None:
-    """Exit with status 1 if the run failed, or 2 if it never ended. Say why in the latter case."""
+    """Exit with status 1 if the run failed. If it never ended, say why, and exit with status 2."""
     if run.run_log.status not in ENDED:
         click.echo(printable(_explain(run)), err=True)
-        click.get_current_context().exit(GAVE_UP)
+        click.get_current_context().exit(EXIT_GAVE_UP)
     if run.run_log.status != defaults.SUCCESS:
         click.get_current_context().exit(1)
 
@@ -94,10 +80,34 @@ def _explain(run: Run) -> str:
     )
 
 
-def _print_changes(run: Run, printed: Dict[str, str]) -> Dict[str, str]:
-    """Print the lines that are new, and return all lines."""
-    lines = views.status_lines(run)
-    for name, line in lines.items():
-        if printed.get(name) != line:
-            click.echo(f"{datetime.now():%H:%M:%S} {line}")
-    return lines
+def _poll(store: DBStore, run_id: str, give_up_after: timedelta) -> Iterator[Run]:
+    """Yield a run again and again until it is over. The last state is yielded, too."""
+    run = read_exactly(store, run_id)
+    while not _is_over(run, give_up_after):
+        yield run
+        time.sleep(POLL_SECONDS)
+        run = read_exactly(store, run_id)
+    yield run
+
+
+def _show_tree(states: Iterable[Run], console: Console) -> Run:
+    """Draw each state of a run in place of the one before, and return the last state."""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for run in states:
+            # If the tree is taller than the terminal, show its end: there the run continues.
+            lines = console.render_lines(views.run_tree(run, is_full=False), pad=False)
+            live.update(SegmentLines(lines[-(console.height - 1) :], new_lines=True), refresh=True)
+    console.print(views.run_tree(run, is_full=False))
+    return run
+
+
+def _print_lines(states: Iterable[Run]) -> Run:
+    """Print the lines that are new in each state of a run, and return the last state."""
+    printed: Dict[str, str] = {}
+    for run in states:
+        lines = views.status_lines(run)
+        for name, line in lines.items():
+            if printed.get(name) != line:
+                click.echo(f"{datetime.now():%H:%M:%S} {line}")
+        printed = lines
+    return run

@@ -21,7 +21,7 @@ from magnus_peewee_store.exceptions import (
 )
 from magnus_peewee_store.store import DBStore
 
-# Errors that a user can act on. They end in one sentence, all others in a traceback.
+# Errors that a user can act on. They end a command with a message, all others with a traceback.
 USER_ERRORS = (
     ConditionError,
     ConfigurationError,
@@ -31,15 +31,15 @@ USER_ERRORS = (
     peewee.PeeweeException,
     UnicodeError,
 )
-DATABASE = "magnus_peewee_store.database"  # the key of click's context for the masked URL and what names the database
-INTERRUPTED = 130  # the exit status after Ctrl-C
-RETRY_TIMEOUT = 5.0  # seconds; a person waits, and may repeat the command
+DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and what names the database
+EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
+COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
 
 T = TypeVar("T")
 
 
 class CommandGroup(click.Group):
-    """Commands in the order of their definition. They report user errors in one sentence."""
+    """Commands in the order of their definition. Errors that the user can act on end in a message, not a traceback."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
         """Return the names of the commands."""
@@ -57,12 +57,12 @@ class CommandGroup(click.Group):
             return result
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # The reader closed the pipe, as `head` does. Redirect stdout, so that the flush at exit does not fail, too.
+            # The reader has closed the pipe, as `head` does. Redirect stdout, or the flush at exit would fail, too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except USER_ERRORS as error:
-            raise click.ClickException(_sentence(error, *ctx.meta.get(DATABASE, ("", "")))) from None
+            raise click.ClickException(_message(error, *ctx.meta.get(DATABASE, ("", "")))) from None
 
 
 def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -94,8 +94,10 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             configuration = find_configuration(config_file, connection_string)
             source = "--connection-string" if connection_string else configuration.source
             store = configuration.make_store()
-            store.retry_timeout = min(store.retry_timeout, RETRY_TIMEOUT) if retry_timeout is None else retry_timeout
-            open_target(store, source)
+            if retry_timeout is None:
+                retry_timeout = min(store.retry_timeout, COMMAND_RETRY_TIMEOUT)
+            store.retry_timeout = retry_timeout
+            open_until_command_ends(store, source)
             click.get_current_context().meta[DATABASE] = store.table.database.masked_url, source
             if not creates:
                 check_exists(store)
@@ -107,15 +109,14 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
 
 
 def json_option(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the option --json."""
+    """Decorate a command: add the option --json."""
     return click.option("--json", "is_json", is_flag=True, help="Print JSON.")(command)
 
 
-def open_target(store: DBStore, source: str) -> DBStore:
+def open_until_command_ends(store: DBStore, source: str) -> None:
     """Resolve the secrets of a store, and close it when the command ends.
 
     Args:
-        store: The store.
         source: What names the database, for error messages.
 
     Raises:
@@ -124,22 +125,21 @@ def open_target(store: DBStore, source: str) -> DBStore:
     try:
         store.table  # noqa: B018 - resolves the secrets
     except ConfigurationError as error:
-        raise click.ClickException(_sentence(error, str(error), source)) from None
+        raise click.ClickException(_message(error, str(error), source)) from None
     except Exception as error:  # Secrets handlers raise errors of every class.
         reason = printable(getattr(error, "message", "") or error)
         raise click.ClickException(
             f"The secrets handler failed: {reason}. Check the section 'secrets' of the configuration."
         ) from None
     click.get_current_context().call_on_close(store.close)
-    return store
 
 
-def _sentence(error: Exception, masked_url: str, source: str) -> str:
-    """Return what is wrong; for an error of a database also which database, and what names it."""
+def _message(error: Exception, masked_url: str, source: str) -> str:
+    """Return what is wrong. For an error of a database, add which database it is, and what names it."""
     if isinstance(error, OSError) and error.filename:
         return printable(f"{error.filename}: {error.strerror}")
     text = " ".join(str(error).split())
-    if isinstance(error, RunNotFoundError) and text.endswith("'."):
+    if isinstance(error, RunNotFoundError) and not error.nearest:
         text += " To list all runs, run magnus db runs."
     if isinstance(error, UnknownNameError) and text.endswith("'."):
         text += " To see the names, run magnus db runs --params --metrics."

@@ -8,7 +8,7 @@ import click
 from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.console import count_of_runs, printable, progress_bar
 from magnus_peewee_store.cli.filters import filter_options
-from magnus_peewee_store.cli.group import on_database, open_target
+from magnus_peewee_store.cli.group import on_database, open_until_command_ends
 from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, are_same
@@ -57,11 +57,11 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 @click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
 @on_database()
 def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
-    """Copy runs, by default all, into another database, or bring them up to date there.
+    """Copy runs into another database, or bring them up to date there.
 
-    Repeat it for a backup: what is equal already is skipped. A run is copied as a whole or not at all, so that the
-    command can be interrupted. Unfinished runs are copied as they are now, and reported. Tags and notes are copied,
-    heartbeats are not. Runs that only the other database has stay there.
+    Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
+    Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and
+    reported. Tags and notes are copied, heartbeats are not. Runs that only the other database has stay there.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     """
     target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
-    open_target(target, "--to")
+    open_until_command_ends(target, "--to")
     if are_same(store.table.database, target.table.database):
         raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
@@ -92,7 +92,7 @@ def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
 
 
 def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
-    """Return the whole ids of the runs named, or of all runs that meet the conditions, oldest first."""
+    """Return the whole ids of the given runs, or of all runs that meet the conditions, oldest first."""
     if bool(run_ids) == is_all or (run_ids and where):
         raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
     if not is_all:

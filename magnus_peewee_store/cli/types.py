@@ -38,14 +38,14 @@ class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return self.fail(f"'{value}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.", param, ctx)
 
 
-_ESCAPE = "\0"  # which no argument of a process can contain
+_ESCAPE = "\0"  # No argument of a process can contain this character.
 
 
 class RunCommand(click.Command):
-    """A command whose arguments of the type `RunId` may be `-1`, which click would take for an option."""
+    """A command that accepts `-1` as an argument of the type `RunId`. click alone would take it for an option."""
 
     def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
-        """Parse the arguments."""
+        """Parse the arguments, after escaping those like `-1`."""
         return super().parse_args(ctx, [re.sub(r"^(-[1-9]\d*)$", rf"{_ESCAPE}\1", each) for each in args])
 
 
@@ -55,5 +55,5 @@ class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     name = "run"
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> str:
-        """Return the text."""
+        """Return the text without the escape."""
         return str(value).lstrip(_ESCAPE)

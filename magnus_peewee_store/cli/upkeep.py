@@ -53,8 +53,8 @@ def create_tables(store: DBStore) -> None:
 def create_views(store: DBStore, drop: bool) -> None:
     """Create views for SQL clients: run_metrics and run_params. Running it again is safe.
 
-    run_metrics has the columns run_id, step, metric, value and text; run_params has run_id, param, value and text.
-    value is the number, or NULL if it is none; text is the value as text.
+    run_metrics has the columns run_id, step, metric, value and text. run_params has run_id, param, value and text.
+    value is the number, or NULL if the value is not a number. text is the value as text.
 
     \b
     Example:
@@ -95,20 +95,20 @@ def check(store: DBStore, is_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
-    """Delete runs, after showing them and asking. Give whole ids, or latest or -1.
+    """Delete runs. The command shows them and asks first. Give whole ids, or latest or -1.
 
     \b
     Example:
       magnus db delete calm-hoover
     """
     run_ids = tuple(find_by_place(store, run_id) or run_id for run_id in run_ids)
-    # A shortened id could name another run once its own run is deleted.
+    # Only whole ids are accepted: after a run is deleted, its shortened id may name another run.
     existing = [run_id for run_id in dict.fromkeys(run_ids) if has_run(store, run_id)]
     unknown = [run_id for run_id in run_ids if run_id not in existing]
     for run_id in unknown:
         click.echo(printable(f"There is no run '{run_id}'. Give the whole id to delete a run."), err=True)
     if existing or not unknown:
-        _delete(store, existing, yes, dry_run)
+        _delete(store, existing, {}, yes, dry_run)
     if unknown:
         click.get_current_context().exit(1)
 
@@ -134,10 +134,10 @@ def prune(
     yes: bool,
     dry_run: bool,
 ) -> None:
-    """Delete old runs, after showing them and asking. With several options, a run must match all.
+    """Delete old runs. The command shows them and asks first. With several options, a run must match all.
 
-    An unfinished run is kept while it has heartbeats, or a row younger than --older-than, or than a day. With --where,
-    --keep counts only the runs that match.
+    An unfinished run is kept while it has heartbeats. It is also kept while one of its rows is younger than
+    --older-than; if that is less than a day, a day counts. With --where, --keep counts only the runs that match.
 
     \b
     Example:
@@ -150,17 +150,18 @@ def prune(
     with progress_bar("runs", None) as advance:
         found = runs.prunable(store, older_than, keep, advance, where, keep_tags)
     if found.running:
-        click.echo(f"{count_of_runs(found.running)} kept, not ended: {list_of(found.running)}", err=True)
+        kept = count_of_runs(found.running)
+        click.echo(f"{kept} kept, because they may still be running: {list_of(found.running)}", err=True)
     folders = run_folders(Path(catalog), found.run_ids) if catalog else {}
     if folders:
-        click.echo(f"The folders of {count_of_runs(list(folders))} in {catalog} are deleted, too.")
+        click.echo(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
     else:
-        _tell_catalogs(find_catalogs(store, found.run_ids))
-    _delete(store, found.run_ids, yes, dry_run, folders)
+        _report_kept_data(find_catalogs(store, found.run_ids))
+    _delete(store, found.run_ids, folders, yes, dry_run)
 
 
-def _tell_catalogs(catalogs: Mapping[str, Sequence[str]]) -> None:
-    """Say which data of runs stays in file-system catalogs."""
+def _report_kept_data(catalogs: Mapping[str, Sequence[str]]) -> None:
+    """Print which data of runs stays in file-system catalogs."""
     for location, run_ids in catalogs.items():
         kept = list(run_folders(Path(location), run_ids))
         if kept:
@@ -190,13 +191,35 @@ def _advice(report: runs.CheckReport) -> str:
 def _delete(
     store: DBStore,
     run_ids: Sequence[str],
+    folders: Mapping[str, Path],
     yes: bool,
     dry_run: bool,
-    folders: Optional[Mapping[str, Path]] = None,
 ) -> None:
+    """Show runs, ask, and delete the runs and their folders."""
     if not run_ids:
         click.echo("There is nothing to delete.")
         return
+    summaries = _show_some(store, run_ids)
+    if dry_run:
+        click.echo(f"{count_of_runs(run_ids)} would be deleted.")
+        return
+    if not yes:
+        _confirm(run_ids, summaries)
+    deleted = 0
+    try:
+        with progress_bar("runs", len(run_ids)) as advance:
+            for run_id in run_ids:
+                # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
+                if run_id in folders:
+                    delete_folder(folders[run_id])
+                deleted += sum(1 for _ in runs.delete_runs(store, [run_id]))
+                advance(1)
+    finally:
+        click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
+
+
+def _show_some(store: DBStore, run_ids: Sequence[str]) -> List[runs.RunSummary]:
+    """Print the first runs as a table and the number of the others. Return the summaries of the first runs."""
     console = make_console()
     summaries = runs.summarize(store, run_ids[:LIST_LENGTH])
     console.print(runs_table(summaries, console.width)[0])
@@ -205,24 +228,14 @@ def _delete(
         first, last = format_time(summaries[0].started), format_time(newest.started)
         more = len(run_ids) - LIST_LENGTH
         click.echo(f"... and {more:,} more: {count_of_runs(run_ids)} in total, started from {first} to {last}.")
-    if dry_run:
-        click.echo(f"{count_of_runs(run_ids)} would be deleted.")
-        return
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.ClickException("Nothing was deleted: there is no terminal for the confirmation. Add --yes.")
-        unfinished = [run.run_id for run in summaries if run.status not in ENDED]
-        if unfinished:
-            click.echo(f"Not ended, may still be running: {list_of(unfinished)}")
-        click.confirm(f"Delete {count_of_runs(run_ids)}?", abort=True)
-    deleted = 0
-    try:
-        with progress_bar("runs", len(run_ids)) as advance:
-            for run_id in run_ids:
-                # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
-                if run_id in (folders or {}):
-                    delete_folder((folders or {})[run_id])
-                deleted += sum(1 for _ in runs.delete_runs(store, [run_id]))
-                advance(1)
-    finally:
-        click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
+    return summaries
+
+
+def _confirm(run_ids: Sequence[str], summaries: Sequence[runs.RunSummary]) -> None:
+    """Ask whether to delete runs, and end the command if the answer is no."""
+    if not sys.stdin.isatty():
+        raise click.ClickException("Nothing was deleted: there is no terminal for the confirmation. Add --yes.")
+    unfinished = [run.run_id for run in summaries if run.status not in ENDED]
+    if unfinished:
+        click.echo(f"These runs have not ended and may still be running: {list_of(unfinished)}")
+    click.confirm(f"Delete {count_of_runs(run_ids)}?", abort=True)

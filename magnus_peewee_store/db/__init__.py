@@ -1,4 +1,4 @@
-"""The database layer: the table `db_log` and all SQL. It knows rows, not run logs."""
+"""The database layer: the table `db_log` and all SQL. It knows rows, but not run logs."""
 
 from typing import List
 
@@ -21,7 +21,7 @@ def create_tables(connection_string: str) -> List[str]:
     Raises:
         ConnectionStringError: If the connection string is not valid.
         DuplicateRowsError: If the table has rows that the unique index forbids. Nothing is changed.
-        PrivilegeError: If the role may not create tables. If nothing is missing, it need not.
+        PrivilegeError: If something is missing, and the role may not create it.
         MissingSchemaError: If there is no schema for the table.
         WrongTableError: If `db_log` is a view, or a table of other software. Nothing is changed.
         peewee.DatabaseError: If the database cannot be reached.

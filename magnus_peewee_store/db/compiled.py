@@ -1,6 +1,6 @@
 """Queries that peewee compiles to SQL once, and that run with new values each time.
 
-Compiling a query takes peewee longer than the database takes to answer it, and the SQL depends only on the database and
+peewee takes longer to compile a query than the database takes to answer it. The SQL depends only on the database and
 its table.
 """
 
@@ -43,9 +43,9 @@ class CompiledQuery:
 
 
 def compiled(build: Callable[..., Any]) -> Callable[..., CompiledQuery]:
-    """Decorate a method that builds a query: return it compiled, and compile once per combination of arguments.
+    """Decorate a method that builds a query: compile the query once for each combination of arguments.
 
-    The compiled queries are kept in the object's `_queries`. The query may depend only on the arguments, and on
+    The compiled queries are kept in the object's `_queries`. A query may depend only on the arguments, and on
     attributes that never change.
     """
 

@@ -1,4 +1,4 @@
-"""Find out whether a file lies on a network file system, where SQLite's write-ahead log does not work."""
+"""Detect network file systems, where SQLite's write-ahead log does not work."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from typing import Optional
 
 MOUNT_TABLE = "/proc/self/mountinfo"
 
-# As the mount table of Linux names them.
+# The names of network file systems in Linux' mount table.
 NETWORK_TYPES = frozenset(
     {
         *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs"),
@@ -28,7 +28,7 @@ MNT_LOCAL = 0x1000
 
 
 def network_type(folder: str) -> Optional[str]:
-    """Return the type of the network file system that a folder lies on; None if it is local, or cannot be told."""
+    """Return the type of a folder's network file system; None if the file system is local or unknown."""
     try:
         if sys.platform == "darwin":
             return network_type_in_statfs(_statfs(folder))
@@ -39,20 +39,20 @@ def network_type(folder: str) -> Optional[str]:
 
 
 def network_type_in_table(folder: str, table: str) -> Optional[str]:
-    """Return the type, by a mount table of Linux: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html."""
+    """Find the type in Linux' mount table: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html."""
     path = os.path.join(os.path.realpath(folder), "")
     found, longest = "", 0
     for line in table.splitlines():
         fields, _, source = line.partition(" - ")
         mount_point = os.path.join(_unescape(fields.split(" ")[4]), "")
-        # Of mounts at the same place, the last one is seen.
+        # If there are several mounts at the same place, only the last one is visible.
         if path.startswith(mount_point) and len(mount_point) >= longest:
             found, longest = source.split(" ")[0], len(mount_point)
     return found if found in NETWORK_TYPES else None
 
 
 def network_type_in_statfs(statfs: bytes) -> Optional[str]:
-    """Return the type, by the `struct statfs` of macOS."""
+    """Find the type in macOS' `struct statfs`."""
     if int.from_bytes(statfs[FLAGS], sys.byteorder) & MNT_LOCAL:
         return None
     return statfs[TYPE_NAME].partition(b"\0")[0].decode()
@@ -60,7 +60,7 @@ def network_type_in_statfs(statfs: bytes) -> Optional[str]:
 
 def _statfs(folder: str) -> bytes:
     library = ctypes.CDLL(None, use_errno=True)
-    # The plain name is that of a struct with inodes of 32 bits, except on ARM.
+    # On Intel, the function with the plain name fills in an older struct, with inodes of 32 bits.
     statfs = getattr(library, "statfs$INODE64", None) or library.statfs
     buffer = ctypes.create_string_buffer(STATFS_SIZE)
     if statfs(os.fsencode(folder), buffer):
@@ -69,5 +69,5 @@ def _statfs(folder: str) -> bytes:
 
 
 def _unescape(text: str) -> str:
-    """Return a path of the mount table, which writes spaces and the like as octal numbers."""
+    """Decode a path of the mount table, in which octal numbers stand for spaces and other special characters."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -14,7 +14,7 @@ Types = Tuple[str, ...]  # alternatives of attribute_type
 class Queries:
     """The queries on one table, for one layout of it.
 
-    Throughout, `types` are alternatives of attribute_type and `name` is an attribute_key. None means any.
+    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
 
     Args:
         model: The table's model, bound to a database.
@@ -29,7 +29,7 @@ class Queries:
         self._next_pk = {} if layout.next_pk is None else {"pk": layout.next_pk}
 
     def comparable(self, column: Any) -> Any:
-        """Return a column that compares byte for byte. Only legacy tables need a conversion."""
+        """Return the SQL expression that compares a column byte for byte. Only legacy tables need a conversion."""
         return column if self.layout.compares_bytes else self.database.binary(column)
 
     def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
@@ -45,12 +45,12 @@ class Queries:
         return rows
 
     @compiled
-    def select(self, types: Optional[Types], has_name: bool, is_locking: bool, without: Types) -> Any:
+    def select(self, types: Optional[Types], has_name: bool, is_locking: bool, except_types: Types) -> Any:
         """Read rows of a run, oldest first. Params: run_id, name."""
         log = self._log
         rows = self.rows_of(param("run_id"), types, param("name") if has_name else None)
-        if without:
-            rows = rows.where(log.attribute_type.not_in(without))
+        if except_types:
+            rows = rows.where(log.attribute_type.not_in(except_types))
         # COALESCE stops SQLite from choosing the created_at index just to avoid a small sort.
         created_at = log.created_at if types is None else fn.COALESCE(log.created_at, log.created_at)
         rows = rows.select(log.attribute_type, log.attribute_key, log.attribute_value).order_by(created_at, log.pk)
@@ -58,7 +58,7 @@ class Queries:
 
     @compiled
     def select_one(self, types: Optional[Types], has_name: bool) -> Any:
-        """Find one row of a run. Params: run_id, name."""
+        """Find any one row of a run. Params: run_id, name."""
         return self.rows_of(param("run_id"), types, param("name") if has_name else None).select(self._log.pk).limit(1)
 
     @compiled
@@ -68,9 +68,10 @@ class Queries:
 
     @compiled
     def insert_or_update(self, required: Sequence[Types], has_many: bool) -> Any:
-        """Upsert a row, or many from a JSON text, if the run has a row of each of the required types.
+        """Upsert one row, or many rows from a JSON text, if the run has all required rows.
 
-        Params: those of `insert`, or run_id, rows, now; and required_0, ..., the names of the required rows.
+        Params: those of `insert` for one row; run_id, rows and now for many; also required_0, required_1 and so on, the
+        names of the required rows.
         """
         insert = self._insert_after_newest(required, has_many)
         unique = [getattr(self._log, name) for name in UNIQUE] if self.database.has_conflict_target else None
@@ -83,9 +84,9 @@ class Queries:
         return self._log.insert(**{name: param(name) for name in names}, **self._next_pk).returning()
 
     def _insert_after_newest(self, required: Sequence[Types] = (), has_many: bool = False) -> Any:
-        """Return INSERT with a created_at after all rows of the run. It inserts only if the required rows exist."""
+        """Return an INSERT whose rows are newer than all rows of the run. Without the required rows it inserts none."""
         log = self._log
-        # A scalar subquery; as a table of FROM it would make SQLite read the whole run.
+        # This is a scalar subquery. As a table in FROM, it would make SQLite read the whole run.
         newest = log.select(fn.MAX(log.created_at)).where(self.comparable(log.run_id) == param("run_id"))
         if has_many:
             table, ordinal, values = self.database.json_rows(param("rows"))

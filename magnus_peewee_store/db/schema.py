@@ -55,7 +55,7 @@ class CreatedAtField(peewee.DateTimeField):
     field_type = "CREATED_AT"
 
     def python_value(self, value: Any) -> Any:
-        """Return the time in UTC. SQLite stores it as text, for which peewee's own parser takes ten times as long."""
+        """Return the time in UTC. SQLite stores it as text. peewee's own parser would take ten times as long."""
         if isinstance(value, str) and len(value) in ISO_LENGTHS:
             with contextlib.suppress(ValueError):
                 return datetime.fromisoformat(value)
@@ -65,7 +65,7 @@ class CreatedAtField(peewee.DateTimeField):
 class DBLog(peewee.Model):
     """A row of `db_log`: one fragment of a run log. Not bound to a database; `Schema` binds a subclass."""
 
-    pk = peewee.BigAutoField()  # Each upsert uses up a number: 32 bits would last for weeks.
+    pk = peewee.BigAutoField()  # Each upsert uses up a number: 32 bits would be used up within weeks.
     run_id = RunIdField()
     attribute_key = AttributeKeyField()
     attribute_type = AttributeTypeField()
@@ -78,7 +78,7 @@ class DBLog(peewee.Model):
 
 
 class Layout(NamedTuple):
-    """The properties of the table in a database on which reading and writing depend."""
+    """The properties of a table that decide how it is read and written."""
 
     has_unique_index: bool
     """Whether the database rejects a second row for the same key."""
@@ -129,9 +129,9 @@ class Schema:
         pk = columns["pk"]
         compares_bytes = self.database.compares_bytes()
         return Layout(
-            # MySQL updates the row that any unique index finds: also one that confuses names, or that was added.
+            # MySQL's upsert updates the row that any unique index finds, even if the index confuses names.
             has_unique_index=compares_bytes
-            and (UNIQUE, True) in self._indexes()
+            and (UNIQUE, True) in self._usable_indexes()
             and (self.database.has_conflict_target or not self._confusing_indexes()),
             compares_bytes=compares_bytes,
             next_pk=None if pk.identity or pk.default else self.database.next_pk(),
@@ -170,11 +170,11 @@ class Schema:
         Raises:
             DuplicateRowsError: If rows violate the unique index. Nothing is changed.
         """
-        # Looked at first, because a role that may only read cannot open the transaction.
+        # This comes before the transaction, because a role that may only read cannot open it.
         if not self.missing():
             return []
-        # One transaction, so that nobody sees the table without the index that an upsert needs.
-        # The table's name stands for a run: only one process at a time changes the table.
+        # One transaction, so that nobody sees the table without the index that an upsert needs. The table's name stands
+        # for a run id: the lock lets only one process at a time change the table.
         with self.database.run_lock(TABLE):
             missing = self.missing()
             is_new = not self.exists()
@@ -183,7 +183,7 @@ class Schema:
                 # The indexes come last: duplicates in a legacy table would make the unique index fail.
                 self.model._schema.create_table()
                 self.database.after_create()
-            if (UNIQUE, True) not in self._indexes():
+            if (UNIQUE, True) not in self._usable_indexes():
                 self._check_duplicates()
             for name in self._confusing_indexes():
                 self.database.drop_index(name)
@@ -210,19 +210,21 @@ class Schema:
             for columns, is_unique in self._missing_indexes()
         ]
         if not indexes and confusing:
-            indexes = ["room for all names"]
+            indexes = ["support for all names"]
         if confusing:
-            indexes[0] += " in place of " + ", ".join(f"'{name}', which {why}" for name, why in confusing.items())
+            replaced = ", ".join(f"the index '{name}', which {why}" for name, why in confusing.items())
+            indexes[0] += f" instead of {replaced}"
         return columns + indexes
 
     def widen_pk(self) -> str:
-        """Return the SQL that widens pk, if it is an INTEGER of 32 bits of which half is used; otherwise ``."""
-        column = self._columns()["pk"]
-        newest = self.model.select(fn.MAX(self.model.pk)).scalar()
-        return self.database.widen_pk() if self.database.is_narrow(column) and (newest or 0) > HALF_OF_32_BITS else ""
+        """Return the SQL that widens pk; empty unless pk has 32 bits and half of its numbers are used."""
+        if not self.database.is_narrow(self._columns()["pk"]):
+            return ""
+        newest = self.model.select(fn.MAX(self.model.pk)).scalar() or 0
+        return self.database.widen_pk() if newest > HALF_OF_32_BITS else ""
 
     def duplicates(self) -> Dict[str, int]:
-        """Return by run how many rows violate the unique index, because other software wrote them twice."""
+        """Return for each run how many rows violate the unique index. Other software wrote them twice."""
         model = self.model
         unique = [getattr(model, name) for name in UNIQUE]
         if not self.database.compares_bytes():
@@ -245,7 +247,7 @@ class Schema:
             )
 
     def _check_readable(self) -> None:
-        """Raise PrivilegeError if the role may not read the table. Then the table or its columns are invisible, too."""
+        """Raise PrivilegeError if the role may not read the table. Such a role may not even see the table's columns."""
         try:
             self.model.select(peewee.SQL("1")).limit(0).execute()
         except peewee.DatabaseError as error:
@@ -269,8 +271,8 @@ class Schema:
     def _has_complete_columns(self) -> bool:
         return self.database.has_complete_columns(self._columns()) and self.database.compares_bytes()
 
-    def _indexes(self) -> Set[Tuple[Tuple[str, ...], bool]]:
-        """Return the columns of each index, and whether it is unique."""
+    def _usable_indexes(self) -> Set[Tuple[Tuple[str, ...], bool]]:
+        """Return the columns of each index, and whether it is unique. Unusable unique indexes are left out."""
         unusable = self.database.unusable_indexes()
         return {
             (tuple(index.columns), index.unique)
@@ -279,7 +281,7 @@ class Schema:
         }
 
     def _confusing_indexes(self) -> Dict[str, str]:
-        """Return the unique indexes that take different names for the same, with the reason."""
+        """Return the unique indexes that treat different rows as duplicates: index name to reason."""
         unusable = self.database.unusable_indexes()
         confusing = {}
         for index in self._all_indexes():
@@ -295,7 +297,7 @@ class Schema:
         return self.database.get_indexes(TABLE, self.database.schema)
 
     def _missing_indexes(self) -> List[Tuple[Tuple[str, ...], bool]]:
-        present = self._indexes()
+        present = self._usable_indexes()
         return [index for index in INDEXES if index not in present]
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing the rows of the table `db_log`."""
+"""Read and write the rows of the table `db_log`."""
 
 import datetime
 import functools
@@ -31,9 +31,9 @@ from magnus_peewee_store.times import utcnow
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
-# The maximum size of a statement that writes many rows: a packet of MySQL, even if each quote takes 4 characters.
+# The maximum size of the rows in one statement. Even if each quote takes 4 characters, they fit into MySQL's packet.
 BATCH_BYTES = 100_000
-DELETE_BATCH = 500  # rows of one statement
+DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
@@ -56,18 +56,18 @@ class StoredRow(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """A row that a run must have before others are written."""
+    """A row that a run must have: one of several types, and a key."""
 
     types: Types
     name: str
 
 
 def _retrying(method: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a method of `LogTable`: retry transient errors, on a table that exists."""
+    """Decorate a method of `LogTable`: create the table if it is missing, and retry transient errors."""
 
     @functools.wraps(method)
     def wrapped(self: "LogTable", *args: Any, **kwargs: Any) -> T:
-        return self._retry(lambda attempt: method(self, *args, **kwargs))
+        return self._retry_on_table(lambda attempt: method(self, *args, **kwargs))
 
     return wrapped
 
@@ -75,7 +75,7 @@ def _retrying(method: Callable[..., T]) -> Callable[..., T]:
 class LogTable:
     """The rows of `db_log` in one database.
 
-    Throughout, `types` are alternatives of attribute_type and `name` is an attribute_key. None means any.
+    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
 
     Args:
         database: The database. The first use connects to it, and creates the table if it is missing.
@@ -86,17 +86,18 @@ class LogTable:
         self._schema = Schema(database)
         self._log = self._schema.model
         self._stored = [getattr(self._log, name) for name in StoredRow._fields]
-        self._loaded: Optional[Queries] = None
+        self._queries: Queries  # set by `_ensure_table`
+        self._is_table_ensured = False
 
     def insert(self, run_id: str, row: Row) -> bool:
         """Write a row unless the run already has one of its type and key, and return whether it was written."""
         _check_texts(run_id, row)
         now = utcnow()
-        return self._retry(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
+        return self._retry_on_table(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
 
     @_retrying
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
-        """Write rows, all or none; each replaces the run's row of the same type and key.
+        """Write rows, all or none. Each replaces the run's row of the same type and key.
 
         Returns:
             False, and nothing is written, if the run lacks a row that `requires` names.
@@ -128,36 +129,36 @@ class LogTable:
         run_id: str,
         make_row: Callable[[datetime.datetime], Row],
         requires: Sequence[Requirement],
-        patience: float,
+        timeout: float,
     ) -> bool:
-        """Write a row like `upsert`, but without retries and with little waiting. See `Backend.try_once`.
+        """Write a row like `upsert`, but without retries. See `Backend.try_once`.
 
         Args:
-            run_id: The id of the run.
             make_row: Returns the row, given the time in UTC by the database's clock.
             requires: The rows that the run must have.
-            patience: For how many seconds to wait for another thread.
+            timeout: For how many seconds to wait for another thread.
 
         Returns:
             False, and nothing is written, if the run lacks a row that `requires` names.
         """
 
         def write() -> bool:
+            self._ensure_table()
             row = make_row(self.database.now())
             if self._has_unique_index:
                 return self._upsert(run_id, [row], requires)
             with self._run_lock(run_id):
                 return all(self._has(run_id, *each) for each in requires) and self._upsert(run_id, [row])
 
-        return self.database.try_once(write, patience)
+        return self.database.try_once(write, timeout)
 
     @_retrying
     def read(
-        self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None, without: Types = ()
+        self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None, except_types: Types = ()
     ) -> List[Row]:
-        """Return rows of a run, oldest first, except those of the types `without`."""
+        """Return rows of a run, oldest first."""
         _check_texts(run_id, name=name)
-        return self._read(run_id, types, name, without=without)
+        return self._read(run_id, types, name, except_types=except_types)
 
     @_retrying
     def has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
@@ -172,17 +173,18 @@ class LogTable:
         since: Optional[datetime.datetime] = None,
         prefix: str = "",
         containing: Sequence[str] = (),
-        containing_or_having: Optional[Mapping[str, Requirement]] = None,
+        containing_or_with_row: Optional[Mapping[str, Requirement]] = None,
         limit: Optional[int] = None,
     ) -> List[Tuple[str, datetime.datetime]]:
         """Return the id of each run that has a row of these types, with the row's created_at, newest first.
 
         Args:
             types: Types of which a run has one row, such as its own row.
-            since: Only rows created at this time or later.
-            prefix: Only runs whose id begins with it.
-            containing: Only rows whose value contains each of these texts, ignoring case.
-            containing_or_having: For each text, only rows whose value contains it, or whose run has the row given.
+            since: Return only rows created at this time or later.
+            prefix: Return only runs whose id begins with it.
+            containing: Return only rows whose value contains each of these texts, ignoring case.
+            containing_or_with_row: Other rows by text. For each of them, return only rows whose value contains the
+                text, or whose run has the other row.
             limit: The largest number of runs.
         """
         log = self._log
@@ -193,9 +195,9 @@ class LogTable:
             rows = rows.where(self._queries.comparable(fn.SUBSTR(log.run_id, 1, len(prefix))) == prefix)
         for text in containing:
             rows = rows.where(log.attribute_value.contains(text))
-        for text, (other_types, name) in (containing_or_having or {}).items():
-            having = self._queries.rows_of(None, other_types, name).select(log.run_id)
-            rows = rows.where(log.attribute_value.contains(text) | log.run_id.in_(having))
+        for text, (other_types, name) in (containing_or_with_row or {}).items():
+            runs_with_row = self._queries.rows_of(None, other_types, name).select(log.run_id)
+            rows = rows.where(log.attribute_value.contains(text) | log.run_id.in_(runs_with_row))
         return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
 
     @_retrying
@@ -206,7 +208,7 @@ class LogTable:
 
     @_retrying
     def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> List[StoredRow]:
-        """Return rows of several runs, at most a few hundred, oldest first."""
+        """Return rows of at most a few hundred runs, oldest first."""
         log = self._log
         rows = log.select(*self._stored).where(self._queries.comparable(log.run_id).in_(run_ids))
         if types is not None:
@@ -218,11 +220,11 @@ class LogTable:
     def created_at_range(self, run_id: str, types: Optional[Types] = None) -> Tuple[Any, Any]:
         """Return the oldest and the newest created_at of rows of a run; (None, None) if there are no such rows."""
         created_at = self._log.created_at
-        oldest, newest = (
-            self._queries.rows_of(run_id, types).select(fn.MIN(created_at), fn.MAX(created_at)).scalar(as_tuple=True)
-        )
+        rows = self._queries.rows_of(run_id, types)
+        oldest, newest = rows.select(fn.MIN(created_at), fn.MAX(created_at)).scalar(as_tuple=True)
         return oldest, newest
 
+    @_retrying
     def find(self, types: Types, text: str) -> List[StoredRow]:
         """Return the rows whose value contains a text, ignoring case, oldest first."""
         log = self._log
@@ -236,7 +238,7 @@ class LogTable:
     ) -> List[Any]:
         """Return run_id, attribute_type, attribute_key and a value for rows of several runs, each run's oldest first.
 
-        The value is attribute_value for `types`, and for `field_types` what `Backend.json_fields` makes of it.
+        For `types`, the value is attribute_value. For `field_types`, it is what `Backend.json_fields` returns.
         """
         log = self._log
         value = self.database.json_fields(log.attribute_value, paths)
@@ -245,11 +247,11 @@ class LogTable:
         rows = rows.where(
             self._queries.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types)
         )
-        # Without peewee's conversions, which take longer than the query.
+        # peewee's conversions would take longer than the query.
         return list(self.database.execute(rows.order_by(log.run_id, log.created_at, log.pk)).fetchall())
 
     def scan(self, size: int) -> Iterator[List[StoredRow]]:
-        """Yield the whole table in the order of pk, in lists of `size` rows."""
+        """Yield the whole table in the order of pk, in lists of at most `size` rows."""
         pk, rows = self._read_after(0, size)
         while rows:
             yield rows
@@ -262,11 +264,11 @@ class LogTable:
             False, and nothing is written, if the run already has a row.
         """
         _check_texts(rows[0].run_id, *(row.fragment for row in rows))
-        return self._retry(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
+        return self._retry_on_table(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
     @_retrying
     def replace_run(self, rows: Sequence[StoredRow], except_types: Types) -> None:
-        """Make a run have exactly these rows, with their created_at, in one transaction.
+        """Replace all rows of a run by these rows, with their created_at, in one transaction.
 
         Args:
             rows: The rows of one run.
@@ -290,23 +292,26 @@ class LogTable:
         """Delete all rows of a run, and return how many there were.
 
         Args:
-            run_id: The id of the run.
             is_written: Whether other processes may write rows of the run at the same time.
         """
-        total = count = self._delete(run_id)
-        pause = DELETE_PAUSE if is_written and self.database.has_concurrent_writers else 0.0
-        # A statement that began before the run's own row was gone may add a row after this transaction. Later ones find
-        # no run and write nothing.
-        while count or pause:
-            if not count:
-                time.sleep(pause)
-                pause = 0.0
-            count = self._delete(run_id)
+        total = self._delete_until_none_left(run_id)
+        if is_written and self.database.has_concurrent_writers:
+            # A statement that began before the run's own row was deleted may still add a row. A statement that begins
+            # later finds no run, and writes nothing.
+            time.sleep(DELETE_PAUSE)
+            total += self._delete_until_none_left(run_id)
+        return total
+
+    def _delete_until_none_left(self, run_id: str) -> int:
+        total = 0
+        count = self._delete_once(run_id)
+        while count:
             total += count
+            count = self._delete_once(run_id)
         return total
 
     @_retrying
-    def _delete(self, run_id: str) -> int:
+    def _delete_once(self, run_id: str) -> int:
         with self._run_lock(run_id):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
 
@@ -346,12 +351,13 @@ class LogTable:
         """Close the connection. The next call opens a new one."""
         with self.database.lock:
             self.database.close()
-            self._loaded = None  # A database in memory is deleted with its connection.
+            self._is_table_ensured = False  # A database in memory is deleted with its connection.
 
-    def _retry(self, work: Callable[[int], T]) -> T:
-        """Retry transient errors; and once, if another process has created the unique index."""
+    def _retry_on_table(self, work: Callable[[int], T]) -> T:
+        """Create the table if it is missing, and run `work`, retrying transient errors."""
 
         def work_on_table(attempt: int) -> T:
+            self._ensure_table()
             had_unique_index = self._has_unique_index
             try:
                 return work(attempt)
@@ -359,20 +365,20 @@ class LogTable:
                 if had_unique_index:
                     raise
                 # Another process may have created the unique index in the meantime.
-                self._loaded = None
+                self._is_table_ensured = False
+                self._ensure_table()
                 if not self._has_unique_index:
                     raise
                 return work(attempt)
 
         return self.database.retry(work_on_table)
 
-    @property
-    def _queries(self) -> Queries:
-        """The queries for the table as it stands, which is created if it is missing."""
-        if self._loaded is None:
+    def _ensure_table(self) -> None:
+        """Create the table if it is missing, and prepare the queries for its layout."""
+        if not self._is_table_ensured:
             self._schema.create_if_missing()
-            self._loaded = Queries(self._log, self._schema.inspect())
-        return self._loaded
+            self._queries = Queries(self._log, self._schema.inspect())
+            self._is_table_ensured = True
 
     @property
     def _has_unique_index(self) -> bool:
@@ -387,9 +393,10 @@ class LogTable:
         types: Optional[Types],
         name: Optional[str],
         is_locking: bool = False,
-        without: Types = (),
+        except_types: Types = (),
     ) -> List[Row]:
-        query = self._queries.select(types, name is not None, is_locking and bool(self.database.for_update), without)
+        has_row_locks = bool(self.database.for_update)
+        query = self._queries.select(types, name is not None, is_locking and has_row_locks, except_types)
         return list(query.run(run_id=run_id, name=name).fetchall())
 
     def _has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
@@ -405,7 +412,7 @@ class LogTable:
         return (rows[-1][5] if rows else pk), [self._to_stored(row) for row in rows]
 
     def _to_stored(self, row: Sequence[Any]) -> StoredRow:
-        """Convert a row of the driver. peewee's own conversion takes as long as the query."""
+        """Convert a row that the driver returned. peewee's own conversion takes as long as the query."""
         return StoredRow._make((*row[:4], self._log.created_at.python_value(row[4])))
 
     def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_retry: bool) -> bool:
@@ -422,7 +429,7 @@ class LogTable:
         except peewee.IntegrityError:
             if not self._has(run_id, types, name):
                 raise
-        # Another process wrote the row; or an earlier attempt did, and its acknowledgement was lost.
+        # Another process wrote the row. Or an earlier attempt wrote it, and the acknowledgement was lost.
         return is_retry and self._is_stored(run_id, row, now)
 
     def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:
@@ -474,7 +481,10 @@ class LogTable:
         return [*batches]
 
     def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
-        """Write a batch."""
+        """Write a batch. Return False, and write nothing, if the run lacks a required row.
+
+        Without the unique index, the caller must check the required rows.
+        """
         for row in rows:
             self._check_size(run_id, row)
         if not self._has_unique_index:
@@ -509,6 +519,7 @@ class LogTable:
                 raise _value_too_large(
                     run_id,
                     row,
+                    size,
                     f"A statement of {sent} bytes is more than the server of {self.database.masked_url} accepts "
                     f"({max_packet}). Raise its max_allowed_packet.",
                 )
@@ -517,16 +528,17 @@ class LogTable:
             raise _value_too_large(
                 run_id,
                 row,
+                size,
                 f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
                 "Run create_tables, which widens the column.",
             )
 
 
 def _check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
-    """Check the texts that the rows of a run are found by.
+    """Check a run id, the keys of rows, and a key.
 
     Raises:
-        InvalidValueError: If one is not text that every database stores and compares.
+        InvalidValueError: If one of them is not text that every database can store and compare.
     """
     _check_text("run id", run_id)
     for row in rows:
@@ -535,14 +547,18 @@ def _check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
         _check_text("name", name)
 
 
-def _check_text(kind: str, text: Any) -> None:
+def _check_text(what: str, text: Any) -> None:
+    if not isinstance(text, str) or "\0" in text or _has_lone_surrogates(text):
+        raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}")
+
+
+def _has_lone_surrogates(text: str) -> bool:
     try:
-        if isinstance(text, str) and "\0" not in text and (text.isascii() or text.encode()):
-            return
+        text.encode()
     except UnicodeEncodeError:
-        pass
-    raise InvalidValueError(f"The {kind} must be text without NUL and lone surrogates, not {text!r}")
+        return True
+    return False
 
 
-def _value_too_large(run_id: str, row: Row, advice: str) -> ValueTooLargeError:
-    return ValueTooLargeError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {len(row[2])} bytes. {advice}")
+def _value_too_large(run_id: str, row: Row, size: int, advice: str) -> ValueTooLargeError:
+    return ValueTooLargeError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {size} bytes. {advice}")

@@ -1,4 +1,4 @@
-"""From a connection string to a database: secrets, schemes, escaping, and what messages may show."""
+"""Turn a connection string into a database: fill in secrets, parse the URL, mask it for messages."""
 
 import contextlib
 import logging
@@ -33,7 +33,7 @@ _ALIASES = {
     "sqlite+pysqlite": "sqlite",
 }
 
-# Those of playhouse's schemes that the tests of this package cover.
+# The schemes of playhouse that the tests of this package cover.
 _TESTED = ("mysql", "mysqlconnector", "postgres", "postgresql", "psycopg3", "sqlite")
 _POOL = "+pool"
 
@@ -73,12 +73,12 @@ def get_no_secret(name: str) -> str:
 class ConnectionString:
     """The URL of a database, such as `sqlite:///runs.db`, with or without `${placeholders}` for secrets.
 
-    Placeholders follow `string.Template.safe_substitute`: one without a secret stays as it is, since a password may
-    contain a `$`. In the user and the password a secret is taken literally, whatever characters it has; elsewhere it
-    becomes part of the URL. The whole string may be one secret.
+    Placeholders follow `string.Template.safe_substitute`: a placeholder without a secret stays as it is, because a
+    password may contain a `$`. In the user and the password, a secret is taken literally, whatever characters it has.
+    Elsewhere it becomes part of the URL. The whole string may be one secret.
 
     Args:
-        template: The text, as it is configured.
+        template: The text, with its placeholders.
         folder: The folder that holds the SQLite file, instead of the one that the URL names.
     """
 
@@ -88,7 +88,7 @@ class ConnectionString:
 
     @property
     def masked(self) -> str:
-        """The text as messages may show it: placeholders unfilled, `***` for what may be part of a secret, no query."""
+        """The text as messages may show it: with placeholders, with `***` for possible passwords, without the query."""
         template = self._template
         if not _literal_text(template):
             return template
@@ -98,7 +98,7 @@ class ConnectionString:
             return MASK
         url = (_FILE_URL if _is_sqlite(database_class) else _SERVER_URL).fullmatch(template)
         if url is None or (url.re is _SERVER_URL and url["database"] is None and _literal_text(url["hosts"])):
-            # If the database is missing, the host may in fact be the end of a password that contains an @.
+            # Without a database the URL is not valid. What looks like its host may be the end of a password with an @.
             return f"{scheme}://{MASK}"
         masked = template[: url.start("query") if url["query"] else None]
         password = url.groupdict().get("password")
@@ -123,7 +123,7 @@ class ConnectionString:
         database_class, parameters = _parse(url, masked_url)
         if self._folder and _is_sqlite(database_class):
             parameters["database"] = os.path.join(self._folder, os.path.basename(parameters["database"]))
-        # If the whole text is one secret, so is each of its parts.
+        # If the whole text is one secret, each of its parts is a secret.
         literals = [parameters.get("password")] if _literal_text(self._template) else parameters.values()
         texts = tuple(text for text in (*secrets.values(), *literals) if text and isinstance(text, str))
         scheme = url.partition("://")[0]
@@ -132,14 +132,14 @@ class ConnectionString:
     def file_path(self, get_secret: GetSecret = get_no_secret) -> Optional[str]:
         """Return the file that the URL names, without opening it.
 
-        If the scheme is that of a server, no secret is looked up. It may not be available here.
+        If the scheme is that of a server, no secret is looked up: the secret may not be available here.
 
         Args:
             get_secret: Returns the secret of a name; raises KeyError if there is none.
 
         Returns:
-            The absolute path of an SQLite file, or `:memory:`; None for a server, or if a missing secret hides the
-            scheme.
+            The absolute path of an SQLite file, or `:memory:`; None for a server, or if the scheme is in a missing
+            secret.
 
         Raises:
             ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
@@ -224,7 +224,7 @@ def _is_sqlite(database_class: Type[peewee.Database]) -> bool:
 
 
 def _parse(url: str, masked_url: str) -> Tuple[Type[peewee.Database], Dict[str, Any]]:
-    """Split a URL, its secrets filled in, into the class of its scheme and the arguments of that class."""
+    """Return the database class for a URL, and the arguments for the class. The secrets are already filled in."""
     scheme, separator, _ = url.partition("://")
     database_class = _database_class(scheme)
     if not separator or database_class is None:
@@ -247,7 +247,7 @@ def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
     parts = _SERVER_URL.fullmatch(url)
     arguments: Dict[str, Any] = {}
     if parts:
-        # libpq takes several hosts, playhouse one.
+        # libpq accepts several hosts, but playhouse accepts only one.
         has_several_hosts = "," in parts["hosts"]
         start, end = parts.span("hosts") if has_several_hosts else (0, 0)
         with contextlib.suppress(ValueError):  # Its message quotes the URL.
@@ -267,7 +267,7 @@ def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
         arguments["password"] = arguments.pop("passwd")  # PyMySQL's deprecated name
     for name, value in parse_qsl((parts["query"] or "")[1:] if parts else ""):
         if name in ("password", "passwd"):
-            arguments["password"] = value  # playhouse turns a password of digits into a number
+            arguments["password"] = value  # playhouse has turned a password of digits into a number
         elif name == "schema":
             arguments["schema"] = value
     return arguments
@@ -289,6 +289,6 @@ def _parse_file(url: str, masked_url: str) -> Dict[str, Any]:
         )
     arguments: Dict[str, Any] = db_url.parse(url)
     if arguments["database"] != MEMORY:
-        # Absolute, because the steps of a pipeline may change the working directory.
+        # The path is absolute, because the steps of a pipeline may change the working directory.
         arguments["database"] = os.path.abspath(arguments["database"])
     return arguments

@@ -5,31 +5,31 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from magnus_peewee_store.db.backends import Backend
 from magnus_peewee_store.db.backends.base import TABLE
 
-# Python writes tokens for these numbers that databases do not take for JSON. As texts they do.
-NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
-BEFORE_VALUE = (": ", ", ", "[")
+# Python writes these tokens into JSON, but databases accept them only in quotes.
+UNQUOTED_TOKENS = ("NaN", "Infinity", "-Infinity")
+BEFORE_VALUE = (": ", ", ", "[")  # what stands before a value in JSON that Python writes
 
 
 class View(NamedTuple):
     """A view with a row for each value: run_id, the columns named here, `value` and `text`.
 
-    `value` is the value if it is a number, else NULL. `text` is the value as text. Documents that are not JSON have no
-    rows.
+    `value` is the number, or NULL if the value is not a number. `text` is the value as text. A document that is not
+    JSON has no rows.
     """
 
     name: str
     types: Tuple[str, ...]
-    """Which rows of the table."""
+    """The types of the rows that hold the documents."""
     key_column: str
-    """What attribute_key is called."""
+    """The view's name for attribute_key."""
     member: Optional[str] = None
     """The document's member whose own members are the values; None if the document itself is the value."""
     member_column: str = ""
-    """What the keys of those members are called."""
+    """The view's name for the keys of those members."""
 
 
 def create_views(database: Backend, views: Sequence[View]) -> List[str]:
-    """Create views, or create them again, and return their names."""
+    """Create or replace views, and return their names."""
     database.retry(lambda attempt: _create(database, views))
     return [view.name for view in views]
 
@@ -56,7 +56,7 @@ def _create(database: Backend, views: Sequence[View]) -> None:
                     key_column=view.key_column,
                     member=view.member,
                     member_column=view.member_column,
-                    document=database.view_document.format(value="log.attribute_value", quoted=_quote_not_numbers()),
+                    document=database.view_document.format(value="log.attribute_value", quoted=_document_with_quotes()),
                 )
             )
 
@@ -69,11 +69,12 @@ def _drop(database: Backend, views: Sequence[View]) -> None:
             database.execute_sql(f"DROP FUNCTION IF EXISTS {function}")
 
 
-def _quote_not_numbers() -> str:
+def _document_with_quotes() -> str:
+    """Return the SQL for the document with quotes around the tokens."""
     expression = "log.attribute_value"
-    for token in NOT_NUMBERS:
+    for token in UNQUOTED_TOKENS:
         for before in BEFORE_VALUE:
             expression = f"REPLACE({expression}, '{before}{token}', '{before}\"{token}\"')"
-    # A document may be nothing else.
-    whole = " ".join(f"WHEN '{token}' THEN '\"{token}\"'" for token in NOT_NUMBERS)
+    # A token may also be the whole document.
+    whole = " ".join(f"WHEN '{token}' THEN '\"{token}\"'" for token in UNQUOTED_TOKENS)
     return f"CASE log.attribute_value {whole} ELSE {expression} END"

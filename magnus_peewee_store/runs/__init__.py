@@ -1,6 +1,6 @@
-"""Runs in Python, for the command line, notebooks and scripts: list, read, compare, move and delete them.
+"""The Python API over runs, for the command line, notebooks and scripts.
 
-Each function takes a `DBStore`.
+Most functions take a `DBStore` as their first argument, such as the one that `open_store` returns.
 """
 
 from magnus_peewee_store.runs.annotations import Note, add_note, tag_run, untag_run

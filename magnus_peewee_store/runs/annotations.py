@@ -1,4 +1,4 @@
-"""Tags and notes of runs: what people add after the fact, in rows of their own."""
+"""Tags and notes, which people add to runs. Each is a row of its own."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at, utcnow
 
-_RUN = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,14 @@ class Note:
     user: Optional[str]
     """Who wrote it."""
     time: Optional[datetime]
-    """When, in UTC."""
+    """When it was written, in UTC."""
 
 
 def tag_run(store: DBStore, run_id: str, *names: str) -> None:
-    """Add tags to a run. Its own tag, which magnus wrote, stays.
+    """Add tags to a run. The tag that `magnus execute --tag` set stays.
 
     Args:
-        store: The store.
         run_id: The whole id.
-        names: The tags.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -53,15 +51,14 @@ def untag_run(store: DBStore, run_id: str, *names: str) -> None:
     """Remove tags that `tag_run` added.
 
     Args:
-        store: The store.
         run_id: The whole id.
-        names: The tags. Those that the run does not have are ignored.
+        names: The tags. A tag that the run does not have is ignored.
 
     Raises:
         RunNotFoundError: If there is no such run.
     """
     present = tags_of(store.table.read(run_id, fragments.TAG))
-    # The rows stay, because a role that may update rows need not be able to delete them.
+    # The rows stay, with `is_set` false: pipelines' roles may update rows, but perhaps not delete them.
     _write_tags(store, run_id, [name for name in names if name in present], is_set=False)
 
 
@@ -69,9 +66,7 @@ def add_note(store: DBStore, run_id: str, text: str) -> None:
     """Add a note to a run.
 
     Args:
-        store: The store.
         run_id: The whole id.
-        text: The text.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -84,13 +79,13 @@ def add_note(store: DBStore, run_id: str, text: str) -> None:
 
 
 def tags_of(rows: Iterable[Row]) -> List[str]:
-    """Return the tags among rows of a run, oldest first. What cannot be read is left out."""
+    """Return the tags among rows of a run, oldest first. Rows that cannot be read are left out."""
     tags = {row[1]: _parse(row).get("is_set") is True for row in rows if row[0] in fragments.TAG}
     return [name for name, is_set in tags.items() if is_set]
 
 
 def notes_of(rows: Iterable[Row]) -> List[Note]:
-    """Return the notes among rows of a run, oldest first. What cannot be read is left out."""
+    """Return the notes among rows of a run, oldest first. Rows that cannot be read are left out."""
     notes = []
     for row in rows:
         if row[0] in fragments.NOTE:
@@ -108,7 +103,8 @@ def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool)
 
 
 def _write(store: DBStore, run_id: str, rows: Sequence[Row]) -> None:
-    if not store.table.has(run_id, *_RUN) or (rows and not store.table.upsert(run_id, rows, requires=[_RUN])):
+    is_found = store.table.upsert(run_id, rows, requires=[_HEADER]) if rows else store.table.has(run_id, *_HEADER)
+    if not is_found:
         raise RunNotFoundError(f"There is no run '{run_id}'.")
 
 

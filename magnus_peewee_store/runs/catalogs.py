@@ -11,10 +11,9 @@ from magnus_peewee_store.store import DBStore
 
 
 def find_catalogs(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[str]]:
-    """Return the file-system catalogs that runs were configured with, and by each the ids of its runs.
+    """Return the ids of runs by the location of their file-system catalog. Runs without such a catalog are left out.
 
     Args:
-        store: The store.
         run_ids: The whole ids.
     """
     found: Dict[str, List[str]] = {}
@@ -30,9 +29,9 @@ def find_catalogs(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[str]
 
 
 def run_folders(catalog: Path, run_ids: Iterable[str]) -> Dict[str, Path]:
-    """Return the folders that exist in a catalog, by the run's id. Nothing outside of the catalog is returned."""
-    is_name = (run_id for run_id in run_ids if run_id not in (".", "..") and Path(run_id).name == run_id)
-    folders = {run_id: catalog / run_id for run_id in is_name}
+    """Return the folders of runs that exist in a catalog, by the run's id. No folder is outside of the catalog."""
+    names = (run_id for run_id in run_ids if run_id not in (".", "..") and Path(run_id).name == run_id)
+    folders = {name: catalog / name for name in names}
     return {run_id: path for run_id, path in folders.items() if path.is_dir() and not path.is_symlink()}
 
 

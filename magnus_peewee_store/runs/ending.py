@@ -1,8 +1,9 @@
-"""End runs that died: what their processes can no longer write."""
+"""End runs that died: write the status that their processes could not write."""
 
+import functools
 import json
 from datetime import datetime
-from typing import Any, List
+from typing import Any, Dict, List
 
 from magnus import defaults
 
@@ -14,13 +15,12 @@ from magnus_peewee_store.store import DBStore
 
 
 def mark_failed(store: DBStore, run_id: str) -> List[str]:
-    """End a run that died. Its status and those of its unfinished steps and branches become FAIL.
+    """End a run that died. The status of the run and of its unfinished steps and branches becomes FAIL.
 
-    Each of those steps gets a message that says who marked it and when, and the run gets a note. What has ended stays
-    as it is. Check first that no process works on the run: this function does not.
+    Each of those steps gets a message that says who marked it and when. The run gets a note. Steps and branches that
+    have ended do not change. This function does not check whether a process still works on the run.
 
     Args:
-        store: The store.
         run_id: The whole id.
 
     Returns:
@@ -41,11 +41,11 @@ def mark_failed(store: DBStore, run_id: str) -> List[str]:
     me = this_process()
     message = f"Marked as failed by {me.user} on {me.host}, {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
     ended: List[str] = []
-    # The run's own row comes last: until then an interrupted call can be repeated.
+    # The run's own row comes last, so that an interrupted call can be repeated.
     for attribute_type, name, value in store.table.read(run_id, fragments.BRANCH + fragments.STEP):
         if _is_unfinished(attribute_type, name, value):
-            extra = {"message": message} if attribute_type in fragments.STEP else {}
-            store.table.update(run_id, (attribute_type,), name, lambda text, extra=extra: _fail(text, extra))
+            changes = {"message": message} if attribute_type in fragments.STEP else {}
+            store.table.update(run_id, (attribute_type,), name, functools.partial(_fail, changes))
             ended.append(name)
     header = store.table.read(run_id, fragments.RUN_LOG)
     if not header or not _is_readable(*header[-1]):
@@ -67,7 +67,9 @@ def _is_unfinished(*row: Any) -> bool:
     return _is_readable(*row) and fragments.parse(*row).status not in fragments.ENDED
 
 
-def _fail(text: str, extra: Any) -> str:
-    log = json.loads(text)
-    # A process that is alive after all may have ended it in the meantime.
-    return text if log["status"] in fragments.ENDED else json.dumps({**log, **extra, "status": defaults.FAIL})
+def _fail(changes: Dict[str, str], value: str) -> str:
+    """Return the value of a row with the status FAIL and other changes."""
+    log = json.loads(value)
+    if log["status"] in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
+        return value
+    return json.dumps({**log, **changes, "status": defaults.FAIL})

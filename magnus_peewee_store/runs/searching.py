@@ -173,7 +173,7 @@ def _candidates(
             fragments.RUN_LOG,
             since=max(starts, default=None),
             containing=texts,
-            containing_or_having=tags,
+            containing_or_with_row=tags,
             limit=limit,
         )
         run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]

@@ -1,4 +1,4 @@
-"""Move runs: to files and back, and from database to database. Each run is written as a whole or not at all."""
+"""Move runs: to files and back, and from database to database. Each run is written atomically."""
 
 import contextlib
 import json
@@ -16,20 +16,17 @@ from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.origin import parse_origin
 from magnus_peewee_store.runs.listing import batches
-from magnus_peewee_store.runs.reading import (
-    attempts_of,
-    has_ended,
-    read_exactly,
-    steps_of,
-    time_span,
-)
+from magnus_peewee_store.runs.reading import attempts_of, has_ended, read_exactly, steps_of, time_span
 from magnus_peewee_store.runs.statuses import UNKNOWN
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import TICK, to_created_at
 
 RUN_LOG_CHUNK = "RunLog.json"
-COPY_BATCH = 20  # runs to compare at a time, with all of their rows
+COPY_BATCH = 20  # the number of runs that are compared at a time, with all of their rows
+
+# What a database raises for rows that it cannot store. A driver raises ValueError for NUL.
+_REFUSALS = (peewee.DataError, peewee.IntegrityError, ValueError)
 
 
 WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED = "written", "incomplete", "updated", "skipped", "failed"
@@ -59,7 +56,6 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
     This is a generator: nothing happens until you iterate over it.
 
     Args:
-        store: The store.
         run_ids: The whole ids.
         folder: The folder. It is created if it is missing.
 
@@ -71,7 +67,7 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
     """
     folder.mkdir(parents=True, exist_ok=True)
     for run_id in run_ids:
-        if not run_id or "\0" in run_id or Path(f"{run_id}.json").name != f"{run_id}.json" or "\\" in run_id:
+        if not _can_name_a_file(run_id):
             yield Outcome(run_id, FAILED, "its id cannot be the name of a file")
             continue
         try:
@@ -89,10 +85,10 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file atomically: nobody ever sees half of it.
+    """Write a file atomically.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     temporary = path.with_name(f".{os.getpid()}.tmp")
     try:
@@ -127,13 +123,12 @@ def find_run_logs(path: Path) -> List[Path]:
 
 
 def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
-    """Write runs from files into the database, unless it has them. Their rows get the time of the first attempt.
+    """Write runs from files into the database. A run that the database already has is skipped.
 
-    This is a generator: nothing happens until you iterate over it.
+    An imported run gets the time of its first attempt. This is a generator: nothing happens until you iterate over it.
 
     Args:
-        store: The store.
-        paths: What `find_run_logs` returned.
+        paths: The paths that `find_run_logs` returned.
 
     Yields:
         What happened to each path.
@@ -156,11 +151,11 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
 
 
 def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Iterator[Outcome]:
-    """Copy runs into another database, or bring them up to date there: their rows as they are, without secrets.
+    """Copy runs into another database, or bring them up to date there.
 
-    Each run is written in one transaction. A run that is equal in both is skipped. Tags and notes are copied;
-    heartbeats are not, because no process works on the copy. What the target has of a run and the source has not is
-    deleted. If the target has another run with the same id, neither is changed.
+    Each run is written in one transaction. A run that is equal in both databases is skipped. Tags and notes are copied.
+    Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. A row of the run that
+    only the target has is deleted. If the target has a different run with the same id, that run is kept.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -178,13 +173,13 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
     for batch in batches(run_ids, COPY_BATCH):
         wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
         for run_id in batch:
-            rows = list(wanted[run_id].values())
+            rows = wanted[run_id]
             if not rows:
                 yield Outcome(run_id, FAILED, "it was deleted in the meantime")
             elif rows == present[run_id]:
                 yield Outcome(run_id, SKIPPED)
             elif present[run_id] and _creation_of(rows) != _creation_of(present[run_id]):
-                # Ids that magnus generates repeat. A copy has the created_at of its original.
+                # magnus generates the same id more than once. A copy would have the created_at of the original.
                 yield Outcome(run_id, SKIPPED, "skipped: the other database has another run with this id")
             else:
                 yield _replace(target, rows, UPDATED if present[run_id] else WRITTEN)
@@ -193,46 +188,48 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
 def find_differing(
     source: DBStore, target: DBStore, run_ids: Sequence[str], progress: Callable[[int], Any] = lambda runs: None
 ) -> Iterator[str]:
-    """Compare runs of two databases row by row, apart from heartbeats, and from secrets, which are not copied.
+    """Compare runs of two databases row by row. Heartbeats and secrets are ignored, because they are not copied.
 
     Args:
-        source: The store that was copied from.
-        target: The store that was copied to.
+        source: The store that the runs were copied from.
+        target: The store that the runs were copied to.
         run_ids: The whole ids.
-        progress: Called with the number of runs each time some have been compared.
+        progress: Called after each batch with its number of runs.
 
     Yields:
         The ids of the runs that differ.
     """
     for batch in batches(run_ids, COPY_BATCH):
         wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
-        yield from (run_id for run_id in batch if list(wanted[run_id].values()) != present[run_id])
+        yield from (run_id for run_id in batch if wanted[run_id] != present[run_id])
         progress(len(batch))
 
 
 def are_same(a: Backend, b: Backend) -> bool:
-    """Return True if two databases have the same connection parameters."""
+    """Return True if two connections lead to the same database, as far as their parameters say."""
     return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
 
 
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
     try:
         return Outcome(name, WRITTEN if store.table.insert_run(rows) else SKIPPED)
-    except (peewee.DataError, peewee.IntegrityError, ValueError) as error:  # A driver raises ValueError for NUL.
+    except _REFUSALS as error:
         return Outcome(name, FAILED, str(error).strip())
 
 
-def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, Dict[Tuple[str, str], StoredRow]]:
-    """Return the rows of runs by run, and by type and key. Of duplicate rows the newest counts."""
+def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+    """Return the rows of each run without heartbeats and secrets. The newest of duplicate rows counts."""
     rows_of: Dict[str, Dict[Tuple[str, str], StoredRow]] = {run_id: {} for run_id in run_ids}
     for row in source.table.read_runs(run_ids):
         if row.attribute_type not in fragments.HEARTBEAT and isinstance(row.attribute_value, str):
-            rows_of[row.run_id].pop(row.fragment[:2], None)
-            rows_of[row.run_id][row.fragment[:2]] = _scrub_row(row)
-    return rows_of
+            key = (row.attribute_type, row.attribute_key)
+            rows_of[row.run_id].pop(key, None)  # Otherwise the newest row would take the place of the oldest.
+            rows_of[row.run_id][key] = _scrub_row(row)
+    return {run_id: list(rows.values()) for run_id, rows in rows_of.items()}
 
 
 def _present_rows(target: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+    """Return the rows of each run that the target has, without heartbeats."""
     rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
     for row in target.table.read_runs(run_ids):
         if row.attribute_type not in fragments.HEARTBEAT:
@@ -249,14 +246,14 @@ def _replace(target: DBStore, rows: Sequence[StoredRow], status: str) -> Outcome
     run_id = rows[0].run_id
     try:
         target.table.replace_run(rows, fragments.HEARTBEAT)
-    except (peewee.DataError, peewee.IntegrityError, ValueError) as error:  # A driver raises ValueError for NUL.
+    except _REFUSALS as error:
         return Outcome(run_id, FAILED, str(error).strip())
     is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
     return Outcome(run_id, status, "" if is_finished else "it has not ended, and was copied as it is now")
 
 
 def _scrub_row(row: StoredRow) -> StoredRow:
-    """Return a row without secrets, which only the run's own row can contain."""
+    """Return a row without secrets. Only the run's own row can contain them."""
     if row.attribute_type not in fragments.RUN_LOG:
         return row
     try:
@@ -271,7 +268,7 @@ def _scrub_row(row: StoredRow) -> StoredRow:
 
 
 def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
-    """Return the rows of an imported run, created at the time of its first attempt; without one, when it changed."""
+    """Return the rows of an imported run, created at its first attempt or, without attempts, when its file changed."""
     if not run_log.run_id:
         raise ValueError("its run_id is empty")
     run_log.run_config = scrub(run_log.run_config)
@@ -282,6 +279,11 @@ def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
         StoredRow(run_log.run_id, *fragment, start + number * TICK)
         for number, fragment in enumerate(fragments.dump_run_log(run_log))
     ]
+
+
+def _can_name_a_file(run_id: str) -> bool:
+    name = f"{run_id}.json"
+    return bool(run_id) and Path(name).name == name and not any(character in run_id for character in "\0\\")
 
 
 def _is_chunked(path: Path) -> bool:
@@ -296,7 +298,7 @@ def _load(path: Path) -> Dict[str, Any]:
 
 
 def _read_chunks(folder: Path) -> RunLog:
-    """Return a run of `chunked-fs`, which magnus itself cannot read if a branch's name contains a dot."""
+    """Read a run of a `chunked-fs` store. magnus itself cannot read it if the name of a branch contains a dot."""
     run_log = RunLog(**_load(folder / RUN_LOG_CHUNK))
     rows = fragments.dump_run_log(run_log)
     for path in sorted([*folder.glob("StepLog-*"), *folder.glob("BranchLog-*")], key=_creation_time):
@@ -311,7 +313,7 @@ def _read_chunks(folder: Path) -> RunLog:
 
 
 def _creation_time(path: Path) -> int:
-    """Return when magnus first wrote a chunk, as its name says."""
+    """Return when magnus first wrote a chunk. It is part of the file's name."""
     timestamp = path.stem.rpartition("-")[2]
     if not timestamp.isdigit():
         raise ValueError(f"the name of its file {path.name} does not end in a timestamp")

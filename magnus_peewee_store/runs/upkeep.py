@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
+from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.runs.conditions import AnyCondition, Condition
@@ -35,9 +36,9 @@ class CheckReport:
     size: int
     """The size of the table with its indexes, in bytes."""
     missing: List[str]
-    """What `create_tables` would create."""
+    """Descriptions of what `create_tables` would create."""
     widen_pk: str
-    """The SQL that widens the column pk, once half of its numbers are used; otherwise empty."""
+    """The SQL that widens the column pk; empty unless half of its numbers are used."""
     rows: Dict[str, int]
     """The number of rows by attribute_type."""
     runs: int
@@ -49,7 +50,7 @@ class CheckReport:
     unreadable: List[UnreadableRow]
     """The rows that cannot be read."""
     stale: List[str]
-    """The unfinished runs that are stale or were interrupted."""
+    """The unfinished runs that are stale or were interrupted. They do not make the database unhealthy."""
 
     @property
     def is_healthy(self) -> bool:
@@ -63,15 +64,14 @@ class Prunable(NamedTuple):
     run_ids: List[str]
     """The runs that may be deleted."""
     running: List[str]
-    """The runs that are old enough, but may still be running."""
+    """The runs that are old enough, but may still be running. They are kept."""
 
 
 def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) -> CheckReport:
-    """Read the whole table and report what needs attention. Nothing is changed.
+    """Read the whole table, which must exist, and report what needs attention. Nothing is changed.
 
     Args:
-        store: The store. Its database has the table.
-        progress: Called with the number of rows each time some have been read.
+        progress: Called after each batch with its number of rows.
     """
     table = store.table
     rows: Dict[str, int] = {}
@@ -85,13 +85,11 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
             run_ids.add(row.run_id)
             if row.attribute_type in fragments.RUN_LOG:
                 with_header.add(row.run_id)
-                unfinished += [] if has_ended(row) else [row.run_id]
-            try:
-                fragments.parse(*row.fragment)
-                if not isinstance(row.created_at, datetime):
-                    raise UnreadableRowError("its created_at is not a time")
-            except UnreadableRowError as error:
-                unreadable.append(UnreadableRow(*row[:3], str(error)))
+                if not has_ended(row):
+                    unfinished.append(row.run_id)
+            problem = _find_problem(row)
+            if problem:
+                unreadable.append(UnreadableRow(*row[:3], problem))
         progress(len(batch))
     return CheckReport(
         database=table.database.masked_url,
@@ -111,13 +109,10 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
 
 
 def create_views(store: DBStore) -> List[str]:
-    """Create the views `run_metrics` and `run_params` for SQL clients, or create them again.
+    """Create or replace the views `run_metrics` and `run_params` for SQL clients. The table must exist.
 
-    `run_metrics` has the columns `run_id`, `step`, `metric`, `value` and `text`; `run_params` has `run_id`, `param`,
-    `value` and `text`. `value` is the number, or NULL if it is none; `text` is the value as text.
-
-    Args:
-        store: The store. Its database has the table.
+    `run_metrics` has the columns `run_id`, `step`, `metric`, `value` and `text`. `run_params` has `run_id`, `param`,
+    `value` and `text`. `value` is the number, or NULL if the value is not a number. `text` is the value as text.
 
     Returns:
         The names of the views.
@@ -140,14 +135,13 @@ def prunable(
 ) -> Prunable:
     """Choose the runs that may be deleted: those that are older than an age and not among the newest.
 
-    A run that has not ended may still be running. It is not chosen while it has heartbeats, nor while one of its rows
-    is younger than `older_than`, or than a day.
+    A run that has not ended may still be running. It is not chosen while it has heartbeats, or while one of its rows is
+    younger than `older_than`. If that is less than a day, a day counts.
 
     Args:
-        store: The store.
-        older_than: The age; None if it does not matter.
-        keep: How many of the newest runs to keep; None if that does not matter.
-        progress: Called with the number of runs each time some have been examined.
+        older_than: The age; None to choose runs of any age.
+        keep: How many of the newest runs are kept; None means 0.
+        progress: Called after each batch with its number of runs.
         where: Conditions as in `search`. Runs that do not meet all of them are neither chosen nor counted by `keep`.
         keep_tags: Runs with one of these tags are not chosen.
 
@@ -155,35 +149,36 @@ def prunable(
         ConditionError: If a condition is not valid.
     """
     now = utcnow()
-    found = dict(store.table.runs(fragments.RUN_LOG))  # If a run has two headers, the older one counts.
+    found = dict(store.table.runs(fragments.RUN_LOG))  # If a run has two rows of its own, the older one counts.
     if where:
         matching = {run.run_id for run in search(store, where)}
         found = {run_id: started for run_id, started in found.items() if run_id in matching}
-    spared = {run.run_id for tag in keep_tags for run in search(store, [Condition("tag", "=", tag)])}
+    kept_by_tag = {run.run_id for tag in keep_tags for run in search(store, [Condition("tag", "=", tag)])}
     old = [
         run_id
         for run_id, started in list(found.items())[keep or 0 :]
         if older_than is None or (isinstance(started, datetime) and now - started > older_than)
-        if run_id not in spared
+        if run_id not in kept_by_tag
     ]
     quiet_since = now - max(ONE_DAY, older_than or ONE_DAY)
     chosen = Prunable([], [])
     for batch in batches(old[::-1], BATCH_SIZE):
         ended = {row.run_id for row in store.table.read_runs(batch, fragments.RUN_LOG) if has_ended(row)}
         for run_id in batch:
-            may_go = run_id in ended or _is_quiet(store, run_id, quiet_since)
-            (chosen.run_ids if may_go else chosen.running).append(run_id)
+            if run_id in ended or _is_quiet(store, run_id, quiet_since):
+                chosen.run_ids.append(run_id)
+            else:
+                chosen.running.append(run_id)
         progress(len(batch))
     return chosen
 
 
 def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
-    """Delete runs, each in one transaction, with pauses in which pipelines can write.
+    """Delete runs, each in one transaction. Between two runs there is a pause in which pipelines can write.
 
     This is a generator: nothing happens until you iterate over it.
 
     Args:
-        store: The store.
         run_ids: The whole ids.
 
     Yields:
@@ -199,7 +194,17 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
         time.sleep(pause)
 
 
+def _find_problem(row: StoredRow) -> str:
+    """Return why a row cannot be read; empty if it can."""
+    try:
+        fragments.parse(*row.fragment)
+    except UnreadableRowError as error:
+        return str(error)
+    return "" if isinstance(row.created_at, datetime) else "its created_at is not a time"
+
+
 def _is_quiet(store: DBStore, run_id: str, since: datetime) -> bool:
+    """Return True if an unfinished run has no recent heartbeats, and no rows created since a time."""
     _, newest = store.table.created_at_range(run_id, fragments.TYPES)
     [run] = summarize(store, [run_id])
     return run.is_stale is not False and (not isinstance(newest, datetime) or newest < since)

@@ -1,4 +1,4 @@
-"""One module per backend. A backend class is mixed with a database class of peewee."""
+"""One module per backend. Each has a class that is mixed with a database class of peewee."""
 
 from typing import Type
 
@@ -15,6 +15,6 @@ BACKENDS = (SqliteBackend, PostgresqlBackend, MySQLBackend)
 
 
 def backend_class(database_class: Type[peewee.Database]) -> Type[Backend]:
-    """Return a database class of peewee, such as those of `playhouse.db_url`, mixed with the matching backend class."""
+    """Return a class that mixes a database class of peewee with the matching backend class."""
     backend = next(each for each in BACKENDS if issubclass(database_class, each.peewee_class))
     return type(database_class.__name__, (backend, database_class), {})

@@ -1,4 +1,4 @@
-"""What all backends share: one connection per process, retries, forks, and errors without secrets."""
+"""What all backends share: one connection per process, retries, forks, errors without secrets."""
 
 import contextlib
 import ctypes
@@ -37,7 +37,7 @@ MASK = "***"
 TABLE = "db_log"
 KEY_COLUMNS = ("run_id", "attribute_type", "attribute_key")
 
-# Why an index cannot decide which rows are the same.
+# Why a unique index does not tell which rows are duplicates.
 PREFIX = "compares only the beginnings of names"
 INEXACT = "does not compare names byte for byte"
 DEFERRABLE = "belongs to a deferrable constraint"
@@ -45,8 +45,8 @@ PARTIAL = "does not cover all rows"
 
 RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 5.0
+FIRST_PAUSE = 0.05  # seconds
+LONGEST_PAUSE = 5.0  # seconds
 
 T = TypeVar("T")
 
@@ -74,8 +74,8 @@ class Backend(peewee.Database):
     Transient errors are retried. Connection errors show the masked URL and no secret.
 
     Args:
-        resolve: Returns the database to connect to. It is called again for each connection, since cloud databases
-            take tokens as passwords that expire within minutes.
+        resolve: Returns the database to connect to. It is called for each connection, because the passwords of cloud
+            databases may be tokens that expire within minutes.
         retry_timeout: For how many seconds transient errors are retried.
     """
 
@@ -87,7 +87,7 @@ class Backend(peewee.Database):
         "ATTRIBUTE_VALUE": "TEXT",
         "CREATED_AT": "DATETIME",
     }
-    settings: ClassVar[Dict[str, Any]] = {}  # arguments of every connection, unless the connection string sets them
+    settings: ClassVar[Dict[str, Any]] = {}  # arguments of each connection; the connection string can override them
     table_settings: ClassVar[Tuple[str, ...]] = ()
     has_transactional_ddl = True
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
@@ -103,7 +103,7 @@ class Backend(peewee.Database):
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
     view_functions: ClassVar[Dict[str, str]] = {}  # what the views need, by signature
-    extra = ""  # the extra of this package that installs the driver
+    extra = ""  # the name of this package's extra that installs the driver
 
     def __init__(
         self, resolve: Callable[[], Target], retry_timeout: float = RETRY_TIMEOUT, **peewee_options: Any
@@ -121,12 +121,12 @@ class Backend(peewee.Database):
         return self._target.masked_url
 
     def connect(self, reuse_if_open: bool = False) -> bool:
-        """Connect, like `peewee.Database.connect`, with the secrets as they are now.
+        """Connect, like `peewee.Database.connect`, with the current secrets.
 
-        A connection that is refused is tried once more if a secret has changed in the meantime.
+        If the server refuses the connection and a secret has changed in the meantime, try once more.
 
         Raises:
-            CannotConnectError: If the database cannot be connected to.
+            CannotConnectError: If the connection fails.
             PrivilegeError: If the role may not use the database.
             CorruptFileError: If the SQLite file is damaged.
         """
@@ -152,8 +152,8 @@ class Backend(peewee.Database):
         """Run `work`, retrying transient errors with backoff.
 
         Args:
-            work: One statement or one transaction; it is called with the number of the attempt, from 0. An interrupted
-                attempt may or may not have taken effect, so running `work` twice must do no harm.
+            work: One statement or one transaction. It is called with the number of the attempt, from 0. An interrupted
+                attempt may have taken effect, so `work` must be safe to run twice.
 
         Returns:
             What `work` returns.
@@ -165,51 +165,53 @@ class Backend(peewee.Database):
         pause = 0.0
         attempt = 0
         while True:
-            try:
-                with self.lock:
-                    try:
-                        if self.is_closed():
-                            self.connect()
-                        return work(attempt)
-                    except peewee.PeeweeException as error:
-                        # Decided before closing, because the decision needs the connection's state.
-                        is_transient = self.is_transient(error)
-                        if is_transient:
-                            self._force_close()
-                            raise
-                        explanation = None
-                        with contextlib.suppress(peewee.PeeweeException):  # It asks the database, too.
-                            explanation = self.explain(error)
+            with self.lock:
+                try:
+                    if self.is_closed():
+                        self.connect()
+                    return work(attempt)
+                except peewee.PeeweeException as error:
+                    # `is_transient` needs the connection's state, so it comes before closing.
+                    if not self.is_transient(error):
+                        explanation = self._try_to_explain(error)
                         if explanation is None:
                             raise
                         raise explanation from error
-            except peewee.PeeweeException as error:
-                if not is_transient:
-                    raise
-                if time.monotonic() + pause > give_up_at:
-                    if isinstance(error, CannotConnectError):
-                        error.args = (f"{error} (gave up after retry_timeout, {self.retry_timeout:g} s)",)
-                    raise
-                if not attempt:
-                    where = "" if isinstance(error, CannotConnectError) else f"{self.masked_url}: "
-                    logger.warning("Retrying for up to %g s. %s%s", self.retry_timeout, where, str(error).strip())
+                    self._force_close()
+                    transient_error = error
+            is_connecting = isinstance(transient_error, CannotConnectError)
+            if time.monotonic() + pause > give_up_at:
+                if is_connecting:
+                    message = f"{transient_error} (gave up after retry_timeout, {self.retry_timeout:g} s)"
+                    transient_error.args = (message,)
+                raise transient_error
+            if not attempt:
+                where = "" if is_connecting else f"{self.masked_url}: "
+                logger.warning("Retrying for up to %g s. %s%s", self.retry_timeout, where, str(transient_error).strip())
             time.sleep(pause)
             attempt += 1
-            # Jitter, so that many waiting processes do not come back at the same moment.
+            # Jitter, so that many waiting processes do not retry at the same moment.
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.7, 1.0)  # noqa: S311
 
-    def try_once(self, work: Callable[[], T], patience: float) -> T:
-        """Run `work` once, and wait neither for a server nor for another thread. For what can be done later, too.
+    def _try_to_explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Do as `explain` does. Return None if the database raises an error while it is asked for details."""
+        try:
+            return self.explain(error)
+        except peewee.PeeweeException:
+            return None
+
+    def try_once(self, work: Callable[[], T], timeout: float) -> T:
+        """Run `work` once, without retries.
 
         Args:
             work: One statement or one transaction.
-            patience: For how many seconds to wait for another thread, and in SQLite for another process.
+            timeout: For how many seconds to wait for another thread, and in SQLite for another process.
 
         Raises:
-            peewee.PeeweeException: If another thread uses the connection, or for every other error.
+            peewee.PeeweeException: If another thread uses the connection, or the database raises an error.
         """
         lock = self.lock
-        if not lock.acquire(timeout=patience):
+        if not lock.acquire(timeout=timeout):
             raise peewee.OperationalError("Another thread uses the connection")
         try:
             if self.is_closed():
@@ -227,7 +229,7 @@ class Backend(peewee.Database):
         return isinstance(error, CannotConnectError) and error.is_transient
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
-        """Return an error that says what to do about a permanent error of the database; None to leave it as it is."""
+        """Return an error that says what to do about a permanent error; None to raise the error itself."""
         return None
 
     def check_schema(self) -> None:
@@ -247,7 +249,7 @@ class Backend(peewee.Database):
         self.lock = threading.RLock()
         if self.is_closed():
             return
-        # Closing it, even at exit, would end the parent's session on a server, and SQLite forbids it
+        # Closing the connection, even at exit, would end the parent's session on a server. SQLite forbids it
         # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is leaked on purpose.
         inherited = self.connection()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
@@ -291,10 +293,10 @@ class Backend(peewee.Database):
         raise NotImplementedError
 
     def json_fields(self, document: Any, paths: Sequence[Sequence[Union[str, int]]]) -> Any:
-        """Return the SQL expression for a JSON array of a document's values at paths, null where there is none.
+        """Return the SQL expression for a JSON array: a document's values at paths, or null where there is none.
 
-        It is the document itself if that is not valid JSON, or if the server takes longer to find the values than to
-        send the document.
+        The expression is the document itself if the document is not valid JSON. It is also the document if the server
+        takes longer to find the values than to send the document.
 
         Args:
             document: The SQL expression for the JSON text.
@@ -303,7 +305,7 @@ class Backend(peewee.Database):
         return document
 
     def next_pk(self) -> Any:
-        """Return the SQL expression for the next pk, for a table whose pk has no default but the sequence `id_seq`."""
+        """Return the SQL expression for the next pk, if pk has no default. It then comes from the sequence `id_seq`."""
         return fn.NEXTVAL("id_seq")
 
     def max_value_bytes(self, column: Any) -> Optional[int]:
@@ -340,7 +342,7 @@ class Backend(peewee.Database):
         return True
 
     def unusable_indexes(self) -> Dict[str, str]:
-        """Return the indexes of the table that do not tell apart all names, or not in all rows, with the reason."""
+        """Return the indexes that do not tell exactly which rows are duplicates: index name to reason."""
         return {}
 
     def drop_index(self, name: str) -> None:
@@ -375,8 +377,7 @@ class Backend(peewee.Database):
             explanation = self.explain(error)
             if explanation is not None:
                 self._force_close()
-                # Not chained; see below.
-                raise explanation from None
+                raise explanation from None  # Not chained; see below.
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
                 reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
@@ -387,9 +388,9 @@ class Backend(peewee.Database):
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
 
-    def _privilege_error(self, lack: str, command: str, reason: str) -> PrivilegeError:
+    def _privilege_error(self, privilege: str, command: str, reason: str) -> PrivilegeError:
         return PrivilegeError(
-            f"The role lacks {lack} in {self.masked_url}: {self._mask(reason)}. "
+            f"The role lacks {privilege} in {self.masked_url}: {self._mask(reason)}. "
             f"Have an administrator run: {self._mask(command)}"
         )
 

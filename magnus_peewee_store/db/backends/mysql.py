@@ -32,10 +32,10 @@ DENIED = re.compile(
     r"(?P<privileges>[A-Z, ]+) command denied to user .* for table [`'](?:.*`\.`)?(?P<table>[^`']+)[`']"
 )
 
-# Those that distinguish trailing spaces, too: of MariaDB, of MySQL, and of VARBINARY.
+# The endings of collations that compare byte for byte, with trailing spaces: of MariaDB, of MySQL, and of VARBINARY.
 EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
-# By its ordinal: MariaDB finds no key that the document writes with escapes.
+# A member is found by its ordinal, because MariaDB does not find a key that the document writes with escapes.
 _MEMBER = "JSON_EXTRACT(JSON_EXTRACT({document}, '$.{member}.*'), CONCAT('$[', member.ordinal - 1, ']'))"
 _VIEW_VALUES = """
     CASE
@@ -105,7 +105,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     )
 
     def init(self, database: Optional[str], *args: Any, **options: Any) -> None:
-        """Initialize the database as peewee does, with MySQL's own words for TLS.
+        """Initialize the database as peewee does, with MySQL's own options for TLS.
 
         Raises:
             ConnectionStringError: If the options for TLS are not valid.
@@ -117,7 +117,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         self._requires_tls = mode == "REQUIRED" or mode in VERIFYING
         options = driver_options(options, mode)
         if mode == "REQUIRED" and not isinstance(self, MySQLConnectorDatabase):
-            options["ssl"] = {"verify_mode": "none"}  # PyMySQL's way to say it
+            options["ssl"] = {"verify_mode": "none"}  # PyMySQL's form of REQUIRED
         super().init(database, *args, **options)
 
     @property
@@ -126,12 +126,12 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return bool(self.server_version >= (10, 6) or not self._is_mariadb())
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
-        """Use GREATEST, which on MySQL is NULL if any argument is NULL."""
+        """Use GREATEST with COALESCE, because on MySQL GREATEST is NULL if any argument is NULL."""
         first = fn.GREATEST(now, fn.COALESCE(NodeList((newest, SQL("+ INTERVAL 1 MICROSECOND"))), now))
         return NodeList((first, SQL("+ INTERVAL"), ordinal, SQL("MICROSECOND"))) if ordinal else first
 
     def json_rows(self, document: Any) -> Tuple[Any, Any, List[Any]]:
-        """Use JSON_TABLE with texts of any length, so that the table's own columns refuse what is too long."""
+        """Use JSON_TABLE with texts of any length. The columns of `db_log` refuse texts that are too long."""
         text = "LONGTEXT CHARACTER SET utf8mb4 PATH"
         columns = (
             f"ordinal FOR ORDINALITY, attribute_type {text} '$[0]', "
@@ -142,7 +142,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return table, SQL("new_rows.ordinal"), [SQL(f"new_rows.{name}") for name in names]
 
     def next_pk(self) -> Any:
-        """Use MariaDB's syntax; MySQL has no sequences."""
+        """Use MariaDB's syntax. MySQL has no sequences."""
         return SQL("NEXT VALUE FOR id_seq")
 
     def max_value_bytes(self, column: Any) -> Optional[int]:
@@ -169,12 +169,12 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return int(size)
 
     def binary(self, column: Any) -> Any:
-        """Compare code points, and trailing spaces too, whatever the collation of the column is."""
+        """Compare code points and trailing spaces, whatever collation the column has."""
         return NodeList((fn.CONVERT(NodeList((column, SQL("USING utf8mb4")))), SQL(f"COLLATE {self._collation()}")))
 
     @contextlib.contextmanager
     def run_lock(self, run_id: str) -> Iterator[None]:
-        """Take a named lock. It holds on one node of a cluster only; there, the unique index protects."""
+        """Take a named lock. In a cluster it holds on one node only, so a table there needs the unique index."""
         # A digest, because a name has at most 64 characters. MD5 became an optional component in MySQL 9.6.
         name = (f"{self.database} {run_id}",)
         [[is_acquired]] = self.execute_sql(f"SELECT GET_LOCK(SHA2(%s, 224), {LOCK_TIMEOUT})", name).fetchall()
@@ -188,24 +188,24 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
                 self.execute_sql("SELECT RELEASE_LOCK(SHA2(%s, 224))", name)
 
     def is_transient(self, error: Exception) -> bool:
-        """Decide by the connection's state, then by the error's number."""
+        """Decide by the connection's state, then by the error's code."""
         if isinstance(error, CannotConnectError):
             return error.is_transient
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Its number is that of a lost connection.
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Its code is that of a lost connection.
             return False
         if not self.is_closed():
             connection: Any = self.connection()
-            # PyMySQL and mysqlclient, and mysql-connector, whose error has no number then.
-            if not getattr(connection, "open", True) or not getattr(connection, "is_connected", lambda: True)():
+            if not _is_connected(connection):
                 return True
-        code = error.args[0] if error.args else None
+        code, _ = _code_and_message(error)
         if code == ERROR_DURING_COMMIT:
-            return "error 149" in str(error)  # nodes of Group Replication collided; a full disk is 1180, too
+            # Two nodes of Group Replication collided. A full disk has the same code, but another error in its message.
+            return "error 149" in str(error)
         return code in self.TRANSIENT_ERRORS
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
         """Return an error with the GRANT to run, if the role lacks a privilege."""
-        code, reason = (*error.args, "", "")[:2]
+        code, reason = _code_and_message(error)
         if code == DATABASE_DENIED:
             user = self.connect_params.get("user")
             grant = f"GRANT SELECT, INSERT, UPDATE ON `{self.database}`.* TO '{user}'@'%'"
@@ -257,7 +257,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return all(str(collation).endswith(EXACT_COLLATIONS) for (collation,) in rows)
 
     def unusable_indexes(self) -> Dict[str, str]:
-        """Return the indexes over prefixes, and all if the columns do not compare byte for byte."""
+        """Return the indexes over prefixes, and all indexes if the columns do not compare byte for byte."""
         rows = self.execute_sql(f"SHOW INDEX FROM {TABLE}").fetchall()
         # The columns of the result: https://mariadb.com/kb/en/show-index/
         unusable = {} if self.compares_bytes() else dict.fromkeys((row[2] for row in rows), INEXACT)
@@ -280,7 +280,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         # Strict mode refuses a value that is too long; without it, some servers truncate the value.
         cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
-        # InnoDB does not detect every deadlock; the rest ends only with this timeout, by default after 50 s.
+        # InnoDB does not detect every deadlock. The others end only with this timeout, which is 50 s by default.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
         cursor.execute(
             "SHOW VARIABLES WHERE Variable_name IN "
@@ -297,9 +297,22 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             # Every statement sees what any node of the cluster has acknowledged before.
             cursor.execute("SET SESSION wsrep_sync_wait = 7")
         if self._requires_tls:
-            # Older versions of PyMySQL do without TLS if the server does not offer it.
+            # Older versions of PyMySQL connect without TLS if the server does not offer it.
             cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
             [[_, cipher]] = cursor.fetchall()
             if not cipher:
                 raise peewee.OperationalError("the server offers no TLS, which the connection string requires")
         cursor.close()
+
+
+def _is_connected(connection: Any) -> bool:
+    if hasattr(connection, "is_connected"):  # mysql-connector
+        return bool(connection.is_connected())
+    return bool(getattr(connection, "open", True))  # PyMySQL and mysqlclient
+
+
+def _code_and_message(error: Exception) -> Tuple[Optional[int], str]:
+    """Return the code and the message of an error of the server."""
+    code = error.args[0] if error.args else None
+    message = error.args[1] if len(error.args) > 1 else ""
+    return code, str(message)

@@ -1,4 +1,4 @@
-"""TLS options in MySQL's own words, for drivers that do not know them."""
+"""Translate MySQL's own options for TLS for drivers that do not know them."""
 
 import os
 from typing import Any, Dict, Optional
@@ -14,7 +14,7 @@ def find_mode(options: Dict[str, Any]) -> Optional[str]:
     A CA alone asks for VERIFY_CA, as with MySQL's own client.
 
     Raises:
-        ValueError: If the options contradict each other, or would not check what they seem to.
+        ValueError: If the options contradict each other, or if they seem to check the certificate but do not.
     """
     has_ca = bool(options.get("ssl_ca"))
     is_verifying = bool(options.get("ssl_verify_cert") or options.get("ssl_verify_identity"))
@@ -28,7 +28,10 @@ def find_mode(options: Dict[str, Any]) -> Optional[str]:
     elif "ssl" in options:
         if options["ssl"] not in (True, False):
             raise ValueError("ssl is true or false")
-        mode = "DISABLED" if not options["ssl"] else None if has_ca or is_verifying else "REQUIRED"
+        if not options["ssl"]:
+            mode = "DISABLED"
+        elif not (has_ca or is_verifying):
+            mode = "REQUIRED"
     if mode is None and has_ca and options.get("ssl_verify_cert") in (None, True):
         mode = "VERIFY_IDENTITY" if options.get("ssl_verify_identity") else "VERIFY_CA"
     if (is_verifying or mode in VERIFYING) and not has_ca:
@@ -41,7 +44,7 @@ def find_mode(options: Dict[str, Any]) -> Optional[str]:
 
 
 def driver_options(options: Dict[str, Any], mode: Optional[str]) -> Dict[str, Any]:
-    """Return the options as PyMySQL and mysql-connector know them. Neither has one for REQUIRED."""
+    """Return the options as PyMySQL and mysql-connector know them. Neither driver has an option for REQUIRED."""
     options = {name: value for name, value in options.items() if name not in ("ssl", "ssl_mode")}
     if mode == "DISABLED":
         options["ssl_disabled"] = True

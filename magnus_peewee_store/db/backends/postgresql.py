@@ -81,7 +81,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         WHERE log.attribute_type IN ({{types}})
     """  # noqa: S608 - constants
     view_document = "db_log_json({value}, {quoted})"
-    # A cast of what is not JSON is an error, which would end every query on the view.
+    # Casting a text that is not JSON raises an error, which would make every query on the view fail.
     view_functions = {
         "db_log_json(text, text)": """
             CREATE FUNCTION db_log_json(document text, quoted text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
@@ -222,7 +222,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             "WHERE NOT has_table_privilege(TO_REGCLASS(%s), privilege))",
             (self.qualified(TABLE),),
         ).fetchall()
-        # A pipeline needs the first three, and only deleting runs the last.
+        # Only the deletion of runs needs DELETE.
         privileges = ", ".join([each for each in lacking if each != "DELETE"] or lacking)
         if not privileges:
             return None
@@ -240,7 +240,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         return '"{}".{}'.format(self.schema.replace('"', '""'), name) if self.schema else name
 
     def check_schema(self) -> None:
-        """Check the schema that the connection string sets, or else the search path."""
+        """Check the schema that the connection string sets, or otherwise the search path."""
         [[current, path, role]] = self.execute_sql(
             "SELECT current_schema(), current_setting('search_path'), quote_ident(current_user)"
         ).fetchall()
@@ -297,12 +297,15 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         return not inexact
 
     def unusable_indexes(self) -> Dict[str, str]:
-        """Return indexes that ON CONFLICT cannot use, and those of a nondeterministic collation."""
+        """Return the indexes that ON CONFLICT cannot use, and those with a nondeterministic collation."""
+        unusable = {}
         rows = self.execute_sql(UNUSABLE_INDEXES, (self.qualified(TABLE),)).fetchall()
-        return {
-            name: PARTIAL if is_partial else DEFERRABLE if is_deferrable else INEXACT
-            for name, is_partial, is_deferrable in rows
-        }
+        for name, is_partial, is_deferrable in rows:
+            if is_partial:
+                unusable[name] = PARTIAL
+            else:
+                unusable[name] = DEFERRABLE if is_deferrable else INEXACT
+        return unusable
 
     def drop_index(self, name: str) -> None:
         """Drop an index, or the constraint that it belongs to."""
@@ -325,7 +328,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     def _initialize_connection(self, connection: Any) -> None:
         if hasattr(connection, "prepare_threshold"):
             # A pooler in transaction mode may send the next statement to another session, which does not know the
-            # prepared statements of this one. Another process id than that of the connection reveals the pooler.
+            # prepared statements of this one. If the session is not that of the connection, there is a pooler.
             [session] = connection.execute("SELECT pg_backend_pid()").fetchone()
             if session != connection.info.backend_pid:
                 connection.prepare_threshold = None

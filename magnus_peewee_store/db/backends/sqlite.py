@@ -59,7 +59,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         self.register_function(_next_created_at, "next_created_at")
 
     def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
-        """Initialize the database as peewee does. SQLite waits for a lock as long as errors are retried."""
+        """Initialize the database as peewee does. SQLite waits for a lock for `retry_timeout` seconds."""
         super().init(database, *args, **{"timeout": self.retry_timeout, **kwargs})
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
@@ -74,10 +74,10 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return NodeList((fn.json_each(document), SQL("AS new_rows"))), SQL("new_rows.key"), values
 
     def json_fields(self, document: Any, paths: Sequence[Sequence[Union[str, int]]]) -> Any:
-        """Use json_extract, which reads no more of the document than Python would have to."""
+        """Use json_extract, so that Python does not parse the whole document."""
         if not self.has_json_rows:
             return document
-        # NaN and Infinity are not valid JSON; json_extract would refuse them, or return null.
+        # NaN and Infinity are not valid JSON. json_extract would raise an error for them, or return null.
         values = fn.json_extract(document, *("$" + "".join(map(_path_part, path)) for path in paths))
         return peewee.Case(None, [(fn.json_valid(document), values)], document)
 
@@ -86,20 +86,20 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return self._is_in_memory() or os.path.exists(self.database)
 
     def now(self) -> datetime:
-        """Return the time of this machine in UTC. All processes that use the file run on it."""
+        """Return the time of this machine in UTC. All processes that use the file run on this machine."""
         return utcnow()
 
-    def try_once(self, work: Callable[[], T], patience: float) -> T:
-        """Do as `Backend` does, with a busy timeout of `patience` seconds."""
+    def try_once(self, work: Callable[[], T], timeout: float) -> T:
+        """Do as `Backend` does, with a busy timeout of `timeout` seconds."""
 
-        def work_impatiently() -> T:
-            self.execute_sql(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
+        def work_with_timeout() -> T:
+            self.execute_sql(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
             try:
                 return work()
             finally:
                 self.execute_sql(f"PRAGMA busy_timeout = {self.timeout * 1000:.0f}")
 
-        return super().try_once(work_impatiently, patience)
+        return super().try_once(work_with_timeout, timeout)
 
     def version_string(self) -> str:
         """Return the version of the SQLite library."""
@@ -126,7 +126,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         )
 
     def binary(self, column: Any) -> Any:
-        """Use the collation BINARY, whatever that of the column is."""
+        """Use the collation BINARY, whatever collation the column has."""
         return NodeList((column, SQL("COLLATE BINARY")))
 
     def is_narrow(self, column: Any) -> bool:
@@ -134,7 +134,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return False
 
     def complete_columns(self, model: Any) -> None:
-        """Copy the rows to a new table, since SQLite does not change columns."""
+        """Copy the rows to a new table, because SQLite cannot change columns."""
         columns = ", ".join(model._meta.columns)
         self.execute_sql(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_incomplete")
         model._schema.create_table()
@@ -142,12 +142,12 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         self.execute_sql(f"DROP TABLE {TABLE}_incomplete")
 
     def compares_bytes(self) -> bool:
-        """Return False if the table's definition has another collation than BINARY: SQLite does not say where."""
+        """Return False if the table's definition names a collation other than BINARY in any column."""
         [[definition]] = self.execute_sql("SELECT sql FROM sqlite_master WHERE name = ?", (TABLE,)).fetchall()
         return not re.search(r"\bcollate\W+(nocase|rtrim)\b", definition, re.IGNORECASE)
 
     def unusable_indexes(self) -> Dict[str, str]:
-        """Return indexes with a condition, or with another collation than BINARY."""
+        """Return the indexes with a condition, or with a collation other than BINARY."""
         unusable = {}
         for name, is_partial in self.execute_sql("SELECT name, partial FROM pragma_index_list(?)", (TABLE,)).fetchall():
             collations = self.execute_sql("SELECT coll FROM pragma_index_xinfo(?) WHERE key", (name,)).fetchall()
@@ -158,19 +158,19 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return unusable
 
     def drop_index(self, name: str) -> None:
-        """Drop an index. That of a constraint goes with the table, which `complete_columns` replaces."""
+        """Drop an index. The index of a constraint disappears when `complete_columns` replaces the table."""
         if not name.startswith("sqlite_autoindex"):
             super().drop_index(name)
 
     def discard_inherited_connection(self) -> None:
-        """Keep a database in memory, which the fork has copied; discard the connection to a file."""
+        """Discard the connection to a file. Keep a database in memory: the fork has copied it."""
         if self._is_in_memory():
             self.lock = threading.RLock()
         else:
             super().discard_inherited_connection()
 
     def _update_target(self) -> bool:
-        """Keep the file of the first connection: a later change of the working directory must not change it."""
+        """Keep the file of the first connection, even if the working directory changes later."""
         return False
 
     def _is_in_memory(self) -> bool:
@@ -186,11 +186,13 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                     logger.warning(
                         "The SQLite file of %s lies on a network file system (%s), where SQLite is slower, and safe "
                         "only if the file system locks files correctly. %s",
-                        *(self.masked_url, self._network_type, NETWORK_ADVICE),
+                        self.masked_url,
+                        self._network_type,
+                        NETWORK_ADVICE,
                     )
 
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
-        # The write-ahead log needs memory that all processes share: https://www.sqlite.org/wal.html
+        # The write-ahead log needs shared memory, so it does not work across machines: https://www.sqlite.org/wal.html
         journal_mode = "delete" if self._network_type else "wal"
         give_up_at = time.monotonic() + self.timeout
         while True:
