@@ -5,6 +5,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 POSTGRES = ["psycopg[binary]>=3.1"]
 MYSQL = ["pymysql[rsa]>=1.0"]  # MySQL's caching_sha2_password needs rsa on connections without TLS.
+PANDAS = ["pandas>=1.3"]
+REPORT = ["itables>=2.3", "plotly>=6"]
 
 setup(
     name="magnus-peewee-store",
@@ -14,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["magnus_peewee_store", "magnus_peewee_store.*"]),
-    package_data={"magnus_peewee_store": ["py.typed"], "magnus_peewee_store.report": ["*.css"]},
+    package_data={"magnus_peewee_store": ["py.typed"], "magnus_peewee_store.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.8,<3.13",
     install_requires=[
         "peewee>=4.5,<5",
@@ -33,7 +35,8 @@ setup(
     extras_require={
         "postgres": POSTGRES,
         "mysql": MYSQL,
-        "pandas": ["pandas>=1.3"],
+        "pandas": PANDAS,
+        "report": REPORT,
         "benchmark": [
             *POSTGRES,
             *MYSQL,
@@ -47,7 +50,8 @@ setup(
             "hypothesis>=6",
             "magnus[docker]",
             "mysql-connector-python",
-            "pandas>=1.3",
+            *PANDAS,
+            *REPORT,
             "psycopg2-binary",
             "pytest>=8",
             "pytest-xdist",

@@ -113,3 +113,7 @@ class UnknownNameError(ConditionError):
 
 class MissingLibraryError(RunLogStoreError, ImportError):
     """An optional library is not installed. The message says how to install it."""
+
+
+class NotAReportError(RunLogStoreError, FileExistsError):
+    """The folder for a report contains other files. The message names one."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 import pytest
+from browser import IS_INSTALLED, Browser
 from certificates import make_certificates
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
@@ -259,3 +260,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a browser. Skip the test if there is none; fail in CI."""
+    if not IS_INSTALLED:
+        reason = "Chromium is not installed: apt-get install chromium chromium-driver; pip install selenium pypdf"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    browser = Browser(tmp_path_factory.mktemp("pages"))
+    yield browser
+    browser.driver.quit()

@@ -1,18 +1,13 @@
 """Test the timeline: its SVG and HTML for all kinds of run logs, and how a browser shows them."""
 
-import base64
-import io
-import json
-import os
 import re
-import shutil
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
+from browser import DESKTOP, OVERFLOWS, PHONE, Browser, contrast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import step
@@ -24,12 +19,6 @@ from magnus_peewee_store.report.layout import OPEN_END, Scale
 from magnus_peewee_store.report.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
 from magnus_peewee_store.report.svg import DEEPEST_SHADE
 from magnus_peewee_store.times import format_duration
-
-try:
-    import pypdf
-    from selenium import webdriver
-except ImportError:
-    webdriver = None
 
 SVG = "{http://www.w3.org/2000/svg}"
 NOON = datetime(2024, 2, 29, 12)
@@ -280,18 +269,6 @@ def test_durations_on_the_axis_and_the_bars() -> None:
     assert "Duration: 2m 05s" in titles(svg)[0]
 
 
-def luminance(colour: str) -> float:
-    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
-    return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear))
-
-
-def contrast(one: str, other: str) -> float:
-    """Return the contrast ratio as WCAG defines it: https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio."""
-    darker, lighter = sorted([luminance(one), luminance(other)])
-    return (lighter + 0.05) / (darker + 0.05)
-
-
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("shade", [0, DEEPEST_SHADE], ids=["background", "deepest-branch"])
 def test_colours_have_enough_contrast_for_text(palette: Dict[str, str], shade: float) -> None:
@@ -316,54 +293,6 @@ def test_file_size_of_a_thousand_steps() -> None:
     assert len(to_svg(long_run(1000)).encode()) < 2_000_000 and len(to_html(long_run(1000)).encode()) < 3_000_000
 
 
-class Browser:
-    """Control a headless Chromium."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium") or ""
-        for argument in ("--headless=new", "--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-
-    def open(
-        self, text: str, width: int = 1280, height: int = 800, scheme: str = "light", ending: str = "html"
-    ) -> None:
-        """Write the text to a file and open it. Widths below 500 emulate a phone."""
-        file = self.folder / f"run.{ending}"
-        file.write_text(text, encoding="utf-8")
-        for log in ("browser", "performance"):
-            self.driver.get_log(log)
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.get(file.as_uri())
-
-    def __call__(self, script: str) -> Any:
-        return self.driver.execute_script(script)
-
-    def pdf(self, is_landscape: bool) -> Any:
-        """Print the page to a PDF on A4 paper."""
-        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        options = {"landscape": is_landscape, "paperWidth": 8.27, "paperHeight": 11.69}
-        printed = self.driver.execute_cdp_cmd("Page.printToPDF", options)
-        return pypdf.PdfReader(io.BytesIO(base64.b64decode(printed["data"])))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Return a browser. Skip the test if there is none; fail in CI."""
-    if not (webdriver and shutil.which("chromium") and shutil.which("chromedriver")):
-        reason = "Chromium is not installed: apt-get install chromium chromium-driver; pip install selenium pypdf"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    browser = Browser(tmp_path_factory.mktemp("pages"))
-    yield browser
-    browser.driver.quit()
-
-
 VISIBLE_BARS = """
 return [...document.querySelectorAll('.bar')].filter(bar => {
     bar.scrollIntoView({block: 'center'});
@@ -373,8 +302,6 @@ return [...document.querySelectorAll('.bar')].filter(bar => {
         && bar.contains(document.elementFromPoint(x, y));
 }).length
 """
-OVERFLOWS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
-DESKTOP, PHONE = (1280, 800), (360, 740)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -385,9 +312,7 @@ def test_every_bar_is_visible(browser: Browser, size: Any, make: Callable[[], Ru
     assert browser(VISIBLE_BARS) == sum(len(each.attempts) for each in all_steps(run_log.steps))
     assert not browser(OVERFLOWS)
     assert browser.driver.get_log("browser") == []
-    requests = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
-    urls = [each["params"]["request"]["url"] for each in requests if each["method"] == "Network.requestWillBeSent"]
-    assert [url.rpartition("/")[2] for url in urls if not url.startswith("data:")] == ["run.html"]
+    assert [url.rpartition("/")[2] for url in browser.requests()] == ["run.html"]
 
 
 def test_long_and_unusual_names_fit_a_phone(browser: Browser) -> None:

@@ -13,6 +13,7 @@ from magnus_peewee_store.cli.ending import mark_failed
 from magnus_peewee_store.cli.group import CommandGroup
 from magnus_peewee_store.cli.listing import list_runs
 from magnus_peewee_store.cli.moving import copy_runs, export_runs, import_runs
+from magnus_peewee_store.cli.reporting import report
 from magnus_peewee_store.cli.showing import show, timeline
 from magnus_peewee_store.cli.tracing import lineage, logs
 from magnus_peewee_store.cli.upkeep import check, create_tables, create_views, delete, prune
@@ -27,6 +28,7 @@ COMMANDS = (
     timeline,
     diff,
     lineage,
+    report,
     tag,
     untag,
     note,

@@ -12,6 +12,7 @@ from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.tables import runs_table
 from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Condition, Name, as_text, make_filters
+from magnus_peewee_store.runs.labels import all_names
 from magnus_peewee_store.runs.listing import RunProgress, RunSummary, summarize, summarize_progress
 from magnus_peewee_store.runs.searching import Reader, check_names, search_page
 from magnus_peewee_store.store import DBStore
@@ -81,9 +82,7 @@ def list_runs(
 
 
 def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
-    """Return the names of all parameters or metrics, in the order in which runs have them."""
-    dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
-    return [Name(f"{prefix}{name}") for name in dict.fromkeys(name for each in dictionaries for name in each)]
+    return [Name(text) for text in all_names(found, prefix)]
 
 
 def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status: bool) -> None:

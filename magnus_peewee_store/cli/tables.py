@@ -10,7 +10,8 @@ from rich.text import Text
 
 from magnus_peewee_store.cli.console import UNLIMITED, printable
 from magnus_peewee_store.cli.values import format_value, run_status_text
-from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Name, without_number
+from magnus_peewee_store.runs.conditions import Name
+from magnus_peewee_store.runs.labels import headings
 from magnus_peewee_store.runs.listing import RunProgress
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -86,8 +87,8 @@ def runs_table(
         ]
         columns += [column for column in details if is_wide or any(map(bool, column.cells))]
     wanted = [
-        _Column(heading, [Text(_cell(name, run)) for run in summaries], _is_numeric(name, summaries))
-        for heading, name in zip(_headings(names), names)
+        _Column(printable(heading), [Text(_cell(name, run)) for run in summaries], _is_numeric(name, summaries))
+        for heading, name in zip(headings([each.text for each in names]), names)
     ]
     longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
     room = width - sum(min(each.width(), SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
@@ -110,25 +111,6 @@ def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
         if spare <= 0:
             return
         widths[number] -= 1
-
-
-def _headings(names: Sequence[Name]) -> List[str]:
-    """Return the names without what they begin with; of a metric only the last part, if no other ends in it.
-
-    The number of a step belongs to the last part.
-    """
-    texts = [_without_prefix(name.text) for name in names]
-    starts = [without_number(text).rpartition(".")[0] for text in texts]
-    last = [text[len(start) :].lstrip(".") or text for text, start in zip(texts, starts)]
-    is_metric = [name.text.startswith(METRICS) for name in names]
-    return [
-        printable(short if is_short and last.count(short) == 1 else text)
-        for text, short, is_short in zip(texts, last, is_metric)
-    ]
-
-
-def _without_prefix(text: str) -> str:
-    return next((text[len(prefix) :] for prefix in (PARAMS, METRICS) if text.startswith(prefix)), text)
 
 
 def _cell(name: Name, run: RunProgress) -> str:

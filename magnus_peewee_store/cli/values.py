@@ -8,6 +8,7 @@ from rich.text import Text
 
 from magnus_peewee_store.cli.console import printable
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs.labels import rounded
 from magnus_peewee_store.times import format_duration
 
 STYLES = {
@@ -37,18 +38,7 @@ def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bo
 
 def format_value(value: Any, is_full: bool = True) -> str:
     """Return a value of a parameter or metric as text. A long text is shortened unless `is_full`."""
-    text = printable(value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False))
+    text = printable(value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False))
     if is_full or len(text) <= LONGEST_VALUE:
         return text
     return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"
-
-
-def _rounded(value: Any) -> Any:
-    """Return a value with its numbers rounded to 6 significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
-    return value

@@ -3,14 +3,14 @@
 import base64
 import hashlib
 import xml.etree.ElementTree as ET
-from typing import List, Union
+from typing import List, Optional, Union
 
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.report.details import as_run, run_details, shorten
 from magnus_peewee_store.report.elements import add, element, set_attributes
 from magnus_peewee_store.report.layout import Mark, Row, Scale, count_steps, lay_out
-from magnus_peewee_store.report.styles import FONT, custom_properties, read_css, timeline_css
+from magnus_peewee_store.report.styles import FONT, custom_properties, read_file, timeline_css
 from magnus_peewee_store.report.svg import (
     AXIS_HEIGHT,
     LABEL_WIDTH,
@@ -32,11 +32,12 @@ NOTE = (
 )
 
 
-def to_html(run: Union[Run, RunLog]) -> str:
+def to_html(run: Union[Run, RunLog], index_url: Optional[str] = None) -> str:
     """Draw a run as an HTML page, with the timeline and a table of all attempts.
 
     Args:
         run: The run, as `runs.read_run` returns it, or only its run log with its steps and branches.
+        index_url: The address of a page that lists all runs, to link to.
 
     Returns:
         The text of the file.
@@ -55,6 +56,8 @@ def to_html(run: Union[Run, RunLog]) -> str:
     add(body, "a", "Skip to the table", class_="skip", href="#steps")
     body.append(draw_hatches())
     main = add(body, "main")
+    if index_url:
+        add(add(main, "nav"), "a", "← All runs", href=index_url)
     main.append(_header(whole_run, rows))
     main.append(_chart(rows, scale))
     add(main, "p", NOTE.format(zone=format_utc_offset(whole_run.utc_offset)), class_="note")
@@ -65,7 +68,7 @@ def to_html(run: Union[Run, RunLog]) -> str:
 
 def _head(title: str) -> ET.Element:
     properties = custom_properties({"font": FONT, "label-width": f"{LABEL_WIDTH}px"})
-    css = timeline_css() + properties + read_css("page.css")
+    css = timeline_css() + properties + read_file("page.css")
     css_hash = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     head = element("head")
     add(head, "meta", charset="utf-8")

@@ -60,8 +60,13 @@ def status_style(status: str) -> StatusStyle:
 
 def timeline_css() -> str:
     """Return the stylesheet of the drawing, with the light and the dark colours as custom properties."""
+    return palette_css() + read_file("timeline.css")
+
+
+def palette_css() -> str:
+    """Return CSS rules that define the light and the dark colours as custom properties."""
     dark = f"@media screen and (prefers-color-scheme: dark) {{\n{custom_properties(DARK)}}}\n"
-    return custom_properties(LIGHT) + dark + read_css("timeline.css")
+    return custom_properties(LIGHT) + dark
 
 
 def custom_properties(values: Mapping[str, str]) -> str:
@@ -69,8 +74,8 @@ def custom_properties(values: Mapping[str, str]) -> str:
     return ":root {\n" + "".join(f"  --{name}: {value};\n" for name, value in values.items()) + "}\n"
 
 
-def read_css(name: str) -> str:
-    """Read a stylesheet of this package."""
+def read_file(name: str) -> str:
+    """Read a stylesheet, template or script of this package."""
     if sys.version_info >= (3, 9):
         return (resources.files(__package__) / name).read_text(encoding="utf-8")
     return resources.read_text(__package__, name, encoding="utf-8")

@@ -94,7 +94,5 @@ def _import_pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise MissingLibraryError(
-            "DataFrames need pandas, which is not installed. Run: pip install 'magnus-peewee-store[pandas]'"
-        ) from None
+        raise MissingLibraryError("DataFrames need pandas, which is not installed. Run: pip install pandas") from None
     return pandas

@@ -1,0 +1,110 @@
+"""The columns of a report: the fields, parameters and metrics of many runs."""
+
+import html
+import json
+import math
+from collections import Counter
+from datetime import datetime
+from typing import Any, List, NamedTuple, Optional, Sequence
+
+from magnus_peewee_store.report.details import shorten
+from magnus_peewee_store.report.elements import replace_invalid
+from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Name
+from magnus_peewee_store.runs.labels import all_names, headings, rounded
+from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.times import format_time
+
+LONGEST_VALUE = 100  # characters
+LARGEST_INTEGER = 2**53  # JavaScript rounds larger ones
+
+
+class Column(NamedTuple):
+    """A field, parameter or metric, with its value for each run. None stands for no value."""
+
+    name: str
+    """The full name, such as `metrics.train.rmse`."""
+    heading: str
+    values: List[Any]
+
+    @property
+    def numbers(self) -> List[Optional[float]]:
+        """The finite numbers among the values, to 6 significant digits; None for all other values."""
+        return [rounded(value) if is_finite(value) else None for value in self.values]
+
+    @property
+    def has_numbers(self) -> bool:
+        """True if a value is a finite number."""
+        return any(map(is_finite, self.values))
+
+    @property
+    def is_numeric(self) -> bool:
+        """True if all values are finite numbers."""
+        return self.has_numbers and all(value is None or is_finite(value) for value in self.values)
+
+    @property
+    def texts(self) -> List[Optional[str]]:
+        """The values as texts; None for no value."""
+        return [None if value is None else as_text(value) for value in self.values]
+
+    @property
+    def varies(self) -> bool:
+        """True if two runs have different values."""
+        return len({*self.texts} - {None}) > 1
+
+    def only(self, numbers: Sequence[int]) -> "Column":
+        """Return the column with the values of some runs."""
+        return self._replace(values=[self.values[number] for number in numbers])
+
+
+def field_columns(found: Sequence[RunSummary]) -> List[Column]:
+    """Return the fields that a run has a value for, and the newest note. The first is the id."""
+    columns = [
+        Column(text, text.replace("_", " "), [_join(name.values(run)) for run in found])
+        for text, name in ((text, Name(text)) for text in FIELDS)
+    ]
+    columns.append(Column("note", "note", [run.notes[-1].text if run.notes else None for run in found]))
+    return [each for each in columns if each.name == "run_id" or any(value is not None for value in each.values)]
+
+
+def _join(values: Sequence[Any]) -> Any:
+    """Return the value of a field. Several tags are separated by commas."""
+    value = ", ".join(values) if len(values) > 1 else values[0]
+    return None if value == "" else value
+
+
+def value_columns(found: Sequence[RunSummary], prefix: str, most: int) -> List[Column]:
+    """Return a column for each parameter or metric; of more than `most` those that most runs have.
+
+    Args:
+        found: The runs.
+        prefix: `PARAMS` or `METRICS`.
+        most: The largest number of columns.
+    """
+    names = [*all_names(found, PARAMS), *all_names(found, METRICS)]
+    heading_of = dict(zip(names, headings(names)))
+    dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
+    counts = Counter(f"{prefix}{name}" for dictionary in dictionaries for name in dictionary)
+    kept = {name for name, _ in counts.most_common(most)}
+    return [
+        Column(name, heading_of[name], [dictionary.get(name[len(prefix) :]) for dictionary in dictionaries])
+        for name in counts
+        if name in kept
+    ]
+
+
+def is_finite(value: Any) -> bool:
+    """Return True for a number that is neither NaN nor infinite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_text(value: Any) -> str:
+    """Return a value as `magnus db runs` shows it. A long one is shortened in the middle."""
+    if isinstance(value, datetime):
+        return format_time(value)
+    text = value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False)
+    return shorten(text, LONGEST_VALUE)
+
+
+def escape(text: str) -> str:
+    """Escape a text for HTML, since DataTables shows texts as HTML."""
+    return html.escape(replace_invalid(text))

@@ -1,0 +1,108 @@
+"""The table of a report, as options of DataTables: https://datatables.net/reference/option."""
+
+from typing import Any, Dict, List, Sequence, Set
+
+from magnus import defaults
+
+from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, as_text, escape, is_finite
+from magnus_peewee_store.report.details import shorten
+from magnus_peewee_store.report.styles import status_style
+from magnus_peewee_store.runs.labels import rounded
+from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.times import format_duration
+
+MOST_SHOWN = 8  # parameters, and as many metrics, that the table shows at first
+ORIGIN = ("pipeline", "project", "user", "host")  # fields that the table shows at first only if they vary
+LONGEST_ID = 60  # characters
+
+TABLE: Dict[str, Any] = {
+    "columnDefs": [{"targets": "_all", "type": "value", "defaultContent": ""}],  # table.js defines the type
+    "order": [],
+    "autoWidth": False,
+    "pageLength": 25,
+    "layout": {
+        "topStart": {"buttons": [{"extend": "colvis", "text": "Columns", "columns": ":gt(0)", "background": False}]},
+        "topEnd": "search",
+        "bottomStart": "info",
+        "bottomEnd": "paging",
+    },
+    "language": {"search": "Search", "emptyTable": "No runs match.", "info": "_START_ to _END_ of _TOTAL_"},
+}
+# What a cell shows and sorts by, if the two differ. By "_" it is searched.
+RENDER: Dict[str, Dict[str, str]] = {
+    "run_id": {"_": "text", "display": "html"},
+    "status": {"_": "text", "display": "html"},
+    "duration": {"_": "text", "sort": "seconds"},
+}
+
+
+def table_options(
+    found: Sequence[RunSummary],
+    fields: Sequence[Column],
+    params: Sequence[Column],
+    metrics: Sequence[Column],
+    urls: Sequence[str],
+) -> Dict[str, Any]:
+    """Return the columns and the rows of the table.
+
+    Args:
+        found: The runs.
+        fields: The fields, of which the first is the id.
+        params: The parameters.
+        metrics: The metrics.
+        urls: The address of the page of each run.
+    """
+    columns = [*fields, *params, *metrics]
+    shown = {each.name for each in fields if each.name not in ORIGIN or each.varies}
+    shown |= _first_shown(params) | _first_shown(metrics)
+    rows = zip(*(_cells(column, found, urls) for column in columns))
+    return {
+        **TABLE,
+        "columns": [_options(column, column.name in shown) for column in columns],
+        "data": list(rows),
+    }
+
+
+def _first_shown(columns: Sequence[Column]) -> Set[str]:
+    """Return the names to show at first: those that vary, then the others."""
+    return {each.name for each in sorted(columns, key=lambda each: not each.varies)[:MOST_SHOWN]}
+
+
+def _options(column: Column, is_shown: bool) -> Dict[str, Any]:
+    heading = escape(shorten(column.heading, LONGEST_ID))
+    options = {"title": f'<span title="{escape(column.name)}">{heading}</span>', "visible": is_shown}
+    if column.name in RENDER:
+        options["render"] = RENDER[column.name]
+    if column.is_numeric:
+        options["className"] = "dt-type-numeric"
+    return options
+
+
+def _cells(column: Column, found: Sequence[RunSummary], urls: Sequence[str]) -> List[Any]:
+    if column.name == "run_id":
+        return [_run_cell(*each) for each in zip(column.values, urls)]
+    if column.name == "status":
+        return [_status_cell(run) for run in found]
+    if column.name == "duration":
+        return [{"text": format_duration(seconds), "seconds": seconds} for seconds in column.values]
+    return [_cell(value) for value in column.values]
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (is_finite(value) and abs(value) <= LARGEST_INTEGER):
+        return rounded(value)
+    return escape(as_text(value))
+
+
+def _run_cell(run_id: str, url: str) -> Dict[str, str]:
+    text = escape(run_id)
+    link = f'<a href="{escape(url)}" title="{text}">{escape(shorten(run_id, LONGEST_ID))}</a>'
+    return {"text": text, "html": link}
+
+
+def _status_cell(run: RunSummary) -> Dict[str, str]:
+    style = status_style(run.status)
+    text = escape(run.status)
+    if run.is_stale:
+        style, text = status_style(defaults.FAIL), f"{text}, {'interrupted' if run.is_interrupted else 'stale'}"
+    return {"text": text, "html": f'<span class="{style.colour}">{style.sign} {text}</span>'}

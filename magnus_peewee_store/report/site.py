@@ -1,0 +1,172 @@
+"""Write a static site of many runs: a table, plots, and a page with the timeline of each run.
+
+It works from a file:// address without a network. plotly and itables are imported only when a site is written.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import string
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Callable, List, Sequence, Tuple
+
+from magnus_peewee_store.exceptions import MissingLibraryError, NotAReportError, RunNotFoundError
+from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
+from magnus_peewee_store.report.page import to_html
+from magnus_peewee_store.report.plots import Plot, draw_plots
+from magnus_peewee_store.report.run_table import table_options
+from magnus_peewee_store.report.styles import FONT, custom_properties, palette_css, read_file, status_style
+from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Condition
+from magnus_peewee_store.runs.labels import all_names
+from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.reading import read_exactly
+from magnus_peewee_store.runs.transfer import write_atomically
+from magnus_peewee_store.store import DBStore
+
+INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages
+GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # It marks an index that this module wrote.
+MOST_COLUMNS = 200  # parameters, and as many metrics, in the table
+
+_PAGE_NAME = re.compile(r"[a-z0-9_.-]*-[0-9a-f]{16}\.html")
+
+
+def write_site(
+    store: DBStore,
+    found: Sequence[RunSummary],
+    folder: Path,
+    where: Sequence[Condition] = (),
+    advance: Callable[[int], None] = lambda count: None,
+) -> Path:
+    """Write the site of some runs, in place of an earlier one.
+
+    Args:
+        store: The store.
+        found: The runs, in the order of the table.
+        folder: The folder to write to. It is created if it does not exist.
+        where: The conditions that chose the runs, which the site shows.
+        advance: Called with 1 for each run.
+
+    Returns:
+        The index.
+
+    Raises:
+        MissingLibraryError: If plotly or itables is not installed.
+        NotAReportError: If the folder contains what is not part of an earlier report.
+    """
+    plotly_script, table_script = read_libraries()
+    check_folder(folder)
+    pages = folder / PAGES
+    pages.mkdir(parents=True, exist_ok=True)
+    written = []
+    for run in found:
+        with contextlib.suppress(RunNotFoundError):  # if it was deleted just now
+            page = to_html(read_exactly(store, run.run_id), index_url=f"../{INDEX}")
+            write_atomically(pages / page_name(run.run_id), page)
+            written.append(run)
+        advance(1)
+    write_atomically(folder / PLOTLY, plotly_script)
+    index = folder / INDEX
+    write_atomically(index, draw_index(written, where, table_script))
+    for name in {path.name for path in pages.iterdir()} - {page_name(run.run_id) for run in written}:
+        if _PAGE_NAME.fullmatch(name):
+            (pages / name).unlink()
+    return index
+
+
+def page_name(run_id: str) -> str:
+    """Return the name of the file for a run: the start of its id, as far as any file system takes it, and a hash."""
+    start = re.sub("[^a-z0-9_.-]+", "-", run_id.lower())[:40].lstrip(".")
+    return f"{start}-{hashlib.sha256(run_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.html"
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a report may be written to a folder: it does not exist, is empty, or contains only a report.
+
+    Raises:
+        NotAReportError: If it contains something else. Files whose names begin with a dot are left alone.
+    """
+    if not folder.exists():
+        return
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and not _is_of_report(path):
+            raise NotAReportError(
+                f"'{path}' is not part of a report. A report needs a folder of its own. Name another one than '{folder}'."
+            )
+
+
+def _is_of_report(path: Path) -> bool:
+    if path.name == INDEX:
+        return path.is_file() and GENERATOR in path.read_text(encoding="utf-8", errors="replace")[:1000]
+    if path.name == PAGES:
+        return path.is_dir() and all(_PAGE_NAME.fullmatch(each.name) or each.name[0] == "." for each in path.iterdir())
+    return path.name == PLOTLY
+
+
+def read_libraries() -> Tuple[str, Path]:
+    """Return the script of plotly, and the file with that of DataTables. Beside it is its stylesheet."""
+    try:
+        from itables import options
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise MissingLibraryError(
+            "A report needs plotly and itables, which are not installed. Run: pip install plotly itables"
+        ) from None
+    return get_plotlyjs(), Path(options.dt_bundle)
+
+
+def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_script: Path) -> str:
+    """Return the page with the table and the plots. `table_script` is the script of DataTables."""
+    fields = field_columns(found)
+    params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
+    urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]
+    css = palette_css() + custom_properties({"font": FONT}) + read_file("site.css")
+    return string.Template(read_file("site.html")).substitute(
+        title="Runs",
+        library_css=table_script.with_suffix(".css").read_text(encoding="utf-8"),
+        css=css,
+        counts=_counts(found),
+        notes="".join(f"<p>{escape(note)}</p>" for note in _notes(found, where, [*params, *metrics])),
+        plots="\n".join(map(_section, draw_plots(fields, params, metrics, urls))),
+        options=_data(json.dumps(table_options(found, fields, params, metrics, urls))),
+        library=base64.b64encode(table_script.read_bytes()).decode(),
+        table_script=read_file("table.js"),
+        plots_script=read_file("plots.js"),
+    )
+
+
+def _counts(found: Sequence[RunSummary]) -> str:
+    counts = Counter(run.status for run in found)
+    texts = [f"<span>{len(found):,} run{'' if len(found) == 1 else 's'}</span>"]
+    for status, count in counts.most_common():
+        style = status_style(status)
+        texts.append(f'<span class="{style.colour}">{style.sign} {count:,} {escape(status)}</span>')
+    return "".join(texts)
+
+
+def _notes(found: Sequence[RunSummary], where: Sequence[Condition], columns: Sequence[Column]) -> List[str]:
+    """Return what a reader has to know about the table."""
+    now = datetime.now().astimezone()
+    notes = [f"Written {now:%Y-%m-%d %H:%M}. Times are in UTC{now.isoformat()[-6:]}."]
+    if where:
+        notes.insert(0, f"Only runs with {', '.join(' '.join(each) for each in where)}.")
+    left_out = sum(len(all_names(found, prefix)) for prefix in (PARAMS, METRICS)) - len(columns)
+    if left_out:
+        notes.append(f"{left_out:,} parameters and metrics that the fewest runs have are left out.")
+    return notes
+
+
+def _section(plot: Plot) -> str:
+    return (
+        f'<section class="{plot.id}"><h2>{plot.heading}</h2><p class="note">{plot.hint}</p>'
+        f'<div class="plot" id="{plot.id}" style="min-width: {plot.min_width}px"></div>'
+        f'<script type="application/json">{_data(plot.json)}</script></section>'
+    )
+
+
+def _data(text: str) -> str:
+    """Return JSON for an element. No text in it can end the element."""
+    return text.replace("<", "\\u003c")
