@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 from click.testing import CliRunner
 from logs import attempted_step, sample_run
-from magnus.datastore import RunLog
+from magnus.datastore import RunLog, StepLog
 
 from magnus_peewee_store import DBStore, cli
 
@@ -110,6 +110,7 @@ def test_runs_says_when_the_list_was_cut(magnus_db: Command, options: List[str],
         (["--sort", "r2scor"], "No run has a parameter or metric 'r2scor'. Did you mean r2 score"),
         (["--columns", "lr,rm"], "No run has a parameter or metric 'rm'. Did you mean rmse"),
         (["--where", "rmse"], "'rmse' is not a condition."),
+        (["--sort", "zzz"], "'zzz'. To see the names, run magnus db runs --params --metrics."),
     ],
 )
 def test_unknown_statuses_and_names_are_errors(magnus_db: Command, options: List[str], message: str) -> None:
@@ -129,6 +130,28 @@ def test_columns_without_room_are_named(magnus_db: Command, monkeypatch: pytest.
     result = magnus_db("runs", "--metrics", "--where", "run_id=many")
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "No room for metrics.train.a rather long metric" in result.stderr and "--columns" in result.stderr
+
+
+def test_headings_of_values_tracked_at_steps_have_the_number(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    put(store, "many", {"loss": {"0": 0.5, "1": 0.25}})
+    store.close()
+    heading, row = cells(magnus_db("runs", "--metrics", "--where", "run_id=many").stdout)
+    assert (heading[-2:], row[-2:]) == (["loss.0", "loss.1"], ["0.5", "0.25"])
+    heading, row = cells(magnus_db("runs", "--columns", "loss", "--where", "run_id=many").stdout)
+    assert (heading, row) == (["RUN", "loss"], ["many", "0.5,", "0.25"])
+
+
+def test_show_prints_json_with_what_a_rerun_reused(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    train = StepLog(name="train", internal_name="train", status="SUCCESS", mock=True)
+    store.put_run_log(RunLog(run_id="again", status="SUCCESS", original_run_id="two", steps={"train": train}))
+    store.close()
+    shown = json.loads(magnus_db("show", "again", "--json").stdout)
+    assert shown["reused"] == {"train": "two"}
+    assert shown["steps"]["train"]["user_defined_metrics"] == {"rmse": 0.7, "r2 score": 1}
+    assert json.loads(magnus_db("show", "again", "--step", "train", "--json").stdout)["reused"] == "two"
+    assert json.loads(magnus_db("show", "two", "--step", "train", "--json").stdout)["reused"] is None
 
 
 def test_diff_of_three_runs_has_a_column_each(magnus_db: Command) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List
 
 import pytest
 from concurrency import FORKSERVER
@@ -28,9 +28,9 @@ def source(tmp_path: Path) -> Iterator[DBStore]:
     store.close()
 
 
-def copy(source: DBStore, target: DBStore, *run_ids: str) -> List[Tuple[bool, bool]]:
+def copy(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
     """Copy runs and return which were written, and which of those were updated."""
-    return [(outcome.done, outcome.is_update) for outcome in runs.copy_runs(source, target, run_ids or ["run"])]
+    return [outcome.status for outcome in runs.copy_runs(source, target, run_ids or ["run"])]
 
 
 def differing(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
@@ -40,27 +40,27 @@ def differing(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
 def test_copy_brings_an_unfinished_run_up_to_date(source: DBStore, store: DBStore) -> None:
     source.create_run_log("run", status="PROCESSING")
     source.add_step_log(step("a", status="PROCESSING"), "run")
-    assert copy(source, store) == [(True, False)]
+    assert copy(source, store) == ["written"]
     source.add_step_log(step("a", status="SUCCESS"), "run")
     source.add_step_log(step("b", status="SUCCESS"), "run")
     source.set_parameters("run", {"x": 1})
     source.update_run_log_status("run", "SUCCESS")
     assert differing(source, store) == ["run"]
-    assert copy(source, store) == [(True, True)] and differing(source, store) == []
+    assert copy(source, store) == ["updated"] and differing(source, store) == []
     assert store.get_run_log_by_id("run", full=True) == source.get_run_log_by_id("run", full=True)
 
 
 def test_copy_skips_equal_runs(source: DBStore, store: DBStore) -> None:
     source.put_run_log(sample_run("run"))
-    assert copy(source, store) == [(True, False)]
-    assert copy(source, store) == [(False, False)]
+    assert copy(source, store) == ["written"]
+    assert copy(source, store) == ["skipped"]
 
 
 def test_copy_notices_a_change_of_the_same_length(source: DBStore, store: DBStore) -> None:
     source.put_run_log(sample_run("run", parameters={"x": 1}))
     copy(source, store)
     source.set_parameters("run", {"x": 2})
-    assert copy(source, store) == [(True, True)]
+    assert copy(source, store) == ["updated"]
     assert store.get_parameters("run")["x"] == 2
 
 
@@ -82,14 +82,14 @@ def test_copy_deletes_what_the_source_no_longer_has(source: DBStore, store: DBSt
     source.put_run_log(sample_run("run"))
     copy(source, store)
     store.set_parameters("run", {"only here": 1})
-    assert copy(source, store) == [(True, True)] and "only here" not in store.get_parameters("run")
+    assert copy(source, store) == ["updated"] and "only here" not in store.get_parameters("run")
 
 
 def test_copy_keeps_another_run_with_the_same_id(source: DBStore, store: DBStore) -> None:
     source.create_run_log("run", tag="source")
     store.create_run_log("run", tag="target")
     [outcome] = runs.copy_runs(source, store, ["run"])
-    assert not outcome.done and outcome.note == "skipped: the other database has another run with this id"
+    assert outcome.status == "skipped" and outcome.message == "skipped: the other database has another run with this id"
     assert store.get_run_log_by_id("run").tag == "target" and differing(source, store) == ["run"]
 
 
@@ -100,7 +100,7 @@ def test_copy_into_a_legacy_table_brings_runs_up_to_date(source: DBStore, sqlite
     source.create_run_log("run", status="PROCESSING")
     copy(source, target)
     source.update_run_log_status("run", "SUCCESS")
-    assert copy(source, target) == [(True, True)] and differing(source, target) == []
+    assert copy(source, target) == ["updated"] and differing(source, target) == []
     target.close()
 
 
@@ -161,7 +161,7 @@ def test_copy_while_writing_killed_and_repeated_ends_equal(any_database: AnyData
         writer.join()
     copy(source, target, "finished", "run")
     assert differing(source, target, "finished", "run") == []
-    assert copy(source, target, "finished", "run") == [(False, False)] * 2
+    assert copy(source, target, "finished", "run") == ["skipped"] * 2
     source.close()
     target.close()
 

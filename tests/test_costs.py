@@ -8,7 +8,8 @@ from conftest import SqliteFile
 from logs import step
 from magnus.datastore import BranchLog, RunLog
 
-from magnus_peewee_store import DBStore
+from magnus_peewee_store import DBStore, runs
+from magnus_peewee_store.runs.listing import summarize_progress
 
 
 def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
@@ -72,6 +73,26 @@ def test_many_parameters_are_written_in_one_statement(store: DBStore) -> None:
     parameters = {f"parameter {number}": number for number in range(100)}
     assert statements_of(store, lambda: store.set_parameters("run", parameters)) == ["INSERT"]
     assert store.get_parameters("run") == parameters
+
+
+@pytest.mark.parametrize("summarize", [runs.summarize, summarize_progress])
+def test_ended_runs_are_summarized_in_two_queries(store: DBStore, summarize: Any) -> None:
+    for run_id in ("first", "second"):
+        store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"step": step("step", status="SUCCESS")}))
+        runs.tag_run(store, run_id, "best")
+    assert statements_of(store, lambda: summarize(store, ["first", "second"])) == ["SELECT"] * 2
+
+
+def test_list_without_values_reads_no_parameters(store: DBStore) -> None:
+    store.put_run_log(make_run_log("run", steps=1))
+    read: List[Any] = []
+    hooks = store.table.database.query_hooks
+    hooks.append(lambda event: read.extend(event.params))
+    summarize_progress(store, ["run"])
+    assert "Step" in read and "Parameter" not in read
+    runs.summarize(store, ["run"])
+    hooks.clear()
+    assert "Parameter" in read
 
 
 def test_several_batches_are_one_transaction(store: DBStore) -> None:

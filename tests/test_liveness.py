@@ -605,7 +605,7 @@ def test_times_of_attempts_are_shown_on_one_clock(
 
 def test_offset_travels_with_export_and_import(run_in_kiritimati: DBStore, tmp_path: Path) -> None:
     [outcome] = runs.export_runs(run_in_kiritimati, ["run"], tmp_path / "exported")
-    assert outcome.done
+    assert outcome.status == "written"
     target = DBStore(connection_string="sqlite:///:memory:")
     list(runs.import_runs(target, [tmp_path / "exported" / "run.json"]))
     original, imported = (runs.read_run(each, "run") for each in (run_in_kiritimati, target))

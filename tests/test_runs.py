@@ -13,6 +13,7 @@ from magnus.datastore import RunLog
 from servers import Database
 
 from magnus_peewee_store import DBStore, RunNotFoundError, fragments, runs
+from magnus_peewee_store.runs import StepState
 
 
 def as_json(log: Any) -> str:
@@ -151,7 +152,7 @@ def test_run_with_unreadable_header_keeps_its_steps(store: DBStore, database: An
 def test_diff_of_equal_runs_is_empty(store: DBStore) -> None:
     store.put_run_log(sample_run("run"))
     run_log = store.get_run_log_by_id("run", full=True)
-    assert not any(runs.diff(run_log, store.get_run_log_by_id("run", full=True)).values())
+    assert not any(runs.diff(run_log, store.get_run_log_by_id("run", full=True)))
 
 
 def test_diff_shows_the_values_of_both_runs() -> None:
@@ -161,16 +162,16 @@ def test_diff_shows_the_values_of_both_runs() -> None:
     b.steps["load"].user_defined_metrics = {"size": {"mb": 2}}
     del b.steps["each"].branches["each.jan.csv"]
     found = runs.diff(a, b)
-    assert found["run"] == {"status": {"a": "SUCCESS", "b": "FAIL"}, "tag": {"a": "x", "b": ""}}
-    assert found["parameters"] == {"rows": {"a": 3, "b": 4}, "more.deep": {"b": None}}
-    assert found["metrics"].pop("load.size.mb") == {"b": 2}
-    assert found["metrics"].keys() == {"each.jan.csv.work.loss", "each.jan.csv.work.score.deep"}
-    assert math.isnan(found["metrics"]["each.jan.csv.work.loss"]["a"])
-    assert found["code"] == {"version": {"a": "git 5f0f5e2", "b": "git 9999999"}}
-    assert found["steps"] == {
-        "each": {"a": {"status": "SUCCESS", "duration": None}, "b": {"status": "FAIL", "duration": None}},
-        "each.jan.csv.work": {"a": {"status": "SUCCESS", "duration": 1.0}},
-        "each.feb.csv.work": {"a": {"status": "SUCCESS", "duration": 1.0}, "b": {"status": "FAIL", "duration": 1.0}},
+    assert found.run == {"status": {"a": "SUCCESS", "b": "FAIL"}, "tag": {"a": "x", "b": ""}}
+    assert found.parameters == {"rows": {"a": 3, "b": 4}, "more.deep": {"b": None}}
+    assert found.metrics.pop("load.size.mb") == {"b": 2}
+    assert found.metrics.keys() == {"each.jan.csv.work.loss", "each.jan.csv.work.score.deep"}
+    assert math.isnan(found.metrics["each.jan.csv.work.loss"]["a"])
+    assert found.code == {"version": {"a": "git 5f0f5e2", "b": "git 9999999"}}
+    assert found.steps == {
+        "each": {"a": StepState("SUCCESS", None), "b": StepState("FAIL", None)},
+        "each.jan.csv.work": {"a": StepState("SUCCESS", 1.0)},
+        "each.feb.csv.work": {"a": StepState("SUCCESS", 1.0), "b": StepState("FAIL", 1.0)},
     }
 
 

@@ -10,8 +10,9 @@ from conftest import AnyDatabase
 from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog, RunLog
 
-from magnus_peewee_store import ConditionError, DBStore, MissingLibraryError, UnknownNameError, runs
-from magnus_peewee_store.runs.conditions import parse_condition
+from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, MissingLibraryError, UnknownNameError, runs
+from magnus_peewee_store.runs.conditions import make_filters, parse_condition
+from magnus_peewee_store.runs.listing import summarize_progress
 from magnus_peewee_store.runs.searching import search_page
 
 
@@ -72,8 +73,8 @@ def test_which_run_had_the_lowest_error_and_with_which_parameters(three_runs: DB
 )
 def test_which_runs_are_like_that(three_runs: DBStore, where: List[str], expected: List[str]) -> None:
     assert ids(runs.search(three_runs, where)) == expected
-    page = search_page(three_runs, where, None, limit=1)
-    assert (ids(page.runs), page.total) == (expected[:1], len(expected))
+    first, total = search_page(three_runs, make_filters(where), None, 1, False, runs.summarize)
+    assert (ids(first), total) == (expected[:1], len(expected))
 
 
 def test_branches_of_a_map_count_by_their_best_metric(store: DBStore) -> None:
@@ -89,6 +90,37 @@ def test_branches_of_a_map_count_by_their_best_metric(store: DBStore) -> None:
     assert ids(runs.search(store, ["loss>8", "loss<2"])) == ["wide"]
     frame = runs.metrics_dataframe(store, order_by="loss")
     assert frame.values.tolist()[:2] == [["wide", "work", "each.0", "loss", 1], ["wide", "work", "each.1", "loss", 9]]
+
+
+def test_short_name_means_the_values_tracked_at_all_steps(store: DBStore) -> None:
+    for run_id, losses in (("wide", (1, 9)), ("narrow", (4, 5))):
+        metrics = {"loss": dict(zip("01", losses)), "loss2": 0}
+        train = step("train", status="SUCCESS", user_defined_metrics=metrics)
+        store.put_run_log(RunLog(run_id=run_id, steps={"train": train}))
+    assert ids(runs.search(store, order_by="loss")) == ["wide", "narrow"]
+    assert ids(runs.search(store, order_by="train.loss", descending=True)) == ["wide", "narrow"]
+    assert ids(runs.search(store, ["loss>8"])) == ["wide"] == ids(runs.search(store, ["loss.1=9"]))
+    assert runs.search(store, ["loss<1"]) == []
+    with pytest.raises(UnknownNameError, match="Did you mean loss or loss2"):
+        runs.search(store, ["losss<1"])
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_less_than_one_is_an_error(store: DBStore, limit: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"at least 1, not {limit}"):
+        runs.search(store, limit=limit)
+
+
+def test_progress_is_what_summaries_say(store: DBStore) -> None:
+    store.put_run_log(sample_run("sample"))
+    store.put_run_log(RunLog(run_id="failed", status="FAIL", steps={"train": step("train", status="FAIL")}))
+    store.put_run_log(RunLog(run_id="begun", status="PROCESSING"))
+    runs.tag_run(store, "begun", "best")
+    run_ids = ["begun", "failed", "sample"]
+    for progress, summary in zip(summarize_progress(store, run_ids), runs.summarize(store, run_ids)):
+        expected = {**vars(summary), "duration": pytest.approx(summary.duration, abs=60)}
+        assert vars(progress) == {name: expected[name] for name in vars(progress)}
+        assert vars(progress).keys() == vars(summary).keys() - {"params", "metrics", "reused", "project"}
 
 
 def test_one_condition_needs_no_list(three_runs: DBStore) -> None:

@@ -93,20 +93,20 @@ def set_age(database: AnyDatabase, run_id: str, days: float) -> None:
 def test_export_and_import_keep_the_run_log(store: DBStore, tmp_path: Path) -> None:
     store.put_run_log(sample_run("run", tag="nightly", run_config={"variables": {"a": "\u00e9"}}))
     folder = tmp_path / "deep" / "out"
-    assert list(runs.export_runs(store, ["run"], folder)) == [Outcome("run", True)]
+    assert list(runs.export_runs(store, ["run"], folder)) == [Outcome("run", "written")]
     assert [path.name for path in folder.iterdir()] == ["run.json"]
     read = FileSystemRunLogstore(log_folder=str(folder)).get_run_log_by_id("run", full=True)
     expected = as_json(store.get_run_log_by_id("run", full=True))
     assert as_json(read) == expected
     store.table.delete("run")
-    assert import_from(store, folder) == [Outcome(str(folder / "run.json"), True)]
+    assert import_from(store, folder) == [Outcome(str(folder / "run.json"), "written")]
     assert as_json(store.get_run_log_by_id("run", full=True)) == expected
 
 
 def test_export_overwrites_an_older_file(local_store: DBStore, tmp_path: Path) -> None:
     for status in ("PROCESSING", "SUCCESS"):
         local_store.put_run_log(RunLog(run_id="run", status=status))
-        assert list(runs.export_runs(local_store, ["run"], tmp_path / "out")) == [Outcome("run", True)]
+        assert list(runs.export_runs(local_store, ["run"], tmp_path / "out")) == [Outcome("run", "written")]
         assert FileSystemRunLogstore(log_folder=str(tmp_path / "out")).get_run_log_by_id("run").status == status
 
 
@@ -116,11 +116,11 @@ def test_run_id_that_is_no_file_name_is_not_exported(local_store: DBStore, tmp_p
     local_store.create_run_log("run")
     outcome, other_outcome = runs.export_runs(local_store, [run_id, "run"], tmp_path / "in" / "out")
     if run_id == "..":  # "...json" is a valid file name.
-        assert outcome.done
+        assert outcome.status == "written"
     else:
-        assert outcome == Outcome(run_id, False, "its id cannot be the name of a file")
+        assert outcome == Outcome(run_id, "failed", "its id cannot be the name of a file")
         assert [path.name for path in (tmp_path / "in").rglob("*.json")] == ["run.json"]
-    assert other_outcome.done
+    assert other_outcome.status == "written"
 
 
 def test_export_reports_unreadable_rows(local_store: DBStore, sqlite_file: SqliteFile, tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_export_reports_unreadable_rows(local_store: DBStore, sqlite_file: Sqlit
     sqlite_file.sql("UPDATE db_log SET attribute_value = 3 WHERE run_id = 'headless' AND attribute_type = 'RunLog'")
     sqlite_file.sql("UPDATE db_log SET attribute_value = 3 WHERE run_id = 'unreadable' AND attribute_key = 'load'")
     headless, unreadable, gone = runs.export_runs(local_store, ["headless", "unreadable", "gone"], tmp_path / "out")
-    assert not headless.done and headless.problem.startswith("RunLog run_log: ")
-    assert unreadable.done and unreadable.problem.startswith("Step load: ")
-    assert gone == Outcome("gone", False, "There is no run 'gone'.")
+    assert headless.status == "failed" and headless.message.startswith("RunLog run_log: ")
+    assert unreadable.status == "incomplete" and unreadable.message.startswith("Step load: ")
+    assert gone == Outcome("gone", "failed", "There is no run 'gone'.")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["unreadable.json"]
 
 
@@ -142,14 +142,14 @@ def test_import_reads_the_folders_of_magnus_stores(local_store: DBStore, project
     project.execute("run-1")
     folder = project.folder / ".run_log_store"
     expected = ORACLES[oracle](log_folder=str(folder)).get_run_log_by_id("run-1", full=True)
-    assert [outcome.done for outcome in import_from(local_store, folder)] == [True]
+    assert [outcome.status for outcome in import_from(local_store, folder)] == ["written"]
     run = runs.read_run(local_store, "run-1")
     assert run.run_log.status == "SUCCESS" and len(list(steps_of(run.run_log))) == 4
     assert run.run_log.parameters == expected.parameters
     expected.parameters = run.run_log.parameters  # chunked-fs reads them in the order of the file system.
     assert as_json(run.run_log) == as_json(expected)
     assert run.started and start <= run.started.replace(tzinfo=None) <= utcnow()
-    assert [outcome[1:3] for outcome in import_from(local_store, folder)] == [(False, "")]
+    assert [outcome.status for outcome in import_from(local_store, folder)] == ["skipped"]
 
 
 def test_import_of_chunked_run_with_dots_in_branch_names(local_store: DBStore, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_import_of_chunked_run_with_dots_in_branch_names(local_store: DBStore, t
     oracle.add_step_log(step("each.jan.csv.work"), "run")
     with pytest.raises(KeyError):  # magnus itself cannot read this run.
         oracle.get_run_log_by_id("run", full=True)
-    assert [outcome[1:3] for outcome in import_from(local_store, tmp_path / "logs")] == [(True, "")]
+    assert [outcome[1:] for outcome in import_from(local_store, tmp_path / "logs")] == [("written", "")]
     run_log = runs.read_run(local_store, "run").run_log
     assert list(run_log.steps["each"].branches["each.jan.csv"].steps) == ["each.jan.csv.work"]
     assert run_log.parameters == {"a.json": 1, "json": 2}
@@ -190,8 +190,8 @@ def test_import_skips_and_reports_broken_files(local_store: DBStore, tmp_path: P
     (folder / "latin.json").write_bytes(b'{"run_id": "\xe9"}')
     (folder / "folder.json").mkdir()
     outcomes = {Path(outcome.name).name: outcome for outcome in import_from(local_store, folder)}
-    assert {name for name, outcome in outcomes.items() if outcome.done} == {"file.json", "complete"}
-    failed = {name for name, outcome in outcomes.items() if outcome.problem}
+    assert {name for name, outcome in outcomes.items() if outcome.status == "written"} == {"file.json", "complete"}
+    failed = {name for name, outcome in outcomes.items() if outcome.status == "failed"}
     assert failed == {*(f"{name}.json" for name in broken), "latin.json", "folder.json", "truncated"}
     assert {run_id for run_id, _ in local_store.table.runs(["RunLog"])} == {"file", "complete"}
 
@@ -200,7 +200,7 @@ def test_import_of_a_single_run(local_store: DBStore, tmp_path: Path) -> None:
     ORACLES["chunked-fs"](log_folder=str(tmp_path)).create_run_log("chunked")
     ORACLES["file-system"](log_folder=str(tmp_path)).create_run_log("file")
     for path in (tmp_path / "chunked", tmp_path / "file.json"):
-        assert [outcome.done for outcome in import_from(local_store, path)] == [True]
+        assert [outcome.status for outcome in import_from(local_store, path)] == ["written"]
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nothing"):
         with pytest.raises(FileNotFoundError, match=path.name):
@@ -225,7 +225,7 @@ def test_import_masks_secrets(local_store: DBStore, sqlite_file: SqliteFile, tmp
         "run_log_store": {"service_name": "db", "connection_string": "postgresql://scott:krakenbait@db/runs"},
     }
     (tmp_path / "run.json").write_text(json.dumps(RunLog(run_id="run", run_config=run_config).model_dump()))
-    assert import_from(local_store, tmp_path / "run.json")[0].done
+    assert import_from(local_store, tmp_path / "run.json")[0].status == "written"
     local_store.close()
     assert b"krakenbait" not in sqlite_file.path.read_bytes()
     run_config = local_store.get_run_config("run")
@@ -241,7 +241,7 @@ def test_copy_keeps_rows_and_skips_existing_runs(store: DBStore, other_store: DB
     store.create_run_log("run 1", tag="of the target")
     run_ids = [f"run {number}" for number in range(3)]
     outcomes = list(runs.copy_runs(other_store, store, run_ids))
-    assert [outcome[1:3] for outcome in outcomes] == [(True, ""), (False, ""), (True, "")]
+    assert [outcome.status for outcome in outcomes] == ["written", "skipped", "written"]
     assert [row for row in all_rows(store) if row.run_id != "run 1"] == [
         row for row in all_rows(other_store) if row.run_id != "run 1"
     ]
@@ -254,8 +254,8 @@ def test_copy_reports_unfinished_runs(tmp_path: Path) -> None:
     for run_id, status in (("running", "PROCESSING"), ("ended", "SUCCESS")):
         source.create_run_log(run_id, status=status)
     outcomes = list(runs.copy_runs(source, target, ["running", "ended"]))
-    assert [outcome.done for outcome in outcomes] == [True, True]
-    assert ["has not ended" in outcome.note for outcome in outcomes] == [True, False]
+    assert [outcome.status for outcome in outcomes] == ["written", "written"]
+    assert ["has not ended" in outcome.message for outcome in outcomes] == [True, False]
     source.close()
     target.close()
 
@@ -263,9 +263,9 @@ def test_copy_reports_unfinished_runs(tmp_path: Path) -> None:
 def test_copy_to_sqlite_and_back_changes_nothing(store: DBStore, other_store: DBStore) -> None:
     store.put_run_log(sample_run("run"))
     before = all_rows(store)
-    assert [outcome.done for outcome in runs.copy_runs(store, other_store, ["run"])] == [True]
+    assert [outcome.status for outcome in runs.copy_runs(store, other_store, ["run"])] == ["written"]
     store.table.delete("run")
-    assert [outcome.done for outcome in runs.copy_runs(other_store, store, ["run"])] == [True]
+    assert [outcome.status for outcome in runs.copy_runs(other_store, store, ["run"])] == ["written"]
     assert all_rows(store) == before
 
 
@@ -276,7 +276,7 @@ def test_copy_without_unique_index_adds_no_duplicates(other_store: DBStore, sqli
     other_store.create_run_log("run")
     other_store.set_parameters("run", {"x": 2})
     target = DBStore(connection_string=sqlite_file.url)
-    assert [outcome.done for outcome in runs.copy_runs(other_store, target, ["run"])] == [False]
+    assert [outcome.status for outcome in runs.copy_runs(other_store, target, ["run"])] == ["skipped"]
     assert sqlite_file.sql("SELECT attribute_value FROM db_log") == [("1",)]
     target.close()
 
@@ -290,8 +290,8 @@ def test_copy_and_export_mask_stored_secrets(local_store: DBStore, sqlite_file: 
     )
     sqlite_file.sql("UPDATE db_log SET attribute_value = ?", json.dumps(header.model_dump()))
     target = DBStore(connection_string=f"sqlite:///{tmp_path}/target.db")
-    assert [outcome.done for outcome in runs.copy_runs(local_store, target, ["run"])] == [True]
-    assert [outcome.done for outcome in runs.export_runs(local_store, ["run"], tmp_path / "out")] == [True]
+    assert [outcome.status for outcome in runs.copy_runs(local_store, target, ["run"])] == ["written"]
+    assert [outcome.status for outcome in runs.export_runs(local_store, ["run"], tmp_path / "out")] == ["written"]
     assert target.get_run_config("run")["tag"] == "kept"
     outputs = [
         target.get_run_config("run"),
@@ -305,7 +305,7 @@ def test_copy_and_export_mask_stored_secrets(local_store: DBStore, sqlite_file: 
 def test_export_does_not_match_prefixes(local_store: DBStore, tmp_path: Path) -> None:
     local_store.create_run_log("abcd")
     [outcome] = runs.export_runs(local_store, ["abc"], tmp_path / "out")
-    assert outcome == Outcome("abc", False, "There is no run 'abc'.") and not list((tmp_path / "out").iterdir())
+    assert outcome == Outcome("abc", "failed", "There is no run 'abc'.") and not list((tmp_path / "out").iterdir())
 
 
 def test_copy_takes_the_newest_of_duplicate_rows(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_copy_takes_the_newest_of_duplicate_rows(tmp_path: Path) -> None:
         row = ("run", key, attribute_type, json.dumps(value), f"2020-01-01 00:00:{second:02}")
         source.sql("INSERT INTO db_log VALUES (NULL, ?, ?, ?, ?, ?)", *row)
     a, b = DBStore(connection_string=source.url), DBStore(connection_string=f"sqlite:///{tmp_path}/target.db")
-    assert [outcome.done for outcome in runs.copy_runs(a, b, ["run"])] == [True]
+    assert [outcome.status for outcome in runs.copy_runs(a, b, ["run"])] == ["written"]
     assert [row[:2] for row in b.table.read("run")] == [("RunLog", "run_log"), ("StepLog", "a"), ("Parameter", "x")]
     assert b.get_step_log("a", "run").status == "SUCCESS"
     a.close()
@@ -331,12 +331,12 @@ def test_copy_reports_runs_that_do_not_fit(store: DBStore, other_store: DBStore)
         other_store.create_run_log(run_id)
         other_store.add_step_log(step("a"), run_id)
     long, short = runs.copy_runs(other_store, store, run_ids)
-    assert short.done and {row.run_id for row in all_rows(store)} >= {"run"}
+    assert short.status == "written" and {row.run_id for row in all_rows(store)} >= {"run"}
     if isinstance(store.table.database, peewee.MySQLDatabase):
-        assert not long.done and long.problem
+        assert long.status == "failed" and long.message
         assert {row.run_id for row in all_rows(store)} == {"run"}
     else:
-        assert long.done
+        assert long.status == "written"
 
 
 # Deleting
@@ -428,7 +428,7 @@ def test_check_reports_all_problems(store: DBStore, database: AnyDatabase) -> No
     database.sql("UPDATE db_log SET attribute_type = 'Metric' WHERE run_id = 'unreadable' AND attribute_key = 'rows'")
     database.sql("DELETE FROM db_log WHERE run_id = 'headless' AND attribute_type = 'RunLog'")
     found = runs.check(store)
-    assert not found.is_healthy and found.headless == ["headless"] and found.runs == 3
+    assert not found.is_healthy and found.without_own_row == ["headless"] and found.runs == 3
     unreadable = {each[:3] for each in found.unreadable}
     assert unreadable == {("unreadable", "Step", "load"), ("unreadable", "Metric", "rows")}
 
@@ -448,9 +448,9 @@ def test_import_then_export_restores_the_folder(local_store: DBStore, tmp_path: 
     source = FileSystemRunLogstore(log_folder=str(tmp_path / "in"))
     for number in range(5):
         source.put_run_log(sample_run(f"run-{number}"))
-    assert all(outcome.done for outcome in import_from(local_store, tmp_path / "in"))
+    assert all(outcome.status == "written" for outcome in import_from(local_store, tmp_path / "in"))
     shutil.rmtree(str(tmp_path / "in"))
     run_ids = [f"run-{number}" for number in range(5)]
-    assert all(outcome.done for outcome in runs.export_runs(local_store, run_ids, tmp_path / "in"))
+    assert all(outcome.status == "written" for outcome in runs.export_runs(local_store, run_ids, tmp_path / "in"))
     for run_id in run_ids:
         assert as_json(source.get_run_log_by_id(run_id)) == as_json(sample_run(run_id))

@@ -1,6 +1,6 @@
 """The command that compares runs."""
 
-from typing import Any, Mapping, Sequence, Tuple
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import click
 from rich.table import Table
@@ -17,8 +17,6 @@ from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration
 
 HASH_LENGTH = 12  # digits of a hash that are shown
-
-Differences = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @click.command(cls=RunCommand)
@@ -40,9 +38,8 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
         raise click.UsageError("Give at least two runs.")
     differences = runs.compare(list(found.values()))
     if is_json:
-        two = dict(zip(found, "ab")) if len(found) == 2 else {}
-        echo_json(_rename(differences, two) if two else differences)
-    elif not any(differences.values()):
+        echo_json(_to_json(differences, dict(zip(found, "ab" if len(found) == 2 else found))))
+    elif not any(differences):
         click.echo("Nothing differs.")
     else:
         console = make_console()
@@ -52,11 +49,11 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
         echo_unreadable(run)
 
 
-def diff_tree(run_ids: Sequence[str], differences: Differences, is_full: bool = True) -> Tree:
+def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool = True) -> Tree:
     """Return what differs between two runs, as `runs.compare` found it."""
     a, b = map(printable, run_ids)
     tree = Tree(_change(a, b))
-    for section, rows in differences.items():
+    for section, rows in differences._asdict().items():
         branch = tree.add(Text(section, "bold")) if rows else tree
         for name, row in rows.items():
             a, b = _cells(section, [row.get(run_id) for run_id in run_ids], is_full)
@@ -64,13 +61,13 @@ def diff_tree(run_ids: Sequence[str], differences: Differences, is_full: bool = 
     return tree
 
 
-def diff_table(run_ids: Sequence[str], differences: Differences, is_full: bool = True) -> Table:
+def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: bool = True) -> Table:
     """Return what differs between three or more runs, a column for each run."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     for run_id in run_ids:
         table.add_column(printable(run_id), overflow="fold")
-    for section, rows in differences.items():
+    for section, rows in differences._asdict().items():
         if rows:
             table.add_row(Text(section, "bold"))
         for name, row in rows.items():
@@ -79,11 +76,18 @@ def diff_table(run_ids: Sequence[str], differences: Differences, is_full: bool =
     return table
 
 
-def _rename(differences: Differences, names: Mapping[str, str]) -> Differences:
+def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[str, Any]:
+    """Return differences as dictionaries, in which the runs have these names."""
     return {
-        section: {name: {names[run_id]: value for run_id, value in row.items()} for name, row in rows.items()}
-        for section, rows in differences.items()
+        section: {name: {names[run_id]: _value(each) for run_id, each in row.items()} for name, row in rows.items()}
+        for section, rows in differences._asdict().items()
     }
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, runs.StepState):
+        return value
+    return {key: each for key, each in value._asdict().items() if key != "reused" or each}
 
 
 def _change(a: str, b: str) -> Text:
@@ -100,6 +104,6 @@ def _cell(section: str, value: Any, is_full: bool) -> str:
     if value in (None, ""):
         return "-"
     if section == "steps":
-        reused = f" (reused from {value['reused']})" if "reused" in value else ""
-        return f"{printable(value['status'])} {format_duration(value['duration'])}".rstrip() + printable(reused)
+        reused = f" (reused from {value.reused})" if value.reused else ""
+        return f"{printable(value.status)} {format_duration(value.duration)}".rstrip() + printable(reused)
     return printable(value[:HASH_LENGTH]) if section == "data" else format_value(value, is_full)

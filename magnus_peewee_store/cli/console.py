@@ -5,7 +5,7 @@ import json
 import sys
 from datetime import datetime
 from io import TextIOWrapper
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import click
 from rich.console import Console
@@ -46,9 +46,15 @@ def count_of_runs(run_ids: Sequence[str]) -> str:
     return f"{len(run_ids):,} run{'' if len(run_ids) == 1 else 's'}"
 
 
+def first_of(items: Sequence[str]) -> List[str]:
+    """Return the first few items, and how many more there are."""
+    more = len(items) - LIST_LENGTH
+    return [*items[:LIST_LENGTH], f"... and {more:,} more"] if more > 0 else [*items]
+
+
 def list_of(names: Sequence[str]) -> str:
     """Return the first few names, separated by commas."""
-    return printable(", ".join(names[:LIST_LENGTH]) + (", ..." if len(names) > LIST_LENGTH else ""))
+    return printable(", ".join(first_of(names)))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from magnus_peewee_store.exceptions import (
     MissingLibraryError,
     MissingTableError,
     RunNotFoundError,
+    UnknownNameError,
 )
 from magnus_peewee_store.store import DBStore
 
@@ -142,6 +143,8 @@ def _message(error: Exception, masked_url: str, source: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, RunNotFoundError) and not error.nearest:
         text += " To list all runs, run magnus db runs."
+    if isinstance(error, UnknownNameError) and text.endswith("'."):
+        text += " To see the names, run magnus db runs --params --metrics."
     if isinstance(error, MissingTableError):
         text += " To create it now, run magnus db create-tables."
     if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:

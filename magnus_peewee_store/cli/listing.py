@@ -11,10 +11,10 @@ from magnus_peewee_store.cli.console import echo_json, list_of, make_console, pr
 from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.tables import runs_table
-from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Condition, Name, as_text
+from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Condition, Name, as_text, make_filters
 from magnus_peewee_store.runs.labels import all_names
-from magnus_peewee_store.runs.listing import RunSummary
-from magnus_peewee_store.runs.searching import check_names, search_page
+from magnus_peewee_store.runs.listing import RunProgress, RunSummary, summarize, summarize_progress
+from magnus_peewee_store.runs.searching import Reader, check_names, search_page
 from magnus_peewee_store.store import DBStore
 
 CSV_FIELDS = ("run_id", "status", "tag", "pipeline", "started", "duration", "steps_done", "steps_known", "failed_step")
@@ -57,8 +57,12 @@ def list_runs(
         raise click.UsageError("Give --csv or --json.")
     if desc and not sort:
         raise click.UsageError("--desc needs --sort NAME.")
-    found, total = search_page(store, where, sort, limit, descending=desc)
     names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
+    filters = make_filters(where)
+    used = [*names, *(each.name for each in filters), *([Name(sort)] if sort else [])]
+    needs_summary = is_json or is_csv or has_params or has_metrics or any(name.needs_summary for name in used)
+    read: Reader[Any] = summarize if needs_summary else summarize_progress
+    found, total = search_page(store, filters, sort, limit, desc, read)
     check_names(store, [name for name in names if not name.is_field and not any(map(name.values, found))])
     if is_json:
         echo_json([asdict(run) for run in found])
@@ -81,7 +85,7 @@ def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
     return [Name(text) for text in all_names(found, prefix)]
 
 
-def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status: bool) -> None:
+def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status: bool) -> None:
     console = make_console()
     table, left_out = runs_table(found, console.width, names, has_status)
     console.print(table)

@@ -1,7 +1,7 @@
 """The commands that move runs: export, import, copy."""
 
 from pathlib import Path
-from typing import Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence, Tuple
 
 import click
 
@@ -11,7 +11,7 @@ from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database, open_until_command_ends
 from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.runs.conditions import Condition
-from magnus_peewee_store.runs.transfer import are_same
+from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, are_same
 from magnus_peewee_store.store import DBStore
 
 
@@ -104,34 +104,18 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
 
 def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> bool:
     """Report problems as they happen, and the numbers at the end or when interrupted. Return True without problems."""
-    counts = dict.fromkeys(("done", "updated", "skipped", "failed", "problems"), 0)
+    counts: Dict[str, int] = dict.fromkeys((WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED), 0)
     try:
         with progress_bar("runs", total) as advance:
             for outcome in outcomes:
-                counts[
-                    "updated"
-                    if outcome.is_update
-                    else "done"
-                    if outcome.done
-                    else "failed"
-                    if outcome.problem
-                    else "skipped"
-                ] += 1
-                counts["problems"] += bool(outcome.problem)
-                if outcome.problem or outcome.note:
-                    click.echo(printable(f"{outcome.name}: {outcome.problem or outcome.note}"), err=True)
+                counts[outcome.status] += 1
+                if outcome.message:
+                    click.echo(printable(f"{outcome.name}: {outcome.message}"), err=True)
                 advance(1)
     finally:
-        parts = [f"{counts['done']:,} {verb}"]
-        parts += [f"{counts['updated']:,} updated"] if counts["updated"] else []
-        parts += [f"{counts['skipped']:,} existed already"] if counts["skipped"] else []
-        parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
+        parts = [f"{counts[WRITTEN] + counts[INCOMPLETE]:,} {verb}"]
+        endings = {UPDATED: "updated", SKIPPED: "existed already", FAILED: "failed"}
+        parts += [f"{counts[status]:,} {ending}" for status, ending in endings.items() if counts[status]]
         if any(counts.values()) or not total:
             click.echo(f"{', '.join(parts)}.")
-    return not counts["problems"]
-
-
-def _kind_of(outcome: runs.Outcome) -> str:
-    if outcome.done:
-        return "updated" if outcome.is_update else "done"
-    return "failed" if outcome.problem else "skipped"
+    return not (counts[INCOMPLETE] or counts[FAILED])

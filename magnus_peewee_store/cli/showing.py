@@ -56,11 +56,12 @@ def show(
     if step:
         step_log = views.find_step(run, step)
         if is_json:
-            echo_json({**step_log.model_dump(), "utc_offset": run.utc_offset}, indent=4)
+            reused = run.reused.get(step_log.internal_name)
+            echo_json({**step_log.model_dump(), "reused": reused, "utc_offset": run.utc_offset}, indent=4)
         else:
             console.print(views.step_tree(step_log, run.reused, run.utc_offset))
     elif is_json:
-        echo_json({**run.run_log.model_dump(), **_facts_about(run)}, indent=4)
+        echo_json({**run.complete_log.model_dump(), **_facts_about(run)}, indent=4)
     else:
         console.print(views.run_tree(run, is_full=not console.is_terminal))
         if run.run_log.status == defaults.FAIL:
@@ -95,6 +96,7 @@ def _facts_about(run: runs.Run) -> Dict[str, Any]:
         "started": run.started,
         "duration": run.duration,
         "utc_offset": run.utc_offset,
+        "reused": run.reused,
         "pipeline": run.pipeline,
         "project": run.project,
         "user": run.origin.user,

@@ -38,10 +38,13 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
     run = runs.read_run(store, run_id)
     steps = [find_step(run, step)] if step else list(steps_of(run.complete_log))
     shown = [each for each in steps if step or each.status == defaults.FAIL or any(printed_files(each))]
+    unreachable: List[Path] = []
     for each in sorted(shown, key=lambda each: each.status != defaults.FAIL):
         if not step:
             click.secho(printable(f"{each.internal_name} {each.status}"), bold=True)
-        _echo_log(each)
+        unreachable += _echo_log(each)
+    if any(not path.is_absolute() for path in unreachable):
+        click.echo("Run this in the folder that the pipeline ran in.", err=True)
     if not shown:
         click.echo("The catalog has nothing that the steps of this run printed.", err=True)
     echo_unreadable(run)
@@ -76,8 +79,9 @@ def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
         click.echo(f"No run read or wrote content with the hash {data_hash}.", err=True)
 
 
-def _echo_log(step: StepLog) -> None:
-    """Print what a step printed, and the messages of its failed attempts."""
+def _echo_log(step: StepLog) -> List[Path]:
+    """Print what a step printed, and the messages of its failed attempts. Return the files that cannot be read."""
+    unreachable: List[Path] = []
     files: List[Path] = list(printed_files(step))
     for path in files:
         try:
@@ -87,10 +91,10 @@ def _echo_log(step: StepLog) -> None:
         except OSError as error:
             where = printable(path.absolute())
             click.echo(f"The catalog is not reachable from here: {where}: {error.strerror}.", err=True)
-            if not path.is_absolute():
-                click.echo("Run this in the folder that the pipeline ran in.", err=True)
+            unreachable.append(path)
     if not files:
         click.echo(printable(f"The catalog has nothing that the step '{step.internal_name}' printed."), err=True)
     for attempt in step.attempts:
         if attempt.message:
             click.secho("\n".join(map(printable, attempt.message.splitlines())), fg="red")
+    return unreachable

@@ -1,7 +1,7 @@
 """The tables and trees that the commands print."""
 
 from dataclasses import replace
-from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional, Union
+from typing import Any, Collection, Dict, Mapping, Optional, Union
 
 import click
 from magnus import defaults
@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.cli.console import LIST_LENGTH, list_of, printable
+from magnus_peewee_store.cli.console import first_of, list_of, printable
 from magnus_peewee_store.cli.values import format_value, run_status_text, status_text
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
@@ -73,9 +73,7 @@ def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int
 def echo_unreadable(run: Run) -> None:
     """Print a line for each row that cannot be read, with the reason."""
     for row in run.unreadable:
-        click.echo(
-            printable(f"Cannot read {row.attribute_type} {row.attribute_key} of {row.run_id}: {row.reason}"), err=True
-        )
+        click.echo(printable(f"Cannot read {row.name} of {row.run_id}: {row.reason}"), err=True)
 
 
 def status_lines(run: Run) -> Dict[str, str]:
@@ -104,6 +102,8 @@ def find_step(run: Run, name: str) -> StepLog:
 
 def check_table(report: CheckReport) -> Table:
     """Return a table of what `runs.check` found."""
+    without_own_row = [f"{run_id} has no row of its own" for run_id in report.without_own_row]
+    duplicates = [f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()]
     rows = ", ".join(f"{count:,} {attribute_type}" for attribute_type, count in sorted(report.rows.items()))
     lines_of = {
         "Database": [f"{report.product}, {report.database}"],
@@ -112,13 +112,11 @@ def check_table(report: CheckReport) -> Table:
             *(["pk has 32 bits and is half used"] if report.widen_pk else []),
         ],
         "Rows": [f"{sum(report.rows.values()):,}{f' ({rows})' if rows else ''}"],
-        "Runs": [f"{report.runs:,}", *_first(f"{run_id} has no row of its own" for run_id in report.headless)],
+        "Runs": [f"{report.runs:,}", *first_of(without_own_row)],
         "Size": [decimal(report.size)],
-        "Stale": _first(report.stale),
-        "Duplicates": _first(f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()),
-        "Unreadable": _first(
-            f"{row.run_id}: {row.attribute_type} {row.attribute_key}: {row.reason}" for row in report.unreadable
-        ),
+        "Stale": first_of(report.stale),
+        "Duplicates": first_of(duplicates),
+        "Unreadable": first_of([f"{row.run_id}: {row}" for row in report.unreadable]),
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -126,12 +124,6 @@ def check_table(report: CheckReport) -> Table:
     for name, lines in lines_of.items():
         table.add_row(name, Text("\n".join(map(printable, lines or ["none"]))))
     return table
-
-
-def _first(lines: Iterable[str]) -> List[str]:
-    listed = list(lines)
-    more = [f"... and {len(listed) - LIST_LENGTH:,} more"] if len(listed) > LIST_LENGTH else []
-    return listed[:LIST_LENGTH] + more
 
 
 def _run_label(run: Run, seconds: Optional[float]) -> Text:

@@ -4,7 +4,7 @@ Most functions take a `DBStore` as their first argument, such as the one that `o
 """
 
 from magnus_peewee_store.runs.annotations import Note, add_note, tag_run, untag_run
-from magnus_peewee_store.runs.comparing import compare, diff
+from magnus_peewee_store.runs.comparing import Differences, StepState, compare, diff
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.runs.ending import mark_failed
 from magnus_peewee_store.runs.finding import find_run
@@ -36,12 +36,14 @@ __all__ = [
     "CheckReport",
     "Condition",
     "DataUse",
+    "Differences",
     "Liveness",
     "Note",
     "Outcome",
     "Prunable",
     "Run",
     "RunSummary",
+    "StepState",
     "UnreadableRow",
     "add_note",
     "check",

@@ -1,7 +1,7 @@
 """Compare runs."""
 
 import json
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from magnus.datastore import RunLog
 
@@ -13,31 +13,51 @@ LEAST_CHANGE = 0.1  # both in seconds and as a fraction: durations that differ b
 Values = Dict[str, Any]
 
 
-def diff(a: RunLog, b: RunLog) -> Dict[str, Dict[str, Values]]:
-    """Return what differs between two runs.
+class StepState(NamedTuple):
+    """How a step went in one of the runs compared."""
+
+    status: str
+    duration: Optional[float]
+    """In seconds."""
+    reused: Optional[str] = None
+    """If a re-run did not repeat the step, the id of the run that it ran in."""
+
+
+class Differences(NamedTuple):
+    """What differs between runs: in each section the values of a name, by run.
+
+    The value is left out for a run that lacks the name. A name within a dictionary is a dot path.
+    """
+
+    run: Dict[str, Values]
+    """The status, the tag, and the hash of the pipeline."""
+    parameters: Dict[str, Values]
+    metrics: Dict[str, Values]
+    """By the step's internal name, a dot and the metric's name."""
+    data: Dict[str, Values]
+    """The hashes of catalogued files."""
+    code: Dict[str, Values]
+    """The version of the code."""
+    steps: Dict[str, Dict[str, StepState]]
+    """Durations are equal if they differ by less than 10% or 100 ms."""
+
+
+def diff(a: RunLog, b: RunLog) -> Differences:
+    """Return what differs between two runs. Their values are those of `"a"` and `"b"`.
 
     Args:
         a: A run log.
         b: Another.
-
-    Returns:
-        A dictionary by section (see `compare`) and name. It holds the two values, without the value of a run that lacks
-        the name, as `{"a": ..., "b": ...}`.
     """
     sides = {"a": Run(a, None, complete_log=a), "b": Run(b, None, complete_log=b)}
     return _compare({side: _sections(run) for side, run in sides.items()})
 
 
-def compare(runs: Sequence[Run]) -> Dict[str, Dict[str, Values]]:
-    """Return what differs between any number of runs.
+def compare(runs: Sequence[Run]) -> Differences:
+    """Return what differs between any number of runs. Their values are found by their ids.
 
     Args:
         runs: What `read_run` returned.
-
-    Returns:
-        By section and name the value of each run, by its id. The value is left out for a run that lacks the name. The
-        sections are `run`, `parameters`, `metrics`, `data`, `code` and `steps`. Data is compared by its hash. Durations
-        are equal if they differ by less than 10% or 100 ms. A name within a dictionary is a dot path.
 
     Example:
         >>> from magnus_peewee_store import DBStore, runs
@@ -45,7 +65,7 @@ def compare(runs: Sequence[Run]) -> Dict[str, Dict[str, Values]]:
         >>> for run_id, rows in (("first", 3), ("second", 4)):
         ...     _ = store.create_run_log(run_id)
         ...     store.set_parameters(run_id, {"rows": rows})
-        >>> runs.compare([runs.read_run(store, run_id) for run_id in ("first", "second")])["parameters"]
+        >>> runs.compare([runs.read_run(store, run_id) for run_id in ("first", "second")]).parameters
         {'rows': {'first': 3, 'second': 4}}
     """
     return _compare({run.run_log.run_id: _sections(run) for run in runs})
@@ -67,37 +87,32 @@ def _sections(run: Run) -> Dict[str, Values]:
         },
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {
-            step.internal_name: {
-                "status": step.status,
-                "duration": duration_of(step.status, None, step.attempts),
-                **({"reused": run.reused[step.internal_name]} if step.internal_name in run.reused else {}),
-            }
+            step.internal_name: StepState(
+                step.status, duration_of(step.status, None, step.attempts), run.reused.get(step.internal_name)
+            )
             for step in steps
         },
     }
 
 
-def _compare(sections_of: Dict[str, Dict[str, Values]]) -> Dict[str, Dict[str, Values]]:
-    sections = dict.fromkeys(section for each in sections_of.values() for section in each)
-    return {
-        section: _differences({run: each[section] for run, each in sections_of.items()}, section == "steps")
-        for section in sections
-    }
+def _compare(sections_of: Dict[str, Dict[str, Values]]) -> Differences:
+    return Differences(
+        *(_differences({run: sections[name] for run, sections in sections_of.items()}) for name in Differences._fields)
+    )
 
 
-def _differences(values_of: Dict[str, Values], are_steps: bool) -> Dict[str, Values]:
+def _differences(values_of: Dict[str, Values]) -> Dict[str, Values]:
     names = dict.fromkeys(name for values in values_of.values() for name in values)
     rows = {name: {run: values[name] for run, values in values_of.items() if name in values} for name in names}
-    return {name: row for name, row in rows.items() if len(row) < len(values_of) or _differ(row, are_steps)}
+    return {name: row for name, row in rows.items() if len(row) < len(values_of) or _differ(list(row.values()))}
 
 
-def _differ(row: Values, are_steps: bool) -> bool:
-    values = list(row.values())
-    if are_steps:
-        durations = [value["duration"] for value in values if value["duration"] is not None]
+def _differ(values: Sequence[Any]) -> bool:
+    if all(isinstance(value, StepState) for value in values):
+        durations = [value.duration for value in values if value.duration is not None]
         change = max(durations) - min(durations) if durations else 0.0
         if change > LEAST_CHANGE and change > LEAST_CHANGE * min(durations):
             return True
-        values = [{**value, "duration": None} for value in values]
+        values = [value._replace(duration=None) for value in values]
     # Compared as JSON, because NaN differs from itself.
     return len({json.dumps(value, sort_keys=True) for value in values}) > 1

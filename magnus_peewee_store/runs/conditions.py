@@ -7,12 +7,14 @@ import json
 import operator
 import re
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from magnus_peewee_store.exceptions import ConditionError
-from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.listing import RunProgress, RunSummary
 from magnus_peewee_store.runs.statuses import UNKNOWN, parse_status
 from magnus_peewee_store.times import parse_age, parse_time
+
+AnyRun = TypeVar("AnyRun", bound=RunProgress)
 
 PARAMS, METRICS = "params.", "metrics."  # what a name may begin with, to say which of the two it is
 OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
@@ -25,7 +27,8 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     "~": operator.contains,
 }
 HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")  # those that the run's own row holds
-FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
+VALUE_FIELDS = ("project",)  # those that only a `RunSummary` has
+FIELDS: Dict[str, Callable[[Any], Any]] = {
     "run_id": lambda run: run.run_id,
     "status": lambda run: run.status,
     "tag": lambda run: run.tag or "",
@@ -49,7 +52,7 @@ class Condition(NamedTuple):
     """A comparison that a run meets if any of the name's values meets it."""
 
     name: str
-    """A field, a parameter, or a metric; of a metric also the last parts of its name."""
+    """A field, a parameter, or a metric; of a metric also the last parts of its name, without the number of a step."""
     operator: str
     """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
     value: str
@@ -89,17 +92,19 @@ class Name:
     def __init__(self, text: str) -> None:
         self.text = text
         self.is_field = text in FIELDS
+        self.needs_summary = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
         self._param = None if text.startswith(METRICS) else text[len(PARAMS) :] if text.startswith(PARAMS) else text
         self._metric = None if text.startswith(PARAMS) else text[len(METRICS) :] if text.startswith(METRICS) else text
         self._is_metric: Dict[str, bool] = {}  # by each name of a metric seen, since runs have the same ones
 
-    def values(self, run: RunSummary) -> List[Any]:
-        """Return the values that a run has for the name."""
+    def values(self, run: RunProgress) -> List[Any]:
+        """Return the values that a run has for the name. It must be a `RunSummary` if the name `needs_summary`."""
         if self.text == "tag":
             return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
             return [self._field(run)]
+        assert isinstance(run, RunSummary)  # noqa: S101 - see above
         values = [run.params[self._param]] if self._param in run.params else []
         if self._metric is not None:
             values += [value for name, value in run.metrics.items() if self._means(name)]
@@ -107,8 +112,15 @@ class Name:
 
     def _means(self, metric: str) -> bool:
         if metric not in self._is_metric:
-            self._is_metric[metric] = f".{metric}".endswith(f".{self._metric}")
+            names = (f".{metric}", f".{without_number(metric)}")
+            self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
         return self._is_metric[metric]
+
+
+def without_number(metric: str) -> str:
+    """Return the name of a metric without the number at its end that `track_this(step=1, loss=...)` adds."""
+    name, _, number = metric.rpartition(".")
+    return name if re.fullmatch(r"-?\d+", number) else metric
 
 
 class Filter:
@@ -128,7 +140,7 @@ class Filter:
         self.name = Name(self.condition.name)
         self._operand = _Operand(self.condition)
 
-    def is_met_by(self, run: RunSummary) -> bool:
+    def is_met_by(self, run: RunProgress) -> bool:
         """Return True if any value that the run has for the name meets the condition; for `tag!=`, if all do."""
         is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return is_enough(map(self._operand.compare, self.name.values(run)))
@@ -208,16 +220,16 @@ class _Operand:
         return self._number != self._number
 
 
-def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) -> List[RunSummary]:
+def sort_runs(runs: Sequence[AnyRun], name: Name, descending: bool = False) -> List[AnyRun]:
     """Sort runs by a name: by numbers, then by texts; last come NaN and the runs that have no such value.
 
     Of several values the smallest counts, or the largest if `descending`. Runs with equal values keep their order.
     """
     choose = max if descending else min
-    numbers: List[Tuple[Any, RunSummary]] = []
-    texts: List[Tuple[Any, RunSummary]] = []
-    incomparable: List[RunSummary] = []
-    missing: List[RunSummary] = []
+    numbers: List[Tuple[Any, AnyRun]] = []
+    texts: List[Tuple[Any, AnyRun]] = []
+    incomparable: List[AnyRun] = []
+    missing: List[AnyRun] = []
     for run in runs:
         values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
         own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]

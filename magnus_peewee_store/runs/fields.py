@@ -3,22 +3,25 @@
 import itertools
 import operator
 from datetime import datetime
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from magnus.datastore import StepLog
 from pydantic_core import SchemaValidator, core_schema, from_json
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.origin import Origin, parse_origin, repository_name
+from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, to_run
 from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import from_created_at
 
-# What a list or search needs of a step, as a plain tuple, since there are many: its status and type; whether it did not
-# run (a re-run does not repeat the steps that succeeded before); its metrics; as magnus wrote them, the start of its
-# first attempt and the end of its last; and the git remote of its code.
-StepFields = Tuple[str, str, bool, Dict[str, Any], Optional[str], Optional[str], Optional[str]]
+# What a list or search needs of a step, as a plain tuple, since there are many: its status and type; as magnus wrote
+# them, the start of its first attempt and the end of its last. With values also: whether it did not run (a re-run does
+# not repeat the steps that succeeded before), its metrics, and the git remote of its code.
+StepFields = Tuple[Any, ...]
+STATUS, TYPE, START, END, IS_MOCK, METRICS, REMOTE = range(7)
 
 
 class RunFields(NamedTuple):
@@ -40,22 +43,25 @@ class RunFields(NamedTuple):
     """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in."""
     reused_metrics: Dict[str, Dict[str, Any]] = {}
     """The metrics of reused steps, and of the steps in their branches, by internal name."""
+    tags: Tuple[str, ...] = ()
+    """The tags that were added to it, besides its own."""
+    notes: Tuple[Note, ...] = ()
 
     @property
     def project(self) -> Optional[str]:
         """The git remote of its code; without one, the name of the folder that it was started in."""
-        remote = next((step[6] for step in self.steps.values() if step[6]), None)
+        remote = next((step[REMOTE] for step in self.steps.values() if step[REMOTE]), None)
         return repository_name(remote) if remote else self.origin.folder
 
     def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
         """Return the metrics of each step by its internal name, those of reused steps, too."""
-        return {**{name: step[3] for name, step in self.steps.items()}, **self.reused_metrics}
+        return {**{name: step[METRICS] for name, step in self.steps.items()}, **self.reused_metrics}
 
 
 _TEXT = core_schema.str_schema(strict=True)
 _NULLABLE_TEXT = core_schema.nullable_schema(_TEXT)
 _FLAG = core_schema.bool_schema(strict=True)
-_METRICS = core_schema.dict_schema(_TEXT)
+_METRICS_OBJECT = core_schema.dict_schema(_TEXT)
 
 
 def _typed_dict(is_required: bool = True, **fields: Any) -> Any:
@@ -78,7 +84,7 @@ _validate_step = SchemaValidator(
         status=_TEXT,
         step_type=_TEXT,
         mock=_FLAG,
-        user_defined_metrics=_METRICS,
+        user_defined_metrics=_METRICS_OBJECT,
         attempts=core_schema.list_schema(_typed_dict(start_time=_TEXT, end_time=_TEXT)),
         code_identities=core_schema.list_schema(_typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT)),
     )
@@ -86,15 +92,26 @@ _validate_step = SchemaValidator(
 _STEP_PATHS = (
     ("status",),
     ("step_type",),
-    ("mock",),
-    ("user_defined_metrics",),
     ("attempts", 0, "start_time"),
     ("attempts", -1, "end_time"),
+    ("mock",),
+    ("user_defined_metrics",),
     ("code_identities", 0, "code_identifier_url"),
 )
-_parse_step = SchemaValidator(
-    core_schema.tuple_schema([_TEXT, _TEXT, _FLAG, _METRICS, *[_NULLABLE_TEXT] * 3])
-).validate_json
+_STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_OBJECT, _NULLABLE_TEXT)
+
+
+class _Selection:
+    """The rows of runs, and the fields of their steps, to read."""
+
+    def __init__(self, types: Types, count: int) -> None:
+        self.types = types
+        self.paths = _STEP_PATHS[:count]
+        self.parse_step = SchemaValidator(core_schema.tuple_schema([*_STEP_SCHEMAS[:count]])).validate_json
+
+
+_WITH_VALUES = _Selection(fragments.PARAMETER, len(_STEP_PATHS))
+_WITHOUT_VALUES = _Selection((), IS_MOCK)
 
 
 def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
@@ -104,32 +121,23 @@ def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
         store: The store.
         run_ids: The whole ids, at most a few hundred.
     """
-    known = _read_own_fields(store, run_ids)
+    known = _read_own_fields(store, run_ids, _WITH_VALUES)
     missing = _missing_originals(known, known)
     while missing:
-        loaded = _read_own_fields(store, missing)
+        loaded = _read_own_fields(store, missing, _WITH_VALUES)
         known.update(loaded)
         missing = _missing_originals(loaded, known)
     return [_add_reused(known[run_id], known) for run_id in run_ids]
 
 
+def read_progress(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
+    """Return the fields of runs, in the order of the ids, without params, metrics, project and reused steps."""
+    return [*_read_own_fields(store, run_ids, _WITHOUT_VALUES).values()]
+
+
 def read_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
-    """Return what the runs' own rows hold, in the order of the ids."""
-    headers = _read_header_rows(store, run_ids)
-    fields = []
-    for run_id in run_ids:
-        try:
-            fields.append(_to_fields(headers[run_id], ()))
-        except (KeyError, ValueError, RecursionError):
-            fields.append(_read_slowly(store, run_id))
-    return fields
-
-
-def _read_header_rows(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
-    headers: Dict[str, List[StoredRow]] = {}
-    for row in store.table.read_runs(run_ids, fragments.RUN_LOG):
-        headers.setdefault(row.run_id, []).append(row)
-    return headers
+    """Return what the runs' own rows and their annotations hold, in the order of the ids."""
+    return [*_read_own_fields(store, run_ids, None).values()]
 
 
 def _missing_originals(runs: Mapping[str, RunFields], known: Mapping[str, RunFields]) -> List[str]:
@@ -138,7 +146,7 @@ def _missing_originals(runs: Mapping[str, RunFields], known: Mapping[str, RunFie
 
 
 def _reused_steps(run: RunFields) -> List[str]:
-    return [name for name, step in run.steps.items() if step[2]] if run.original_run_id else []
+    return [name for name, step in run.steps.items() if step[IS_MOCK]] if run.original_run_id else []
 
 
 def _add_reused(run: RunFields, known: Dict[str, RunFields]) -> RunFields:
@@ -161,7 +169,7 @@ def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
     names = _reused_steps(run)
     if not names or run.reused or original is None:
         return run
-    metrics_of = {name: step[3] for name, step in original.steps.items()}
+    metrics_of = {name: step[METRICS] for name, step in original.steps.items()}
     metrics_of.update(original.reused_metrics)
     reused = {name: original.reused.get(name, original.run_id) for name in names}
     found = {
@@ -173,26 +181,40 @@ def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
     return run._replace(reused=reused, reused_metrics=found)
 
 
-def _read_own_fields(store: DBStore, run_ids: Sequence[str]) -> Dict[str, RunFields]:
-    headers = _read_header_rows(store, run_ids)
-    rows = store.table.read_fields(run_ids, fragments.PARAMETER, fragments.STEP, _STEP_PATHS)
+def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: Optional[_Selection]) -> Dict[str, RunFields]:
+    """Return the fields of runs, in the order of the ids; without a selection none of their steps."""
+    own_rows: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
+    for row in store.table.read_runs(run_ids, fragments.RUN_LOG + fragments.ANNOTATIONS):
+        own_rows.setdefault(row.run_id, []).append(row)
+    rows = store.table.read_fields(run_ids, selection.types, fragments.STEP, selection.paths) if selection else ()
     rows_of = {run_id: list(own_rows) for run_id, own_rows in itertools.groupby(rows, operator.itemgetter(0))}
+    parse_step = (selection or _WITH_VALUES).parse_step
     fields = {}
     for run_id in run_ids:
         try:
-            fields[run_id] = _to_fields(headers[run_id], rows_of.get(run_id, ()))
-        except (KeyError, ValueError, RecursionError):
+            fields[run_id] = _to_fields(own_rows[run_id], rows_of.get(run_id, ()), parse_step)
+        except (IndexError, ValueError, RecursionError):
             # A row is not as expected, or there is no header.
             fields[run_id] = _read_slowly(store, run_id)
     return fields
 
 
-def _to_fields(headers: Sequence[StoredRow], rows: Iterable[Sequence[Any]]) -> RunFields:
+def _to_fields(
+    own_rows: Sequence[StoredRow], rows: Iterable[Sequence[Any]], parse_step: Callable[[str], StepFields]
+) -> RunFields:
     """Return the fields that rows hold.
 
+    Args:
+        own_rows: The run's own row and its annotations.
+        rows: The rows of its parameters and steps.
+        parse_step: Parses the fields of a step that the database has extracted.
+
     Raises:
+        IndexError: If the run has no row of its own.
         ValueError: If a row does not have the form that magnus writes.
     """
+    headers = [row for row in own_rows if row.attribute_type in fragments.RUN_LOG]
+    annotations = [row.fragment for row in own_rows if row.attribute_type in fragments.ANNOTATIONS]
     own = _parse_header(headers[-1].attribute_value)
     params: Dict[str, Any] = {}
     steps: Dict[str, StepFields] = {}
@@ -201,7 +223,9 @@ def _to_fields(headers: Sequence[StoredRow], rows: Iterable[Sequence[Any]]) -> R
             params[name] = from_json(value)
         else:
             # An object, if the database has not extracted the fields.
-            steps[name] = _parse_step(value) if value[:1] == "[" else _parse_whole_step(value)
+            step = parse_step(value) if value[:1] == "[" else _parse_whole_step(value)
+            if step[TYPE] not in fragments.TERMINAL_STEP_TYPES:
+                steps[name] = step
     return RunFields(
         headers[0].run_id,
         own["status"],
@@ -210,15 +234,18 @@ def _to_fields(headers: Sequence[StoredRow], rows: Iterable[Sequence[Any]]) -> R
         own["run_config"].get("pipeline_file"),
         from_created_at(headers[0].created_at),
         flatten(params),
-        {name: step for name, step in steps.items() if step[1] not in fragments.TERMINAL_STEP_TYPES},
+        steps,
         [],
         parse_origin(own["run_config"].get(STARTED_BY)),
+        tags=tuple(tag for tag in tags_of(annotations) if tag != own["tag"]) if annotations else (),
+        notes=tuple(notes_of(annotations)) if annotations else (),
     )
 
 
 def _read_slowly(store: DBStore, run_id: str) -> RunFields:
     """Return the fields of a run that has rows which are not as expected."""
-    rows = store.table.read_runs([run_id], fragments.RUN_LOG + fragments.PARAMETER + fragments.STEP)
+    types = fragments.RUN_LOG + fragments.PARAMETER + fragments.STEP + fragments.ANNOTATIONS
+    rows = store.table.read_runs([run_id], types)
     header = next((row for row in rows if row.attribute_type in fragments.RUN_LOG), rows[0] if rows else None)
     run = to_run(run_id, [row.fragment for row in rows], header.created_at if header else None)
     run_log = run.run_log
@@ -233,6 +260,8 @@ def _read_slowly(store: DBStore, run_id: str) -> RunFields:
         {step.internal_name: _step_fields(step) for step in steps_of(run_log)},
         run.unreadable,
         run.origin,
+        tags=run.tags,
+        notes=run.notes,
     )
 
 
@@ -246,10 +275,10 @@ def _parse_whole_step(value: str) -> StepFields:
     attempts, codes = step["attempts"], step["code_identities"]
     times = (attempts[0]["start_time"], attempts[-1]["end_time"]) if attempts else (None, None)
     remote = codes[0].get("code_identifier_url") if codes else None
-    return (step["status"], step["step_type"], step["mock"], step["user_defined_metrics"], *times, remote)
+    return (step["status"], step["step_type"], *times, step["mock"], step["user_defined_metrics"], remote)
 
 
 def _step_fields(step: StepLog) -> StepFields:
     times = (step.attempts[0].start_time, step.attempts[-1].end_time) if step.attempts else (None, None)
     remote = step.code_identities[0].code_identifier_url if step.code_identities else None
-    return (step.status, step.step_type, step.mock, step.user_defined_metrics, *times, remote)
+    return (step.status, step.step_type, *times, step.mock, step.user_defined_metrics, remote)

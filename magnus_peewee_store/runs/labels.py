@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Sequence
 
-from magnus_peewee_store.runs.conditions import METRICS, PARAMS
+from magnus_peewee_store.runs.conditions import METRICS, PARAMS, without_number
 from magnus_peewee_store.runs.listing import RunSummary
 
 
@@ -13,9 +13,13 @@ def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
 
 
 def headings(names: Sequence[str]) -> List[str]:
-    """Return the names without their prefixes; of a metric only the last part, if no other name ends in it."""
+    """Return the names without their prefixes; of a metric only the last part, if no other name ends in it.
+
+    The number of a step belongs to the last part.
+    """
     texts = [_without_prefix(name) for name in names]
-    last = [text.rpartition(".")[2] or text for text in texts]
+    starts = [without_number(text).rpartition(".")[0] for text in texts]
+    last = [text[len(start) :].lstrip(".") or text for text, start in zip(texts, starts)]
     counts: Dict[str, int] = {}
     for text in last:
         counts[text] = counts.get(text, 0) + 1

@@ -33,6 +33,15 @@ class UnreadableRow(NamedTuple):
     attribute_key: str
     reason: str
 
+    @property
+    def name(self) -> str:
+        """Its type and key."""
+        return f"{self.attribute_type} {self.attribute_key}"
+
+    def __str__(self) -> str:
+        """Return its type and key, and the reason."""
+        return f"{self.name}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Run:

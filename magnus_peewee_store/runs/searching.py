@@ -2,16 +2,28 @@
 
 import json
 from datetime import datetime
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
+from typing import Callable, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Requirement
-from magnus_peewee_store.exceptions import UnknownNameError
-from magnus_peewee_store.runs.conditions import FIELDS, AnyCondition, Condition, Filter, Name, make_filters, sort_runs
+from magnus_peewee_store.exceptions import InvalidValueError, UnknownNameError
+from magnus_peewee_store.runs.conditions import (
+    FIELDS,
+    AnyCondition,
+    AnyRun,
+    Condition,
+    Filter,
+    Name,
+    make_filters,
+    sort_runs,
+    without_number,
+)
 from magnus_peewee_store.runs.finding import suggest
 from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, summarize, summarize_headers
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import to_created_at
+
+Reader = Callable[[DBStore, Sequence[str]], List[AnyRun]]  # from a store and ids
 
 
 def search(
@@ -25,8 +37,9 @@ def search(
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
     The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
-    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`; a run
-    meets a condition if one of them does. `params.rmse` and `metrics.rmse` say which of the two is meant.
+    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`, or
+    `train.rmse.2`, which `track_this(step=2, rmse=...)` wrote; a run meets a condition if one of them does.
+    `params.rmse` and `metrics.rmse` say which of the two is meant.
 
     Args:
         store: The store.
@@ -39,6 +52,7 @@ def search(
     Raises:
         ConditionError: If a condition is not valid.
         UnknownNameError: If no run has a name of `where` or `order_by`.
+        InvalidValueError: If the limit is less than 1.
 
     Example:
         >>> from magnus.datastore import StepLog
@@ -51,19 +65,7 @@ def search(
         >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
         [('second', {'train.rmse': 0.4})]
     """
-    filters = make_filters(where)
-    order = Name(order_by) if order_by is not None else None
-    names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
-    unseen = [name for name in names.values() if not name.is_field]
-    found: List[RunSummary] = []
-    for run in _candidates(store, filters, None if order else limit):
-        unseen = [name for name in unseen if not name.values(run)]
-        if all(each.is_met_by(run) for each in filters):
-            found.append(run)
-            if not order and len(found) == limit:
-                return found
-    check_names(store, unseen)
-    return (sort_runs(found, order, descending) if order else found)[:limit]
+    return _search(store, make_filters(where), order_by, limit, descending, summarize)
 
 
 def list_runs(
@@ -80,6 +82,7 @@ def list_runs(
 
     Raises:
         ConditionError: If there is no such status.
+        InvalidValueError: If the limit is less than 1.
 
     Example:
         >>> from magnus_peewee_store import DBStore, runs
@@ -93,28 +96,53 @@ def list_runs(
     return search(store, where, limit=limit)
 
 
-class Page(NamedTuple):
-    """The first of the runs that were found."""
-
-    runs: List[RunSummary]
-    total: int
-    """How many runs were found."""
-
-
 def search_page(
     store: DBStore,
-    where: Union[AnyCondition, Sequence[AnyCondition]],
+    filters: Sequence[Filter],
     order_by: Optional[str],
     limit: int,
-    descending: bool = False,
-) -> Page:
-    """Find runs like `search`, and count those beyond the limit, too."""
-    filters = make_filters(where)
+    descending: bool,
+    read: Reader[AnyRun],
+) -> Tuple[List[AnyRun], int]:
+    """Find runs like `search`, and count those beyond the limit, too.
+
+    Args:
+        store: The store.
+        filters: The conditions.
+        order_by: The name to sort by.
+        limit: The largest number of runs.
+        descending: Whether to sort from large to small.
+        read: Reads the runs. It returns summaries if a filter or `order_by` needs them.
+    """
     if order_by is not None or not all(each.is_on_header() for each in filters):
-        found = search(store, where, order_by, descending=descending)
-        return Page(found[:limit], len(found))
-    found = search(store, where, limit=limit)
-    return Page(found, len(found) if len(found) < limit else _count(store, filters))
+        found = _search(store, filters, order_by, None, descending, read)
+        return found[:limit], len(found)
+    found = _search(store, filters, None, limit, False, read)
+    return found, len(found) if len(found) < limit else _count(store, filters)
+
+
+def _search(
+    store: DBStore,
+    filters: Sequence[Filter],
+    order_by: Optional[str],
+    limit: Optional[int],
+    descending: bool,
+    read: Reader[AnyRun],
+) -> List[AnyRun]:
+    if limit is not None and limit < 1:
+        raise InvalidValueError(f"The limit must be at least 1, not {limit}.")
+    order = Name(order_by) if order_by is not None else None
+    names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
+    unseen = [name for name in names.values() if not name.is_field]
+    found: List[AnyRun] = []
+    for run in _candidates(store, filters, None if order else limit, read):
+        unseen = [name for name in unseen if not name.values(run)]
+        if all(each.is_met_by(run) for each in filters):
+            found.append(run)
+            if not order and len(found) == limit:
+                return found
+    check_names(store, unseen)
+    return (sort_runs(found, order, descending) if order else found)[:limit]
 
 
 def _count(store: DBStore, filters: Sequence[Filter]) -> int:
@@ -126,11 +154,8 @@ def _count(store: DBStore, filters: Sequence[Filter]) -> int:
 
 
 def _candidates(
-    store: DBStore,
-    filters: Sequence[Filter],
-    limit: Optional[int],
-    read: Callable[[DBStore, Sequence[str]], List[RunSummary]] = summarize,
-) -> Iterator[RunSummary]:
+    store: DBStore, filters: Sequence[Filter], limit: Optional[int], read: Reader[AnyRun]
+) -> Iterator[AnyRun]:
     """Yield runs, newest first, without those that the database can tell not to meet the filters.
 
     Args:
@@ -170,14 +195,14 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
         return
     unseen, has_runs = list(names), False
     known: Set[str] = set()
-    for run in _candidates(store, (), None):
+    for run in _candidates(store, (), None, summarize):
         has_runs = True
         unseen = [name for name in unseen if not name.values(run)]
         known.update(run.params, run.metrics)
     if unseen and has_runs:
         name = unseen[0].text
         # A metric's last part comes first: it is what a short name is compared with.
-        short = [each.rpartition(".")[2] for each in known]
+        short = [without_number(each).rpartition(".")[2] for each in known]
         raise UnknownNameError(
             f"No run has a parameter or metric '{name}'.{suggest(name, sorted({*short, *known, *FIELDS}))}"
         )

@@ -39,7 +39,10 @@ def hash_of(file_or_hash: str) -> str:
 
     Raises:
         FileNotFoundError: If there is no such file, and it is no hash either.
+        IsADirectoryError: If it is a folder.
     """
+    if os.path.isdir(file_or_hash):
+        raise IsADirectoryError(errno.EISDIR, "It is a folder. Name a file", file_or_hash)
     if os.path.isfile(file_or_hash):
         return str(utils.get_data_hash(file_or_hash))
     if re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_HASH},64}}", file_or_hash):

@@ -29,19 +29,25 @@ COPY_BATCH = 20  # the number of runs that are compared at a time, with all of t
 _REFUSALS = (peewee.DataError, peewee.IntegrityError, ValueError)
 
 
+WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED = "written", "incomplete", "updated", "skipped", "failed"
+
+
 class Outcome(NamedTuple):
     """What happened to one run, or to one file that should contain a run."""
 
     name: str
     """The id of the run, or the path of the file."""
-    done: bool
-    """Whether the run was written. If it was not, and there is no problem, the target had it already."""
-    problem: str = ""
-    """Why the run, or a part of it, was not written."""
-    note: str = ""
-    """What else the user should know."""
-    is_update: bool = False
-    """Whether an older copy of the run was brought up to date."""
+    status: str
+    """One of these:
+
+    - `written`
+    - `incomplete`: it was written without rows that cannot be read.
+    - `updated`: it was written before, and has been brought up to date.
+    - `skipped`: it was there before.
+    - `failed`
+    """
+    message: str = ""
+    """Why it failed or is incomplete, or what else to know."""
 
 
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
@@ -62,20 +68,20 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
     folder.mkdir(parents=True, exist_ok=True)
     for run_id in run_ids:
         if not _can_name_a_file(run_id):
-            yield Outcome(run_id, False, "its id cannot be the name of a file")
+            yield Outcome(run_id, FAILED, "its id cannot be the name of a file")
             continue
         try:
             run = read_exactly(store, run_id)
         except RunNotFoundError as error:
-            yield Outcome(run_id, False, str(error))
+            yield Outcome(run_id, FAILED, str(error))
             continue
-        problem = "; ".join(f"{row.attribute_type} {row.attribute_key}: {row.reason}" for row in run.unreadable)
+        problem = "; ".join(map(str, run.unreadable))
         if run.run_log.status == UNKNOWN:
-            yield Outcome(run_id, False, problem or "it has no row of its own")
+            yield Outcome(run_id, FAILED, problem or "it has no row of its own")
             continue
         # The format of magnus' own store.
         write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
-        yield Outcome(run_id, True, problem)
+        yield Outcome(run_id, INCOMPLETE if problem else WRITTEN, problem)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -137,9 +143,9 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
             file = path / RUN_LOG_CHUNK if is_chunked else path
             rows = _rows_of(run_log, datetime.fromtimestamp(file.stat().st_mtime, timezone.utc))
         except OSError as error:
-            yield Outcome(str(path), False, f"{error.strerror} ({error.filename})")
+            yield Outcome(str(path), FAILED, f"{error.strerror} ({error.filename})")
         except fragments.PARSE_ERRORS as error:
-            yield Outcome(str(path), False, fragments.explain(error))
+            yield Outcome(str(path), FAILED, fragments.explain(error))
         else:
             yield _insert(store, rows, str(path))
 
@@ -169,17 +175,14 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
         for run_id in batch:
             rows = wanted[run_id]
             if not rows:
-                yield Outcome(run_id, False, "it was deleted in the meantime")
+                yield Outcome(run_id, FAILED, "it was deleted in the meantime")
             elif rows == present[run_id]:
-                yield Outcome(run_id, False)
+                yield Outcome(run_id, SKIPPED)
             elif present[run_id] and _creation_of(rows) != _creation_of(present[run_id]):
                 # magnus generates the same id more than once. A copy would have the created_at of the original.
-                yield Outcome(run_id, False, note="skipped: the other database has another run with this id")
+                yield Outcome(run_id, SKIPPED, "skipped: the other database has another run with this id")
             else:
-                outcome = _replace(target, rows, bool(present[run_id]))
-                is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
-                note = "" if is_finished or not outcome.done else "it has not ended, and was copied as it is now"
-                yield outcome._replace(note=note)
+                yield _replace(target, rows, UPDATED if present[run_id] else WRITTEN)
 
 
 def find_differing(
@@ -209,9 +212,9 @@ def are_same(a: Backend, b: Backend) -> bool:
 
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
     try:
-        return Outcome(name, store.table.insert_run(rows))
+        return Outcome(name, WRITTEN if store.table.insert_run(rows) else SKIPPED)
     except _REFUSALS as error:
-        return Outcome(name, False, str(error).strip())
+        return Outcome(name, FAILED, str(error).strip())
 
 
 def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
@@ -239,13 +242,14 @@ def _creation_of(rows: Sequence[StoredRow]) -> Any:
     return next((row.created_at for row in rows if row.attribute_type in fragments.RUN_LOG), None)
 
 
-def _replace(target: DBStore, rows: Sequence[StoredRow], is_update: bool) -> Outcome:
+def _replace(target: DBStore, rows: Sequence[StoredRow], status: str) -> Outcome:
     run_id = rows[0].run_id
     try:
         target.table.replace_run(rows, fragments.HEARTBEAT)
-        return Outcome(run_id, True, is_update=is_update)
     except _REFUSALS as error:
-        return Outcome(run_id, False, str(error).strip())
+        return Outcome(run_id, FAILED, str(error).strip())
+    is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
+    return Outcome(run_id, status, "" if is_finished else "it has not ended, and was copied as it is now")
 
 
 def _scrub_row(row: StoredRow) -> StoredRow:

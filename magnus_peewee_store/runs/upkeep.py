@@ -43,7 +43,7 @@ class CheckReport:
     """The number of rows by attribute_type."""
     runs: int
     """The number of runs."""
-    headless: List[str]
+    without_own_row: List[str]
     """The runs without a row of their own."""
     duplicates: Dict[str, int]
     """The number of duplicate rows by run."""
@@ -55,7 +55,7 @@ class CheckReport:
     @property
     def is_healthy(self) -> bool:
         """Whether nothing needs attention."""
-        return not (self.missing or self.widen_pk or self.duplicates or self.unreadable or self.headless)
+        return not (self.missing or self.widen_pk or self.duplicates or self.unreadable or self.without_own_row)
 
 
 class Prunable(NamedTuple):
@@ -99,7 +99,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
         widen_pk=table.widen_pk(),
         rows=rows,
         runs=len(run_ids),
-        headless=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
+        without_own_row=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
         duplicates=table.duplicates(),
         unreadable=unreadable,
         stale=[
