@@ -39,6 +39,7 @@ MEMORY_SCRIPT = """
 import os, re, sys, tempfile, time
 from pathlib import Path
 from magnus_peewee_store import executors, workers
+from magnus_peewee_store.slots import Slots
 
 size, count = map(int, sys.argv[1:])
 folder = Path(tempfile.mkdtemp(dir="."))
@@ -62,7 +63,7 @@ def work(number):
 
 parent = os.getpid()
 jobs = [lambda number=number: work(number) for number in range(count)]
-workers.run(jobs, workers.Slots(count), lambda index, failure: sys.exit(failure.reason))
+workers.run(jobs, Slots(count), lambda index, failure: sys.exit(failure.reason))
 files = [folder / "parent", *(folder / f"measured{number}" for number in range(count))]
 print(sum(int(file.read_text()) for file in files) / (1 << 20))
 """

@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr
 from magnus_peewee_store import workers
 from magnus_peewee_store.exceptions import ParallelExecutionError
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.slots import Slots
 from magnus_peewee_store.store import DBStore
 
 logger = logging.getLogger("magnus.db")
@@ -63,7 +64,7 @@ class LocalParallel(LocalExecutor):
     service_name: str = "local-parallel"
     max_workers: Optional[int] = Field(default=None, ge=1)
 
-    _slots: Optional[workers.Slots] = PrivateAttr(default=None)
+    _slots: Optional[Slots] = PrivateAttr(default=None)
 
     def prepare_for_graph_execution(self) -> None:
         """Refuse what cannot run in parallel, then prepare as magnus does.
@@ -105,7 +106,7 @@ class LocalParallel(LocalExecutor):
             return
         self.fan_out(node, map_variable=map_variable)
         if self._slots is None:
-            self._slots = workers.Slots(self.max_workers or _cpu_count())
+            self._slots = Slots(self.max_workers or _cpu_count())
         workers.run(
             [partial(self._execute_branch, branch) for branch in branches],
             self._slots,

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Callable, NamedTuple, Optional
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import LogTable, Requirement, Row
+from magnus_peewee_store.db.rows import Requirement, Row
+from magnus_peewee_store.db.table import LogTable
 from magnus_peewee_store.origin import Origin, this_process
 from magnus_peewee_store.times import local_utc_offset, utcnow
 

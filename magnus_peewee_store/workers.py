@@ -13,14 +13,14 @@ import select
 import selectors
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
-import weakref
 from collections import deque
 from datetime import datetime
-from typing import IO, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import IO, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from magnus_peewee_store.slots import Slots
 
 GRACE = 5.0  # How many seconds interrupted processes have to end by themselves.
 POLL = 0.05  # How many seconds to wait for a free slot before looking again.
@@ -49,50 +49,6 @@ class Outcome(NamedTuple):
     """The index of the job."""
     failure: Optional[Failure]
     """Why it did not return; None if it did."""
-
-
-class Slots:
-    """The slots that a process and all its descendants share, so that a limited number of them work at once.
-
-    Each process has one slot by itself, which it lends to one of its children while it waits for them. So nested
-    processes cannot wait for each other. The other slots are record locks on the bytes of a file: the kernel frees
-    those of a killed process, and a child does not inherit them.
-
-    Args:
-        count: How many processes work at once.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._shared = range(count - 1)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-
-    def take(self, own: Set[Optional[int]]) -> Tuple[bool, Optional[int]]:
-        """Take a slot that is free.
-
-        Args:
-            own: The slots that this process has taken. None is the one that it has by itself.
-
-        Returns:
-            Whether all slots are taken, and the slot.
-        """
-        import fcntl
-
-        if None not in own:
-            return False, None
-        for slot in self._shared:
-            if slot not in own:
-                with contextlib.suppress(OSError):
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-                    return False, slot
-        return True, None
-
-    def give_back(self, slot: Optional[int]) -> None:
-        """Give back a slot."""
-        import fcntl
-
-        if slot is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
 
 
 def run(

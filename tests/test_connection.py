@@ -34,7 +34,7 @@ from magnus_peewee_store import (
     runs,
 )
 from magnus_peewee_store.db.url import ConnectionString, make_database
-from magnus_peewee_store.runs.transfer import are_same
+from magnus_peewee_store.runs.copying import are_same
 
 
 def secret_getter(**values: str) -> Any:

@@ -20,7 +20,7 @@ LAYERS = (
     ("store",),
     ("heartbeat",),
     ("fragments", "origin", "scrub", "workers"),
-    ("db",),
+    ("db", "slots"),
     ("exceptions", "times"),
 )
 # A run draws itself in a notebook. The function imports what it needs when it is called.

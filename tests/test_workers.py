@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 import pytest
 
 from magnus_peewee_store import workers
+from magnus_peewee_store.slots import Slots
 
 KILLED = "The process was killed by SIGKILL. Linux does that when memory runs out."
 
@@ -20,7 +21,7 @@ KILLED = "The process was killed by SIGKILL. Linux does that when memory runs ou
 def run(jobs: List[Callable[[], Any]], count: int = 4) -> Dict[int, str]:
     """Run the jobs and return the reason of each that failed, by its index."""
     reasons: Dict[int, str] = {}
-    workers.run(jobs, workers.Slots(count), lambda index, failure: reasons.update({index: failure.reason}))
+    workers.run(jobs, Slots(count), lambda index, failure: reasons.update({index: failure.reason}))
     return reasons
 
 
@@ -167,7 +168,7 @@ def most_at_once(log: Path) -> int:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_nested_jobs_share_the_slots(tmp_path: Path, count: int) -> None:
-    slots = workers.Slots(count)
+    slots = Slots(count)
     log = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def leaf() -> None:
@@ -185,7 +186,7 @@ def test_nested_jobs_share_the_slots(tmp_path: Path, count: int) -> None:
 
 
 def test_slots_of_a_killed_process_are_free_again(tmp_path: Path) -> None:
-    slots = workers.Slots(2)
+    slots = Slots(2)
 
     def hold_all_slots() -> None:
         workers.run([kill_parent, lambda: threading.Event().wait()], slots, lambda *_: None)
@@ -281,7 +282,7 @@ def test_error_of_the_callback_ends_all_processes(tmp_path: Path, monkeypatch: p
     before = os.listdir("/proc/self/fd")
     children_before = children()
     with pytest.raises(RuntimeError, match="given up"):
-        workers.run([wait_deafly, fail], workers.Slots(2), give_up)
+        workers.run([wait_deafly, fail], Slots(2), give_up)
     assert children() <= children_before
     gc.collect()  # the temporary file of the slots
     assert len(os.listdir("/proc/self/fd")) == len(before)
@@ -309,6 +310,7 @@ def test_jobs_handle_ctrl_c_as_a_new_process_does() -> None:
 SCRIPT = """
 import os, signal, subprocess, sys, threading
 from magnus_peewee_store import workers
+from magnus_peewee_store.slots import Slots
 
 def wait(name, *command):
     if "deaf" in sys.argv:
@@ -322,7 +324,7 @@ def nest(name):
     workers.run([lambda: wait(name + "1"), lambda: wait(name + "2")], slots, lambda *_: None)
 
 workers.GRACE = 1.0
-slots = workers.Slots(8)
+slots = Slots(8)
 workers.run([lambda: wait("a"), lambda: wait("b"), lambda: nest("c")], slots, lambda *_: None)
 """
 

@@ -11,7 +11,8 @@ from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database, open_until_command_ends
 from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.runs.conditions import Condition
-from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, are_same
+from magnus_peewee_store.runs.copying import are_same
+from magnus_peewee_store.runs.outcomes import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN
 from magnus_peewee_store.store import DBStore
 
 

@@ -15,7 +15,7 @@ from magnus_peewee_store.cli import following, views
 from magnus_peewee_store.cli.console import echo_json, make_console, printable
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.types import Age, RunCommand, RunId
-from magnus_peewee_store.runs.transfer import write_atomically
+from magnus_peewee_store.runs.files import write_atomically
 from magnus_peewee_store.store import DBStore
 
 

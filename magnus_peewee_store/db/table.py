@@ -1,35 +1,19 @@
-"""Read and write the rows of the table `db_log`."""
+"""Write the rows of the table `db_log`."""
 
 import datetime
-import functools
 import json
 import time
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    TypeVar,
-    Union,
-)
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import peewee
-from peewee import fn
 
-from magnus_peewee_store.db.backends import Backend
+from magnus_peewee_store.db.access import retrying
 from magnus_peewee_store.db.backends.base import TABLE
-from magnus_peewee_store.db.queries import Queries, Types
-from magnus_peewee_store.db.schema import Schema
-from magnus_peewee_store.exceptions import InvalidValueError, ValueTooLargeError
+from magnus_peewee_store.db.queries import Types
+from magnus_peewee_store.db.reading import TableReader
+from magnus_peewee_store.db.rows import Requirement, Row, StoredRow, check_texts
+from magnus_peewee_store.exceptions import ValueTooLargeError
 from magnus_peewee_store.times import utcnow
-
-Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
 
 # The maximum size of the rows in one statement. Even if each quote takes 4 characters, they fit into MySQL's packet.
 BATCH_BYTES = 100_000
@@ -37,86 +21,42 @@ DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
-T = TypeVar("T")
 
-
-class StoredRow(NamedTuple):
-    """A row as the table stores it, without its pk."""
-
-    run_id: str
-    attribute_type: str
-    attribute_key: str
-    attribute_value: str
-    created_at: datetime.datetime
-
-    @property
-    def fragment(self) -> Row:
-        """The columns attribute_type, attribute_key and attribute_value."""
-        return self[1:4]
-
-
-class Requirement(NamedTuple):
-    """A row that a run must have: one of several types, and a key."""
-
-    types: Types
-    name: str
-
-
-def _retrying(method: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a method of `LogTable`: create the table if it is missing, and retry transient errors."""
-
-    @functools.wraps(method)
-    def wrapped(self: "LogTable", *args: Any, **kwargs: Any) -> T:
-        return self._retry_on_table(lambda attempt: method(self, *args, **kwargs))
-
-    return wrapped
-
-
-class LogTable:
-    """The rows of `db_log` in one database.
-
-    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
+class LogTable(TableReader):
+    """The rows of `db_log` in one database, to read and to write.
 
     Args:
         database: The database. The first use connects to it, and creates the table if it is missing.
     """
 
-    def __init__(self, database: Backend) -> None:
-        self.database = database
-        self._schema = Schema(database)
-        self._log = self._schema.model
-        self._stored = [getattr(self._log, name) for name in StoredRow._fields]
-        self._queries: Queries  # set by `_ensure_table`
-        self._is_table_ensured = False
-
     def insert(self, run_id: str, row: Row) -> bool:
         """Write a row unless the run already has one of its type and key, and return whether it was written."""
-        _check_texts(run_id, row)
+        check_texts(run_id, row)
         now = utcnow()
         return self._retry_on_table(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
 
-    @_retrying
+    @retrying
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
         """Write rows, all or none. Each replaces the run's row of the same type and key.
 
         Returns:
             False, and nothing is written, if the run lacks a row that `requires` names.
         """
-        _check_texts(run_id, *rows)
+        check_texts(run_id, *rows)
         batches = [rows] if len(rows) == 1 else self._batches(rows)
         if len(batches) == 1 and self._has_unique_index:
             return self._upsert(run_id, batches[0], requires)
         with self._run_lock(run_id):
             return self._lock(run_id, rows, requires) and all(self._upsert(run_id, batch) for batch in batches)
 
-    @_retrying
+    @retrying
     def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
         """Replace the value of a row by `change(value)`, atomically.
 
         Returns:
             False if there is no such row.
         """
-        _check_texts(run_id, name=name)
+        check_texts(run_id, name=name)
         with self._run_lock(run_id):
             rows = self._read(run_id, types, name, is_locking=True)
             return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
@@ -149,121 +89,16 @@ class LogTable:
 
         return self.database.try_once(write, timeout)
 
-    @_retrying
-    def read(
-        self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None, except_types: Types = ()
-    ) -> List[Row]:
-        """Return rows of a run, oldest first."""
-        _check_texts(run_id, name=name)
-        return self._read(run_id, types, name, except_types=except_types)
-
-    @_retrying
-    def has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
-        """Return True if the run has such a row."""
-        _check_texts(run_id, name=name)
-        return self._has(run_id, types, name)
-
-    @_retrying
-    def runs(
-        self,
-        types: Sequence[str],
-        since: Optional[datetime.datetime] = None,
-        prefix: str = "",
-        containing: Sequence[str] = (),
-        containing_or_with_row: Optional[Mapping[str, Requirement]] = None,
-        limit: Optional[int] = None,
-    ) -> List[Tuple[str, datetime.datetime]]:
-        """Return the id of each run that has a row of these types, with the row's created_at, newest first.
-
-        Args:
-            types: Types of which a run has one row, such as its own row.
-            since: Return only rows created at this time or later.
-            prefix: Return only runs whose id begins with it.
-            containing: Return only rows whose value contains each of these texts, ignoring case.
-            containing_or_with_row: Other rows by text. For each of them, return only rows whose value contains the
-                text, or whose run has the other row.
-            limit: The largest number of runs.
-        """
-        log = self._log
-        rows = log.select(log.run_id, log.created_at).where(log.attribute_type.in_(types))
-        if since:
-            rows = rows.where(log.created_at >= since)
-        if prefix:
-            rows = rows.where(self._queries.comparable(fn.SUBSTR(log.run_id, 1, len(prefix))) == prefix)
-        for text in containing:
-            rows = rows.where(log.attribute_value.contains(text))
-        for text, (other_types, name) in (containing_or_with_row or {}).items():
-            runs_with_row = self._queries.rows_of(None, other_types, name).select(log.run_id)
-            rows = rows.where(log.attribute_value.contains(text) | log.run_id.in_(runs_with_row))
-        return list(rows.order_by(log.created_at.desc(), log.run_id.desc()).limit(limit).tuples())
-
-    @_retrying
-    def count_runs(self, types: Sequence[str]) -> int:
-        """Return how many runs have a row of these types."""
-        log = self._log
-        return int(log.select(fn.COUNT(log.run_id.distinct())).where(log.attribute_type.in_(types)).scalar())
-
-    @_retrying
-    def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> List[StoredRow]:
-        """Return rows of at most a few hundred runs, oldest first."""
-        log = self._log
-        rows = log.select(*self._stored).where(self._queries.comparable(log.run_id).in_(run_ids))
-        if types is not None:
-            rows = rows.where(log.attribute_type.in_(types))
-        rows = self.database.execute(rows.order_by(log.created_at, log.pk)).fetchall()
-        return [self._to_stored(row) for row in rows]
-
-    @_retrying
-    def created_at_range(self, run_id: str, types: Optional[Types] = None) -> Tuple[Any, Any]:
-        """Return the oldest and the newest created_at of rows of a run; (None, None) if there are no such rows."""
-        created_at = self._log.created_at
-        rows = self._queries.rows_of(run_id, types)
-        oldest, newest = rows.select(fn.MIN(created_at), fn.MAX(created_at)).scalar(as_tuple=True)
-        return oldest, newest
-
-    @_retrying
-    def find(self, types: Types, text: str) -> List[StoredRow]:
-        """Return the rows whose value contains a text, ignoring case, oldest first."""
-        log = self._log
-        rows = log.select(*self._stored).where(log.attribute_type.in_(types), log.attribute_value.contains(text))
-        rows = self.database.execute(rows.order_by(log.created_at, log.pk)).fetchall()
-        return [self._to_stored(row) for row in rows]
-
-    @_retrying
-    def read_fields(
-        self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Sequence[Sequence[Union[str, int]]]
-    ) -> List[Any]:
-        """Return run_id, attribute_type, attribute_key and a value for rows of several runs, each run's oldest first.
-
-        For `types`, the value is attribute_value. For `field_types`, it is what `Backend.json_fields` returns.
-        """
-        log = self._log
-        value = self.database.json_fields(log.attribute_value, paths)
-        value = peewee.Case(None, [(log.attribute_type.in_(field_types), value)], log.attribute_value)
-        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value)
-        rows = rows.where(
-            self._queries.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types)
-        )
-        # peewee's conversions would take longer than the query.
-        return list(self.database.execute(rows.order_by(log.run_id, log.created_at, log.pk)).fetchall())
-
-    def scan(self, size: int) -> Iterator[List[StoredRow]]:
-        """Yield the whole table in the order of pk, in lists of at most `size` rows."""
-        pk, rows = self._read_after(0, size)
-        while rows:
-            yield rows
-            pk, rows = self._read_after(pk, size)
-
     def insert_run(self, rows: Sequence[StoredRow]) -> bool:
         """Write the rows of one run with their created_at, all or none.
 
         Returns:
             False, and nothing is written, if the run already has a row.
         """
-        _check_texts(rows[0].run_id, *(row.fragment for row in rows))
+        check_texts(rows[0].run_id, *(row.fragment for row in rows))
         return self._retry_on_table(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
 
-    @_retrying
+    @retrying
     def replace_run(self, rows: Sequence[StoredRow], except_types: Types) -> None:
         """Replace all rows of a run by these rows, with their created_at, in one transaction.
 
@@ -307,110 +142,13 @@ class LogTable:
             count = self._delete_once(run_id)
         return total
 
-    @_retrying
+    @retrying
     def _delete_once(self, run_id: str) -> int:
         with self._run_lock(run_id):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
 
-    def now(self) -> datetime.datetime:
-        """Return the time in UTC by the database's clock, without a time zone."""
-        return self.database.retry(lambda attempt: self.database.now())
-
-    def exists(self) -> bool:
-        """Return True if the table exists."""
-        return self.database.retry(lambda attempt: self._schema.exists())
-
-    def create(self) -> List[str]:
-        """Create or complete the table; see `Schema.create`."""
-        return self.database.retry(lambda attempt: self._schema.create())
-
-    def missing(self) -> List[str]:
-        """Return what `create` would create, one text each."""
-        return self.database.retry(lambda attempt: self._schema.missing())
-
-    def duplicates(self) -> Dict[str, int]:
-        """Return by run how many rows violate the unique index."""
-        return self.database.retry(lambda attempt: self._schema.duplicates())
-
-    def widen_pk(self) -> str:
-        """Return the SQL that widens pk, if half of its numbers are used; see `Schema.widen_pk`."""
-        return self.database.retry(lambda attempt: self._schema.widen_pk())
-
-    def version_string(self) -> str:
-        """Return the name and version of the database product."""
-        return self.database.retry(lambda attempt: self.database.version_string())
-
-    def size(self) -> int:
-        """Return the size of the table with its indexes, in bytes."""
-        return self.database.retry(lambda attempt: self.database.table_size())
-
-    def close(self) -> None:
-        """Close the connection. The next call opens a new one."""
-        with self.database.lock:
-            self.database.close()
-            self._is_table_ensured = False  # A database in memory is deleted with its connection.
-
-    def _retry_on_table(self, work: Callable[[int], T]) -> T:
-        """Create the table if it is missing, and run `work`, retrying transient errors."""
-
-        def work_on_table(attempt: int) -> T:
-            self._ensure_table()
-            had_unique_index = self._has_unique_index
-            try:
-                return work(attempt)
-            except peewee.IntegrityError:
-                if had_unique_index:
-                    raise
-                # Another process may have created the unique index in the meantime.
-                self._is_table_ensured = False
-                self._ensure_table()
-                if not self._has_unique_index:
-                    raise
-                return work(attempt)
-
-        return self.database.retry(work_on_table)
-
-    def _ensure_table(self) -> None:
-        """Create the table if it is missing, and prepare the queries for its layout."""
-        if not self._is_table_ensured:
-            self._schema.create_if_missing()
-            self._queries = Queries(self._log, self._schema.inspect())
-            self._is_table_ensured = True
-
-    @property
-    def _has_unique_index(self) -> bool:
-        return self._queries.layout.has_unique_index
-
     def _run_lock(self, run_id: str) -> Any:
         return self.database.atomic() if self._has_unique_index else self.database.run_lock(run_id)
-
-    def _read(
-        self,
-        run_id: str,
-        types: Optional[Types],
-        name: Optional[str],
-        is_locking: bool = False,
-        except_types: Types = (),
-    ) -> List[Row]:
-        has_row_locks = bool(self.database.for_update)
-        query = self._queries.select(types, name is not None, is_locking and has_row_locks, except_types)
-        return list(query.run(run_id=run_id, name=name).fetchall())
-
-    def _has(self, run_id: str, types: Optional[Types] = None, name: Optional[str] = None) -> bool:
-        query = self._queries.select_one(types, name is not None)
-        return query.run(run_id=run_id, name=name).fetchone() is not None
-
-    @_retrying
-    def _read_after(self, pk: int, size: int) -> Tuple[int, List[StoredRow]]:
-        """Return the next rows after a pk, and the pk of the last of them."""
-        log = self._log
-        query = log.select(*self._stored, log.pk).where(log.pk > pk).order_by(log.pk).limit(size)
-        rows = self.database.execute(query).fetchall()
-        return (rows[-1][5] if rows else pk), [self._to_stored(row) for row in rows]
-
-    def _to_stored(self, row: Sequence[Any]) -> StoredRow:
-        """Convert a row that the driver returned. peewee's own conversion takes as long as the query."""
-        return StoredRow._make((*row[:4], self._log.created_at.python_value(row[4])))
 
     def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_retry: bool) -> bool:
         types, name = (row[0],), row[1]
@@ -541,32 +279,6 @@ class LogTable:
                 f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
                 "Run create_tables, which widens the column.",
             )
-
-
-def _check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
-    """Check a run id, the keys of rows, and a key.
-
-    Raises:
-        InvalidValueError: If one of them is not text that every database can store and compare.
-    """
-    _check_text("run id", run_id)
-    for row in rows:
-        _check_text(f"name of a {row[0]}", row[1])
-    if name is not None:
-        _check_text("name", name)
-
-
-def _check_text(what: str, text: Any) -> None:
-    if not isinstance(text, str) or "\0" in text or _has_lone_surrogates(text):
-        raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}")
-
-
-def _has_lone_surrogates(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _value_too_large(run_id: str, row: Row, size: int, advice: str) -> ValueTooLargeError:

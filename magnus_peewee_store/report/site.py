@@ -21,10 +21,10 @@ from magnus_peewee_store.report.plots import Plot, draw_plots
 from magnus_peewee_store.report.run_table import table_options
 from magnus_peewee_store.report.styles import FONT, custom_properties, palette_css, read_file, status_style
 from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Condition
+from magnus_peewee_store.runs.files import write_atomically
 from magnus_peewee_store.runs.labels import all_names
 from magnus_peewee_store.runs.listing import RunSummary
 from magnus_peewee_store.runs.reading import read_exactly
-from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore
 
 INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Iterable, List, Optional, Sequence
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Requirement, Row
+from magnus_peewee_store.db.rows import Requirement, Row
 from magnus_peewee_store.exceptions import InvalidValueError, RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.store import DBStore

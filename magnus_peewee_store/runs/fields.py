@@ -10,7 +10,7 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.rows import StoredRow
 from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, to_run

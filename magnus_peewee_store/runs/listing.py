@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from magnus import defaults
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.db.rows import Row
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.annotations import Note
 from magnus_peewee_store.runs.fields import END, START, STATUS, RunFields, read_fields, read_headers, read_progress

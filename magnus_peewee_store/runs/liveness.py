@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Iterable, List, NamedTuple, Optional
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.db.rows import Row
 from magnus_peewee_store.heartbeat import INTERRUPTED, Beat, parse_beat
 from magnus_peewee_store.times import from_created_at
 

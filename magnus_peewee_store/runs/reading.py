@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.rows import StoredRow
 from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Beat

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Callable, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Requirement
+from magnus_peewee_store.db.rows import Requirement
 from magnus_peewee_store.exceptions import InvalidValueError, UnknownNameError
 from magnus_peewee_store.runs.conditions import (
     FIELDS,
