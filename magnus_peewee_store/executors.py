@@ -25,7 +25,7 @@ logger = logging.getLogger("magnus.db")
 
 MapVariable = Optional[Dict[str, Any]]
 
-# The run log stores of magnus, and what happens to them when several processes write.
+# The run log stores of magnus that do not suit several processes, and why.
 UNSUITABLE_STORES = {
     "buffered": "keeps run logs in the memory of one process",
     "file-system": "loses what several processes write at once",
@@ -39,7 +39,7 @@ class _Branch(NamedTuple):
     name: str
     """The internal name."""
     executions: List[Tuple[Graph, MapVariable]]
-    """A graph and its map variable. Equal values of a map share a branch, so they are executed one after the other."""
+    """A graph and its map variable, for each execution. Equal values of a map share a branch. They run one by one."""
 
 
 class LocalParallel(LocalExecutor):
@@ -48,7 +48,7 @@ class LocalParallel(LocalExecutor):
     Everything else runs as with magnus' executor `local`. A process executes one branch after the other.
 
     Args:
-        max_workers: How many branches work at once, those of nested nodes included. By default the number of CPUs.
+        max_workers: How many branches run at once, including those of nested nodes. The default is the number of CPUs.
 
     Example:
         In magnus' configuration::
@@ -67,7 +67,7 @@ class LocalParallel(LocalExecutor):
     _slots: Optional[Slots] = PrivateAttr(default=None)
 
     def prepare_for_graph_execution(self) -> None:
-        """Refuse what cannot run in parallel, then prepare as magnus does.
+        """Check that the pipeline can run in parallel here, then prepare as magnus does.
 
         Raises:
             ParallelExecutionError: If processes cannot be forked here, the run log store does not suit several
@@ -78,11 +78,12 @@ class LocalParallel(LocalExecutor):
                 "The executor 'local-parallel' forks processes, which this operating system cannot do. "
                 "Use the executor 'local'."
             )
-        store = self._context.run_log_store.service_name
-        if store in UNSUITABLE_STORES:
+        store_name = self._context.run_log_store.service_name
+        if store_name in UNSUITABLE_STORES:
             raise ParallelExecutionError(
                 f"The executor 'local-parallel' needs a run log store that several processes can write at once, but "
-                f"'{store}' {UNSUITABLE_STORES[store]}. Use run_log_store: {{type: db}}, or the executor 'local'."
+                f"'{store_name}' {UNSUITABLE_STORES[store_name]}. "
+                "Use run_log_store: {type: db}, or the executor 'local'."
             )
         conflicts = list(_find_conflicts(self._context.dag)) if self._context.dag else []
         if conflicts:
@@ -96,8 +97,7 @@ class LocalParallel(LocalExecutor):
         """Execute a node, and its branches in parallel if it has any.
 
         Args:
-            node: The node.
-            map_variable: The values of the maps around it, by name.
+            map_variable: The values of the maps around the node, by name.
         """
         is_skipped = node.is_composite and not self._is_step_eligible_for_rerun(node, map_variable=map_variable)
         branches = [] if is_skipped else self._find_branches(node, map_variable)
@@ -116,7 +116,7 @@ class LocalParallel(LocalExecutor):
         node.fan_in(executor=self, map_variable=map_variable)
 
     def _find_branches(self, node: BaseNode, map_variable: MapVariable) -> List[_Branch]:
-        """Return the branches to execute; none for other nodes, and for a map of what is not a list."""
+        """Return the branches of a parallel or map node. A map over a value that is not a list has none."""
         if isinstance(node, ParallelNode):
             return [
                 _Branch(node._resolve_map_placeholders(name, map_variable), [(graph, map_variable)])
@@ -136,7 +136,7 @@ class LocalParallel(LocalExecutor):
     def _execute_branch(self, branch: _Branch) -> None:
         store, run_id = self._context.run_log_store, self._context.run_id
         for number, (graph, map_variable) in enumerate(branch.executions):
-            # The next execution would overwrite the log of one that failed.
+            # The next execution would overwrite the log of a failed one.
             if number and store.get_branch_log(branch.name, run_id).status == defaults.FAIL:
                 return
             self.execute_graph(graph, map_variable=map_variable)
@@ -147,15 +147,15 @@ class LocalParallel(LocalExecutor):
             store.close()
 
     def _fail_branch(self, branch: _Branch, failure: workers.Failure) -> None:
-        """Complete the log of a branch whose process has not ended it, and say why."""
+        """Fail a branch whose process did not record its end, and log the reason."""
         store, run_id = self._context.run_log_store, self._context.run_id
         logger.error("The branch '%s' failed. %s", branch.name, failure.reason)
         branch_log = _find_branch_log(store.get_run_log_by_id(run_id, full=True).steps, branch.name)
         if branch_log is None or branch_log.status in ENDED:
             return
-        _fail_unended_steps(branch_log, failure)
+        _fail_unfinished_steps(branch_log, failure)
         store.add_branch_log(branch_log, run_id)
-        # magnus' own way to fail a branch.
+        # magnus, too, executes the fail node of a branch that failed.
         graph, map_variable = branch.executions[-1]
         fail_node = graph.get_fail_node()
         self.execute_from_graph(fail_node, map_variable=map_variable)
@@ -164,15 +164,15 @@ class LocalParallel(LocalExecutor):
         store.add_step_log(step_log, run_id)
 
 
-def _fail_unended_steps(branch_log: BranchLog, failure: workers.Failure) -> None:
-    """Fail the steps that a branch has not ended, and the branches in them."""
+def _fail_unfinished_steps(branch_log: BranchLog, failure: workers.Failure) -> None:
+    """Fail the unfinished steps of a branch, and the unfinished branches in them."""
     now = datetime.now()
     ends = [attempt.end_time for step in branch_log.steps.values() for attempt in step.attempts if attempt.end_time]
-    started = max(ends, default=str(failure.started))  # The step began when the one before had ended.
+    started = max(ends, default=str(failure.started))  # A step begins when the one before it has ended.
     for step_log in branch_log.steps.values():
         for inner in step_log.branches.values():
             if inner.status not in ENDED:
-                _fail_unended_steps(inner, failure)
+                _fail_unfinished_steps(inner, failure)
                 inner.status = defaults.FAIL
         if step_log.status not in ENDED:
             step_log.status = defaults.FAIL
@@ -189,7 +189,7 @@ def _fail_unended_steps(branch_log: BranchLog, failure: workers.Failure) -> None
                     )
                 )
         elif step_log.status == defaults.FAIL and step_log.attempts and not step_log.attempts[-1].message:
-            step_log.attempts[-1].message = failure.reason  # magnus writes none for sys.exit().
+            step_log.attempts[-1].message = failure.reason  # magnus writes no message for sys.exit().
 
 
 def _find_branch_log(steps: Mapping[str, StepLog], name: str) -> Optional[BranchLog]:
@@ -221,8 +221,8 @@ def _output_files(graph: Graph, is_mapped: bool = False) -> Dict[Tuple[str, bool
     """Return the internal names of a graph's tasks by the file that `magnus.tasks` collects their output in.
 
     Returns:
-        By the name in the file's name, and whether it is followed by the value of a map in the graph. Those values
-        are not known before the run, so tasks of two maps count as writing the same file.
+        A key is the name of a task, which the file name contains, and whether the value of a map follows that name.
+        These values are not known before the run. So tasks of two maps count as writing the same file.
     """
     files: Dict[Tuple[str, bool], List[str]] = {}
     for node in graph.nodes.values():

@@ -9,12 +9,12 @@ from typing import Optional, Set, Tuple
 class Slots:
     """The slots that a process and all its descendants share, so that a limited number of them work at once.
 
-    Each process has one slot by itself, which it lends to one of its children while it waits for them. So nested
-    processes cannot wait for each other. The other slots are record locks on the bytes of a file: the kernel frees
-    those of a killed process, and a child does not inherit them.
+    Each process has one slot of its own, which it lends to one of its children while it waits for them. So nested
+    processes cannot deadlock. The other slots are record locks on the bytes of a file. The kernel frees the locks of a
+    killed process, and a child does not inherit them.
 
     Args:
-        count: How many processes work at once.
+        count: How many processes may work at once.
     """
 
     def __init__(self, count: int) -> None:
@@ -26,12 +26,12 @@ class Slots:
         """Take a slot that is free.
 
         Args:
-            own: The slots that this process has taken. None is the one that it has by itself.
+            own: The slots that this process has taken. None stands for its own slot.
 
         Returns:
             Whether all slots are taken, and the slot.
         """
-        import fcntl
+        import fcntl  # Windows has no fcntl.
 
         if None not in own:
             return False, None

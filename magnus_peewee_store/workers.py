@@ -1,4 +1,4 @@
-"""Run jobs in forked processes: a limited number at once, with readable output, and none left behind.
+"""Run jobs in forked processes: a limited number at once, with readable output. No process is left behind.
 
 A job is a function. The parent hands one job at a time to a process, so it always knows which job the process holds.
 The process reports how the job ended. If a process ends without this report, the job that it holds has failed.
@@ -24,12 +24,14 @@ from magnus_peewee_store.slots import Slots
 
 GRACE = 5.0  # How many seconds interrupted processes have to end by themselves.
 POLL = 0.05  # How many seconds to wait for a free slot before looking again.
-SAFETY_POLL = 1.0  # A process that an ended one left behind may hide its end from the selector.
-ENDING_POLL = 0.001  # Between closing its files and its end, a process needs less than a millisecond.
+# How many seconds to wait for output before looking for ended processes. The selector does not see the end of a process
+# whose own children live on, because they keep the pipe open.
+SAFETY_POLL = 1.0
+ENDING_POLL = 0.001  # The same for a process that has closed its files. It ends within a millisecond.
 
-FROM_CHILD = ("stdout", "stderr", "report")
+FROM_CHILD = ("stdout", "stderr", "report")  # the pipes that the child writes to
 
-_REPORT_BYTES = 4096  # A pipe takes so many bytes at once.
+_REPORT_BYTES = 4096  # A pipe accepts this many bytes at once.
 _REPORT_END = b"\0"
 _STOP = b"\xff\xff\xff\xff"  # What a process receives instead of the index of its next job.
 
@@ -59,19 +61,19 @@ def run(
 ) -> None:
     """Run each job in a forked process, and wait until all have ended.
 
-    A process gets the next job when one has returned. A process whose job failed ends, and a new one takes its place.
-    Each job starts with the environment variables, the working folder and the import path of this process. What a job
-    changes in memory, the next one in its process sees.
+    A process gets its next job when its job has returned. If a job fails, its process ends, and a new one takes its
+    place. Each job starts with the environment variables, the working folder and the import path of this process. The
+    next job in the same process sees what a job has changed in memory.
 
-    What the jobs write to stdout and stderr appears there line by line. They have no stdin. The processes end when this
-    process ends, however it ends.
+    The output of the jobs appears on stdout and stderr line by line. The jobs have no stdin. The processes end when
+    this process ends, however it ends.
 
     Args:
         jobs: The jobs. They are started in this order.
         slots: Limits how many run at once.
-        on_failure: Called with the index of a job that raised, or whose process was killed or exited. None of its
-            descendants runs any more.
-        at_end: Called in a process before it ends.
+        on_failure: Called with the index of a job that raised, or whose process was killed or exited. If the process
+            was killed, the processes that it had started are killed first.
+        at_end: Called in each process before it exits.
     """
     waiting = deque(range(len(jobs)))
     with _open_lifeline() as lifeline, selectors.DefaultSelector() as selector:
@@ -82,7 +84,7 @@ def run(
                 while waiting and not is_full:
                     is_full, slot = slots.take({worker.slot for worker in workers})
                     if not is_full:
-                        # In the list first, so that Ctrl-C during the fork does not leave it behind.
+                        # Append before the start, so that Ctrl-C during the fork leaves no process behind.
                         workers.append(_Worker(jobs, waiting.popleft(), at_end, slot))
                         workers[-1].start(lifeline, selector)
                 _relay_output(workers, selector, POLL if is_full else SAFETY_POLL)
@@ -135,8 +137,9 @@ class _Worker:
         finally:
             if multiprocessing.parent_process() is None:  # A child keeps frozen what it shares with its parent.
                 gc.unfreeze()
-            for end in (*(self._writers.pop(name) for name in FROM_CHILD), self._readers.pop("next job")):
-                os.close(end)
+            for name in FROM_CHILD:
+                os.close(self._writers.pop(name))
+            os.close(self._readers.pop("next job"))
         for name in FROM_CHILD:
             selector.register(self._readers[name], selectors.EVENT_READ, (self, name))
         selector.register(self._process.sentinel, selectors.EVENT_READ, (self, "sentinel"))
@@ -153,7 +156,7 @@ class _Worker:
             self._started = datetime.now()
 
     def handle(self, name: str, selector: selectors.BaseSelector) -> None:
-        """Handle that a pipe is ready."""
+        """Read a pipe that is ready, or note that the process is ending."""
         if name == "sentinel":
             self.is_ending = True
             selector.unregister(self._process.sentinel)
@@ -169,11 +172,7 @@ class _Worker:
         return self._process.exitcode is not None
 
     def take_outcome(self, has_ended: bool) -> Optional[Outcome]:
-        """Return how the job that the process holds has ended; None if it has not, or if the process holds none.
-
-        Args:
-            has_ended: Whether the process has ended.
-        """
+        """Return how the job that the process holds has ended; None if it has not, or if the process holds none."""
         if self._job is None or not (has_ended or self._report.endswith(_REPORT_END)):
             return None
         self._finish_output()
@@ -216,30 +215,31 @@ class _Worker:
                 _write(name, lines + newline)
         return bool(data)
 
-    def _read_until(self, name: str, seconds: float) -> None:
-        """Read until the end of the file, or until nothing has come for some seconds."""
-        while select.select([self._readers[name]], [], [], seconds)[0] and self._read(name):
-            pass
+    def _drain(self, name: str, timeout: float) -> None:
+        """Read a pipe until its end, or until nothing has come for `timeout` seconds."""
+        while select.select([self._readers[name]], [], [], timeout)[0]:
+            if not self._read(name):
+                return
 
     def _finish_output(self) -> None:
         """Write the rest of the output of a job, which may lack a newline at its end."""
         for name in self._partial_lines:
-            # Not until the end of the file, because a process that was left behind may keep it open.
-            self._read_until(name, seconds=0)
+            # Do not wait for the end of the pipe. A child of the process may keep it open.
+            self._drain(name, timeout=0)
             rest, self._partial_lines[name] = self._partial_lines[name], b""
             if rest:
                 _write(name, rest + b"\n")
 
     def _read_reason(self) -> str:
         """Return why the job that the process holds has failed; an empty text if it has not."""
-        self._read_until("report", seconds=0)
+        self._drain("report", timeout=0)
         if self._report.endswith(_REPORT_END):
             return self._report[:-1].decode("utf-8", "replace")
-        # It was killed or exited. Its own children have inherited the pipe, so the end of the file is theirs, too.
+        # The process was killed or exited. Its children have inherited the pipe, which ends when they, too, have ended.
         exitcode = self._process.exitcode or 0
         if exitcode:
             self.send(signal.SIGKILL)
-        self._read_until("report", GRACE)
+        self._drain("report", GRACE)
         if exitcode >= 0:
             return f"The process exited with code {exitcode} before the end."
         hint = " Linux does that when memory runs out." if exitcode == -signal.SIGKILL else ""
@@ -325,6 +325,7 @@ def _open_lifeline() -> Iterator[Tuple[int, int]]:
 
 
 def _die_with_parent(lifeline: int) -> None:
+    """Wait for the end of the parent, then kill this process and what it has started."""
     os.read(lifeline, 1)
     os.killpg(0, signal.SIGKILL)
 
@@ -343,7 +344,7 @@ def _restored_state() -> Iterator[None]:
 
 
 def _line_buffered(stream: Any, fd: int) -> IO[str]:
-    """Return a stream that writes each line at once: the same one, unless it writes elsewhere, as in a notebook."""
+    """Return a stream that writes each line to `fd` at once: `stream`, unless it writes elsewhere, as in a notebook."""
     if isinstance(stream, io.TextIOWrapper):
         with contextlib.suppress(OSError):
             if stream.fileno() == fd:

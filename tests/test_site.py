@@ -94,7 +94,7 @@ def test_interrupted_report_can_be_written_again(sqlite_file: Any, tmp_path: Pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_site(store, runs.search(store), tmp_path / "report", advance=interrupt)
+        write_site(store, runs.search(store), tmp_path / "report", progress=interrupt)
     assert write_site(store, runs.search(store), tmp_path / "report").exists()
     store.close()
 
@@ -166,7 +166,7 @@ def test_index_of_a_thousand_runs_has_at_most_10_mb() -> None:
 def test_columns_that_few_runs_have_are_left_out_and_counted() -> None:
     many, one = summaries(5, 3, 3), summaries(1, 230, 3)
     index = draw_index([*many, *one], (), read_libraries()[1])
-    assert "30 parameters and metrics that the fewest runs have are left out." in index
+    assert "30 parameters and metrics that few runs have are left out." in index
     assert "metrics.step2.metric2" in index and "metrics.step229.metric229" not in index
 
 

@@ -44,23 +44,23 @@ class Column(NamedTuple):
     @property
     def texts(self) -> List[Optional[str]]:
         """The values as texts; None for no value."""
-        return [None if value is None else as_text(value) for value in self.values]
+        return [None if value is None else short_text(value) for value in self.values]
 
     @property
     def varies(self) -> bool:
         """True if two runs have different values."""
         return len({*self.texts} - {None}) > 1
 
-    def only(self, numbers: Sequence[int]) -> "Column":
-        """Return the column with the values of some runs."""
-        return self._replace(values=[self.values[number] for number in numbers])
+    def only(self, indices: Sequence[int]) -> "Column":
+        """Return the column with only the values of the runs at these indices."""
+        return self._replace(values=[self.values[index] for index in indices])
 
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:
-    """Return the fields that a run has a value for, and the newest note. The first is the id."""
+    """Return a column for each field that a run has a value for, and one for the newest note. The first is the id."""
     columns = [
-        Column(text, text.replace("_", " "), [_join(name.values(run)) for run in found])
-        for text, name in ((text, Name(text)) for text in FIELDS)
+        Column(name.text, name.text.replace("_", " "), [_join(name.values(run)) for run in found])
+        for name in map(Name, FIELDS)
     ]
     columns.append(Column("note", "note", [run.notes[-1].text if run.notes else None for run in found]))
     return [each for each in columns if each.name == "run_id" or any(value is not None for value in each.values)]
@@ -72,19 +72,19 @@ def _join(values: Sequence[Any]) -> Any:
     return None if value == "" else value
 
 
-def value_columns(found: Sequence[RunSummary], prefix: str, most: int) -> List[Column]:
-    """Return a column for each parameter or metric; of more than `most` those that most runs have.
+def value_columns(found: Sequence[RunSummary], prefix: str, limit: int) -> List[Column]:
+    """Return a column for each parameter or metric. If there are more than `limit`, return those that most runs have.
 
     Args:
         found: The runs.
         prefix: `PARAMS` or `METRICS`.
-        most: The largest number of columns.
+        limit: The largest number of columns.
     """
     names = [*all_names(found, PARAMS), *all_names(found, METRICS)]
     heading_of = dict(zip(names, headings(names)))
     dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
     counts = Counter(f"{prefix}{name}" for dictionary in dictionaries for name in dictionary)
-    kept = {name for name, _ in counts.most_common(most)}
+    kept = {name for name, _ in counts.most_common(limit)}
     return [
         Column(name, heading_of[name], [dictionary.get(name[len(prefix) :]) for dictionary in dictionaries])
         for name in counts
@@ -97,8 +97,8 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def as_text(value: Any) -> str:
-    """Return a value as `magnus db runs` shows it. A long one is shortened in the middle."""
+def short_text(value: Any) -> str:
+    """Return a value as `magnus db runs` shows it. A long text is shortened in the middle."""
     if isinstance(value, datetime):
         return format_time(value)
     text = value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False)

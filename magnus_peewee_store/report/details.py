@@ -19,12 +19,12 @@ _REPR.maxstring = _REPR.maxother = 60
 
 
 def as_run(run: Union[Run, RunLog]) -> Run:
-    """Return a run. Of a mere run log nothing else is known."""
+    """Return a run. For a run log, everything else is unknown."""
     return run if isinstance(run, Run) else Run(run, None)
 
 
 def run_details(run: Run, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
-    """Return what is known of a run, by the name of each detail."""
+    """Return the known details of a run, by name."""
     run_log, liveness = run.run_log, run.liveness
     details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}
     if liveness.is_stale:
@@ -34,19 +34,14 @@ def run_details(run: Run, style: StatusStyle, span: Optional[Span]) -> Dict[str,
         details["Started"] = f"{format_recorded(span[0])}, {format_utc_offset(run.utc_offset)}"
         details["Duration"] = _format_span(span, style)
     if style.is_running and run.started:
-        # The same as in a list of runs. The recorded times do not include the steps that are running.
+        # As in a list of runs, because the recorded times do not include the steps that are running.
         details["Duration"] = f"{format_duration(run.duration)} {'until last seen' if liveness.is_stale else 'so far'}"
     details["Re-run of"] = run_log.original_run_id
     return {name: text for name, text in details.items() if text}
 
 
 def attempt_details(step: StepLog, number: int) -> Dict[str, str]:
-    """Return what is known of an attempt of a step, by the name of each detail. Unknown texts are empty.
-
-    Args:
-        step: The step.
-        number: The number of the attempt; the first is 1.
-    """
+    """Return the details of an attempt, by name. Unknown details are empty. The number of the first attempt is 1."""
     attempt = step.attempts[number - 1]
     is_failed = status_style(attempt.status).colour == "fail"
     is_last = number == len(step.attempts)
@@ -73,7 +68,7 @@ def format_recorded(time: datetime) -> str:
 
 
 def format_elapsed(start: Optional[datetime], end: Optional[datetime]) -> str:
-    """Format the time from start to end, or why it is unknown."""
+    """Format the time from start to end. If it is unknown, say why."""
     if not start or not end:
         return NOT_RECORDED
     if start > end:
@@ -97,5 +92,7 @@ def _reformat(text: str) -> str:
 
 def _format_values(values: Mapping[str, Any]) -> str:
     """Format the first metrics or parameters in at most 300 characters."""
-    first = [f"{name} = {_REPR.repr(value)}" for name, value in itertools.islice(values.items(), 20)]
-    return shorten(", ".join(first + ["…"] * (len(values) > len(first))), 300)
+    texts = [f"{name} = {_REPR.repr(value)}" for name, value in itertools.islice(values.items(), 20)]
+    if len(values) > len(texts):
+        texts.append("…")
+    return shorten(", ".join(texts), 300)

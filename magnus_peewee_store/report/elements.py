@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from magnus_peewee_store.report.styles import LIGHT
 
-# What XML 1.0 allows, without the control characters that it discourages: https://www.w3.org/TR/xml/#charsets
+# The characters that XML 1.0 forbids or discourages: https://www.w3.org/TR/xml/#charsets
 _INVALID = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -38,5 +38,5 @@ def set_attributes(target: ET.Element, colour: Optional[str] = None, **attribute
 
 
 def replace_invalid(text: str) -> str:
-    """Replace control characters by their symbols, such as ␀, and what else XML does not allow by U+FFFD."""
+    """Replace control characters by their symbols, such as ␀, and other invalid characters by U+FFFD."""
     return _INVALID.sub(lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\ufffd", text)

@@ -12,7 +12,7 @@ from magnus_peewee_store.report.styles import SKIPPED, StatusStyle, status_style
 from magnus_peewee_store.runs.reading import attempts_of, steps_of, time_span
 from magnus_peewee_store.times import format_duration, parse_time
 
-OPEN_END = 88.0  # percent of the width: the end of the marks of what is running. Durations need the rest.
+OPEN_END = 88.0  # percent of the width: where the marks of running steps end. The rest is for the durations.
 NARROWEST = 0.4  # percent of the width: the narrowest mark that can be seen
 _TICK_INTERVALS = [
     *(base * 10.0**power for power in range(-4, 1) for base in (1, 2, 5)),
@@ -27,8 +27,13 @@ class Mark(NamedTuple):
     """A bar in the chart and a row in the table: an attempt, or the whole of a run, branch or step."""
 
     kind: str
-    """`bar`: an attempt; `summary`: the time span of what has branches or steps; `open`: a step that is running, before
-    its attempt is recorded. Empty: only in the table."""
+    """One of these:
+
+    - `bar`: an attempt.
+    - `summary`: the time span of a run, a branch, or a step with branches.
+    - `open`: a running step whose attempt is not recorded yet.
+    - empty: the mark is only in the table.
+    """
     style: StatusStyle
     start: Optional[datetime]
     """Where it starts; None at the start of the axis."""
@@ -48,7 +53,7 @@ class Row(NamedTuple):
     """The internal name, or the id of the run."""
     style: StatusStyle
     span: Optional[Span]
-    """The first and the last time recorded of it or of anything in it."""
+    """The first and the last recorded time of it and of everything in it."""
     marks: List[Mark]
     attempt_count: int = 0
 
@@ -63,8 +68,8 @@ class Scale:
     """Convert times to percent of the width of the chart.
 
     Args:
-        span: The first and the last time recorded.
-        is_open: True if something is running. Its mark is then longer than what is recorded.
+        span: The first and the last recorded time.
+        is_open: Whether a step is running. Its mark is longer than the recorded times.
     """
 
     def __init__(self, span: Optional[Span], is_open: bool) -> None:
@@ -73,7 +78,7 @@ class Scale:
         self._seconds = max(recorded, 0.001) * (1.05 if is_open else 1) * 100 / OPEN_END  # of the whole width
 
     def extent(self, mark: Mark) -> Tuple[float, float]:
-        """Return where a mark starts and ends."""
+        """Return where a mark starts and ends, in percent of the width."""
         left = min(self._percent(mark.start), OPEN_END - NARROWEST)
         right = max(self._percent(mark.end or mark.start), left + NARROWEST)
         return left, OPEN_END if mark.style.is_running else right
@@ -91,7 +96,7 @@ class Scale:
 
 
 def lay_out(run_log: RunLog) -> Tuple[List[Row], Scale]:
-    """Return the rows of a run, of which the first is the run itself, and the scale of its time axis."""
+    """Return the rows of a run, and the scale of its time axis. The first row is the run itself."""
     style = status_style(run_log.status)
     span = time_span(attempts_of(steps_of(run_log)))
     run = Row("run", 0, "whole run", run_log.run_id, style, span, [_summary_mark(style, span, None)])
@@ -100,20 +105,20 @@ def lay_out(run_log: RunLog) -> Tuple[List[Row], Scale]:
 
 
 def count_steps(rows: List[Row]) -> List[Tuple[str, str]]:
-    """Return texts that count the steps, in total and by status, each with its colour."""
+    """Return a colour and a text for each count of steps: in total, and by status."""
     counts = Counter(row.style for row in rows if row.kind in ("step", "composite"))
     total = sum(counts.values())
-    text = "1 step" if total == 1 else f"{total} steps" if total else "No step has started yet."
+    text = f"{total} step{'' if total == 1 else 's'}" if total else "No step has started yet."
     return [("text", text), *((style.colour, f"{style.sign} {n} {style.word}") for style, n in counts.most_common())]
 
 
 def _step_rows(steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime]) -> Iterator[Row]:
-    """Yield the rows of steps, each before those of its branches, without the nodes that only end a graph.
+    """Yield the row of each step, then those of its branches. The nodes that only end a graph have no row.
 
     Args:
         steps: The steps of a run or branch.
         depth: How deep the steps are nested.
-        previous_end: The last time recorded of the steps before these.
+        previous_end: The last recorded time of the steps before these.
     """
     for step in steps.values():
         if step.step_type in TERMINAL_STEP_TYPES:
@@ -163,6 +168,6 @@ def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Option
 
 
 def _untimed_mark(kind: str, style: StatusStyle, previous_end: Optional[datetime]) -> Mark:
-    """Return the mark of what has no recorded times. It is drawn only while it is running."""
+    """Return a mark without recorded times. It is drawn only while it is running."""
     details = {"Start": f"after {format_recorded(previous_end)}"} if style.is_running and previous_end else {}
     return Mark(kind if style.is_running else "", style, previous_end, None, details)

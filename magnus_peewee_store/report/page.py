@@ -76,7 +76,7 @@ def _head(title: str) -> ET.Element:
     add(head, "meta", http_equiv="Content-Security-Policy", content=policy)
     add(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
     add(head, "title", title)
-    add(head, "link", rel="icon", href="data:,")  # Without it a browser requests /favicon.ico.
+    add(head, "link", rel="icon", href="data:,")  # Otherwise a browser requests /favicon.ico.
     add(head, "style", css)
     return head
 

@@ -1,5 +1,5 @@
-// plotly draws the plots. These lines load it after the table is there, and start one plot after the other, so that the
-// page shows and reacts in between.
+// plotly draws the plots. This script loads it after the table, and draws one plot after the other. In between, the
+// browser can update the page and react to the user.
 
 const painted = () => new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
 
@@ -12,10 +12,10 @@ await new Promise(resolve => {
   document.body.append(script);
 });
 
-const isTouched = matchMedia("(pointer: coarse)").matches;
+const isTouchScreen = matchMedia("(pointer: coarse)").matches;
 for (const plot of document.querySelectorAll(".plot")) {
   await painted();
   await Plotly.newPlot(plot, JSON.parse(plot.nextElementSibling.textContent));
   // A click opens the page of the run. A tap only shows the label of the point.
-  if (!isTouched) plot.on("plotly_click", event => location.assign(event.points[0].customdata));
+  if (!isTouchScreen) plot.on("plotly_click", event => location.assign(event.points[0].customdata));
 }

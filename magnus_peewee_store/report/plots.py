@@ -1,6 +1,6 @@
 """The plots of a report, drawn by plotly: a metric over time and by a parameter, and parallel coordinates.
 
-The menus above a plot are plotly's own. CSS gives the texts and lines their colours, since plotly knows no dark mode.
+The menus above a plot are plotly's own. CSS gives the texts and lines their colours, because plotly has no dark mode.
 """
 
 import html
@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from magnus_peewee_store.report.columns import Column, as_text
+from magnus_peewee_store.report.columns import Column, short_text
 from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.elements import replace_invalid
 from magnus_peewee_store.report.styles import DARK, FONT, status_style
@@ -18,7 +18,7 @@ MOST_AXES = 7  # parameters among the parallel coordinates
 AXIS_WIDTH = 110  # pixels that an axis of the parallel coordinates needs
 LONGEST_ID, LONGEST_LABEL, LONGEST_TICK = 60, 32, 20  # characters
 MOST_TICKS = 10
-LOG_RATIO = 100  # A parameter whose largest value is so many times its smallest has a logarithmic axis.
+LOG_RATIO = 100  # If the largest value of a parameter is this many times its smallest, its axis is logarithmic.
 # Colours that can be seen on light and on dark backgrounds.
 COLOURS = {"success": "#17916f", "fail": "#e2501f", "running": "#3a7fdd", "waiting": "#7c8894"}
 SYMBOLS = {"success": "circle", "fail": "x", "running": "triangle-right", "waiting": "circle-open"}
@@ -34,7 +34,7 @@ CONFIG = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
 }
 
-Groups = Sequence[Sequence[int]]
+Groups = Sequence[Sequence[int]]  # the indices of the runs with each status
 
 
 class Plot(NamedTuple):
@@ -65,7 +65,7 @@ def draw_plots(
     ys += [field["duration"]] if "duration" in field else []
     if not ys:
         return []
-    xs = sorted(params, key=lambda each: not each.varies)[:MOST_CHOICES]
+    xs = sorted(params, key=lambda each: not each.varies)[:MOST_CHOICES]  # Those that vary come first.
     plots = []
     if "started" in field:
         plots.append(
@@ -85,35 +85,40 @@ def _scatter(field: Dict[str, Column], urls: Sequence[str], xs: Sequence[Column]
     """Return a plot of one point per run, with a menu for y, and one for x if there is a choice."""
     from plotly import graph_objects
 
-    numbers_of: Dict[str, List[int]] = {}
-    for number, status in enumerate(field["status"].values):
-        numbers_of.setdefault(status, []).append(number)
-    groups = list(numbers_of.values())
+    indices_of: Dict[str, List[int]] = {}
+    for index, status in enumerate(field["status"].values):
+        indices_of.setdefault(status, []).append(index)
+    groups = list(indices_of.values())
     ids = [_escape(shorten(run_id, LONGEST_ID)) for run_id in field["run_id"].values]
     figure = graph_objects.Figure()
-    for status, numbers in numbers_of.items():
+    for status, indices in indices_of.items():
         style = status_style(status)
         figure.add_scatter(
             mode="markers",
             name=_escape(status),
             marker={"color": COLOURS[style.colour], "symbol": SYMBOLS[style.colour], "size": 8},
-            x=_pick(_positions(xs[0]), numbers),
-            y=_pick(ys[0].numbers, numbers),
-            text=_pick(ids, numbers),
-            customdata=_pick(urls, numbers),
+            x=_pick(_positions(xs[0]), indices),
+            y=_pick(ys[0].numbers, indices),
+            text=_pick(ids, indices),
+            customdata=_pick(urls, indices),
             hovertemplate=HOVER,
         )
-    menus = [[_choice(y, "y", y.numbers, groups) for y in ys]]
+    y_choices = [_choice(y, "y", y.numbers, groups) for y in ys]
+    x_choices = [_choice(x, "x", _positions(x), groups, _axis(x)) for x in xs]
     if len(xs) > 1:
-        menus.append([_choice(x, "x", _positions(x), groups, _axis(x)) for x in xs])
-    figure.update_layout(**_layout(440, [_menu(*each) for each in zip(("y: ", "x: "), menus, (len(menus) - 1, 0))]))
+        menus = [_menu("y: ", y_choices, row=1), _menu("x: ", x_choices, row=0)]
+    else:
+        menus = [_menu("y: ", y_choices, row=0)]
+    figure.update_layout(**_layout(440, menus))
     figure.update_xaxes(title_text=_label(xs[0]), **_axis(xs[0]))
     figure.update_yaxes(title_text=_label(ys[0]))
     return figure
 
 
 def _positions(column: Column) -> List[Any]:
-    return column.numbers if column.is_numeric else [text and _escape(text) for text in column.texts]
+    if column.is_numeric:
+        return column.numbers
+    return [None if text is None else _escape(text) for text in column.texts]
 
 
 def _axis(column: Column) -> Dict[str, Any]:
@@ -132,20 +137,21 @@ def _is_logarithmic(numbers: Sequence[Optional[float]]) -> bool:
 def _choice(
     column: Column, axis: str, values: Sequence[Any], groups: Groups, options: Optional[Dict[str, Any]] = None
 ) -> Tuple[Column, List[Any]]:
-    """Return what a menu does to draw a column on an axis."""
+    """Return the column, and the arguments for plotly to draw it on an axis."""
     layout = {f"{axis}axis.{name}": value for name, value in (options or {}).items()}
     layout.update({f"{axis}axis.title.text": _label(column), f"{axis}axis.autorange": True})
-    return column, [{axis: [_pick(values, numbers) for numbers in groups]}, layout]
+    return column, [{axis: [_pick(values, indices) for indices in groups]}, layout]
 
 
 def _measured(ys: Sequence[Column]) -> List[int]:
-    """Return the numbers of the runs that have a metric, or of all if there are no metrics."""
+    """Return the indices of the runs that have a metric. If there are no metrics, the duration counts."""
     metrics = [each for each in ys if each.name != "duration"] or ys
-    return [number for number, row in enumerate(zip(*(each.numbers for each in metrics))) if row.count(None) < len(row)]
+    rows = zip(*(each.numbers for each in metrics))
+    return [index for index, row in enumerate(rows) if any(number is not None for number in row)]
 
 
 def _parallel_coordinates(params: Sequence[Column], ys: Sequence[Column]) -> Any:
-    """Return a line per run over the parameters and a metric, with a menu for the metric."""
+    """Return a plot of one line per run, with an axis per parameter, one for a metric, and a menu for the metric."""
     from plotly import graph_objects
 
     dimensions = [_dimension(y, y.numbers) for y in ys]
@@ -165,17 +171,17 @@ def _parallel_coordinates(params: Sequence[Column], ys: Sequence[Column]) -> Any
 
 
 def _parameter_dimension(column: Column) -> Dict[str, Any]:
-    """Return an axis for a parameter: with its texts, its few numbers, or a scale of numbers as ticks."""
+    """Return an axis for a parameter. Its ticks are the values, or round numbers if there are many numbers."""
     if not column.is_numeric:
         labels = sorted({text for text in column.texts if text is not None})
-        place = {text: number for number, text in enumerate(labels)}
-        return _dimension(column, [None if text is None else place[text] for text in column.texts], place)
+        position_of = {text: number for number, text in enumerate(labels)}
+        return _dimension(column, [None if text is None else position_of[text] for text in column.texts], position_of)
     convert = math.log10 if _is_logarithmic(column.numbers) else float
     distinct = sorted({each for each in column.numbers if each is not None})
-    ticks = {as_text(each): convert(each) for each in distinct}
+    ticks = {short_text(each): convert(each) for each in distinct}
     if len(ticks) > MOST_TICKS and convert is math.log10:
         powers = range(math.ceil(convert(distinct[0])), math.floor(convert(distinct[-1])) + 1)
-        ticks = {as_text(10.0**power): float(power) for power in powers}
+        ticks = {short_text(10.0**power): float(power) for power in powers}
     positions = [None if each is None else convert(each) for each in column.numbers]
     return _dimension(column, positions, ticks if len(ticks) <= MOST_TICKS else {})
 
@@ -183,7 +189,7 @@ def _parameter_dimension(column: Column) -> Dict[str, Any]:
 def _dimension(column: Column, positions: Sequence[Optional[float]], ticks: Mapping[str, float] = {}) -> Dict[str, Any]:
     """Return an axis of parallel coordinates.
 
-    plotly needs a number for each run. A run without one is below all others, and outside of what is selected.
+    plotly needs a number for each run. A run without a number is drawn below all others, and is not selected.
     """
     known = [each for each in positions if each is not None]
     low, high = min(known), max(known)
@@ -202,7 +208,7 @@ def _dimension(column: Column, positions: Sequence[Optional[float]], ticks: Mapp
 def _menu(
     prefix: str, choices: Sequence[Tuple[Column, List[Any]]], row: int, method: str = "update", gap: int = 12
 ) -> Dict[str, Any]:
-    """Return a menu above the plot, in a row of menus. The lowest row is 0."""
+    """Return a menu above the plot. The rows of menus are counted from below, from 0."""
     buttons = [{"label": prefix + _label(column), "method": method, "args": args} for column, args in choices]
     return {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": gap + 38 * row}}
 
@@ -236,9 +242,9 @@ def _label(column: Column, longest: int = LONGEST_LABEL) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape a text for plotly, which knows some tags of HTML, but not all names of characters."""
+    """Escape a text for plotly. It knows some HTML tags, but not all character references."""
     return html.escape(replace_invalid(text), quote=False)
 
 
-def _pick(values: Sequence[Any], numbers: Sequence[int]) -> List[Any]:
-    return [values[number] for number in numbers]
+def _pick(values: Sequence[Any], indices: Sequence[int]) -> List[Any]:
+    return [values[index] for index in indices]

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Sequence, Set
 
 from magnus import defaults
 
-from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, as_text, escape, is_finite
+from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, escape, is_finite, short_text
 from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.styles import status_style
 from magnus_peewee_store.runs.labels import rounded
@@ -28,7 +28,7 @@ TABLE: Dict[str, Any] = {
     },
     "language": {"search": "Search", "emptyTable": "No runs match.", "info": "_START_ to _END_ of _TOTAL_"},
 }
-# What a cell shows and sorts by, if the two differ. By "_" it is searched.
+# For columns whose cells are objects: which key of a cell DataTables displays or sorts by. It uses "_" for all else.
 RENDER: Dict[str, Dict[str, str]] = {
     "run_id": {"_": "text", "display": "html"},
     "status": {"_": "text", "display": "html"},
@@ -47,7 +47,7 @@ def table_options(
 
     Args:
         found: The runs.
-        fields: The fields, of which the first is the id.
+        fields: The fields. The first is the id.
         params: The parameters.
         metrics: The metrics.
         urls: The address of the page of each run.
@@ -64,7 +64,7 @@ def table_options(
 
 
 def _first_shown(columns: Sequence[Column]) -> Set[str]:
-    """Return the names to show at first: those that vary, then the others."""
+    """Return the names of the columns to show at first. Those that vary come first."""
     return {each.name for each in sorted(columns, key=lambda each: not each.varies)[:MOST_SHOWN]}
 
 
@@ -91,7 +91,7 @@ def _cells(column: Column, found: Sequence[RunSummary], urls: Sequence[str]) -> 
 def _cell(value: Any) -> Any:
     if value is None or (is_finite(value) and abs(value) <= LARGEST_INTEGER):
         return rounded(value)
-    return escape(as_text(value))
+    return escape(short_text(value))
 
 
 def _run_cell(run_id: str, url: str) -> Dict[str, str]:

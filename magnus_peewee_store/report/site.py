@@ -12,7 +12,7 @@ import string
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Callable, List, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 from magnus_peewee_store.exceptions import MissingLibraryError, NotAReportError, RunNotFoundError
 from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
@@ -28,7 +28,7 @@ from magnus_peewee_store.runs.reading import read_exactly
 from magnus_peewee_store.store import DBStore
 
 INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages
-GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # It marks an index that this module wrote.
+GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # marks an index that this module wrote
 MOST_COLUMNS = 200  # parameters, and as many metrics, in the table
 
 _PAGE_NAME = re.compile(r"[a-z0-9_.-]*-[0-9a-f]{16}\.html")
@@ -39,23 +39,22 @@ def write_site(
     found: Sequence[RunSummary],
     folder: Path,
     where: Sequence[Condition] = (),
-    advance: Callable[[int], None] = lambda count: None,
+    progress: Callable[[int], Any] = lambda runs: None,
 ) -> Path:
-    """Write the site of some runs, in place of an earlier one.
+    """Write the site of some runs. It replaces an earlier one in the folder.
 
     Args:
-        store: The store.
         found: The runs, in the order of the table.
         folder: The folder to write to. It is created if it does not exist.
         where: The conditions that chose the runs, which the site shows.
-        advance: Called with 1 for each run.
+        progress: Called with 1 after each run.
 
     Returns:
         The index.
 
     Raises:
         MissingLibraryError: If plotly or itables is not installed.
-        NotAReportError: If the folder contains what is not part of an earlier report.
+        NotAReportError: If the folder contains other files than those of an earlier report.
     """
     plotly_script, table_script = read_libraries()
     check_folder(folder)
@@ -63,11 +62,11 @@ def write_site(
     pages.mkdir(parents=True, exist_ok=True)
     written = []
     for run in found:
-        with contextlib.suppress(RunNotFoundError):  # if it was deleted just now
+        with contextlib.suppress(RunNotFoundError):  # It may have been deleted meanwhile.
             page = to_html(read_exactly(store, run.run_id), index_url=f"../{INDEX}")
             write_atomically(pages / page_name(run.run_id), page)
             written.append(run)
-        advance(1)
+        progress(1)
     write_atomically(folder / PLOTLY, plotly_script)
     index = folder / INDEX
     write_atomically(index, draw_index(written, where, table_script))
@@ -78,23 +77,24 @@ def write_site(
 
 
 def page_name(run_id: str) -> str:
-    """Return the name of the file for a run: the start of its id, as far as any file system takes it, and a hash."""
+    """Return the name of a run's page. It has a hash, and only characters that every file system accepts."""
     start = re.sub("[^a-z0-9_.-]+", "-", run_id.lower())[:40].lstrip(".")
     return f"{start}-{hashlib.sha256(run_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.html"
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a report may be written to a folder: it does not exist, is empty, or contains only a report.
+    """Check that a folder does not exist, is empty, or contains only a report. Hidden files do not count.
 
     Raises:
-        NotAReportError: If it contains something else. Files whose names begin with a dot are left alone.
+        NotAReportError: If it contains other files.
     """
     if not folder.exists():
         return
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(".") and not _is_of_report(path):
             raise NotAReportError(
-                f"'{path}' is not part of a report. Name another folder than '{folder}': a report has its own."
+                f"'{path}' is not part of a report. A report needs a folder of its own. "
+                f"Name another folder than '{folder}'."
             )
 
 
@@ -107,7 +107,7 @@ def _is_of_report(path: Path) -> bool:
 
 
 def read_libraries() -> Tuple[str, Path]:
-    """Return the script of plotly, and the file with that of DataTables. Beside it is its stylesheet."""
+    """Return the script of plotly, and the path of that of DataTables. The stylesheet of DataTables is beside it."""
     try:
         from itables import options
         from plotly.offline import get_plotlyjs
@@ -148,14 +148,14 @@ def _counts(found: Sequence[RunSummary]) -> str:
 
 
 def _notes(found: Sequence[RunSummary], where: Sequence[Condition], columns: Sequence[Column]) -> List[str]:
-    """Return what a reader has to know about the table."""
+    """Return the notes below the table: when it was written, and what it leaves out."""
     now = datetime.now().astimezone()
     notes = [f"Written {now:%Y-%m-%d %H:%M}. Times are in UTC{now.isoformat()[-6:]}."]
     if where:
         notes.insert(0, f"Only runs with {', '.join(' '.join(each) for each in where)}.")
     left_out = sum(len(all_names(found, prefix)) for prefix in (PARAMS, METRICS)) - len(columns)
     if left_out:
-        notes.append(f"{left_out:,} parameters and metrics that the fewest runs have are left out.")
+        notes.append(f"{left_out:,} parameters and metrics that few runs have are left out.")
     return notes
 
 
@@ -168,5 +168,5 @@ def _section(plot: Plot) -> str:
 
 
 def _data(text: str) -> str:
-    """Return JSON for an element. No text in it can end the element."""
+    """Return JSON for a script element. No text in it can end the element."""
     return text.replace("<", "\\u003c")

@@ -39,7 +39,7 @@ class StatusStyle(NamedTuple):
 
     @property
     def is_running(self) -> bool:
-        """True for the statuses of what has started and not ended."""
+        """True if it has started and not ended."""
         return self.colour == "running"
 
 

@@ -160,7 +160,7 @@ def _draw_mark(row: Row, mark: Mark, scale: Scale, top: int, link: Optional[str]
 
 
 def _bands(rows: List[Row]) -> Iterator[ET.Element]:
-    """Yield the background of each row, darker the deeper it is nested."""
+    """Yield the background of each row. It is darker if the row is nested more deeply."""
     for number, row in enumerate(rows):
         band = element("rect", colour="text", class_="band", y=number * ROW_HEIGHT, width="100%", height=ROW_HEIGHT)
         yield set_attributes(band, fill_opacity=f"{min(0.02 * row.depth, DEEPEST_SHADE):.2f}")

@@ -1,12 +1,12 @@
-// DataTables draws the table. These lines start it, and do what it has no option for.
+// DataTables draws the table. This script starts it, and adds what DataTables has no option for.
 
-// It is dark if the page has this class.
+// DataTables uses dark colours if the root element has the class `dark`.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const follow = () => document.documentElement.classList.toggle("dark", dark.matches);
-dark.addEventListener("change", follow);
-follow();
+const setClass = () => document.documentElement.classList.toggle("dark", dark.matches);
+dark.addEventListener("change", setClass);
+setClass();
 
-// Numbers come before texts, and runs without a value last, in either direction.
+// In both directions, numbers come before texts, and runs without a value come last.
 const rank = value => typeof value === "number" ? 0 : value === "" ? 2 : 1;
 const order = sign => (a, b) => rank(a) - rank(b) || sign * (rank(a) ? a.localeCompare(b) : a - b);
 Object.assign(DataTable.ext.type.order, {"value-asc": order(1), "value-desc": order(-1)});
