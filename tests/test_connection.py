@@ -34,7 +34,7 @@ from magnus_peewee_store import (
     runs,
 )
 from magnus_peewee_store.db.url import ConnectionString, make_database
-from magnus_peewee_store.runs.copying import are_same
+from magnus_peewee_store.runs.copying import is_same_database
 
 
 def secret_getter(**values: str) -> Any:
@@ -512,7 +512,7 @@ def test_schema_option_selects_the_schema(scheme: str, schema: str, server_datab
         assert [row.run_id for row in runs.list_runs(store)] == ["run"]
         assert runs.check(store).is_healthy and runs.check(store).size > 0
         assert database.sql(f"SELECT attribute_key FROM {quoted}.db_log ORDER BY pk") == [("run_log",), ("x",), ("y",)]
-        assert not are_same(store.table.database, other_store.table.database)
+        assert not is_same_database(store.table.database, other_store.table.database)
         other_store.create_run_log("other run")
         assert [row.run_id for row in runs.list_runs(store)] == ["run"]
     finally:

@@ -38,7 +38,8 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
         raise click.UsageError("Give at least two runs.")
     differences = runs.compare(list(found.values()))
     if is_json:
-        echo_json(_to_json(differences, dict(zip(found, "ab" if len(found) == 2 else found))))
+        names = ["a", "b"] if len(found) == 2 else list(found)
+        echo_json(_to_json(differences, dict(zip(found, names))))
     elif not any(differences):
         click.echo("Nothing differs.")
     else:
@@ -50,7 +51,7 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
 
 
 def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool = True) -> Tree:
-    """Return what differs between two runs, as `runs.compare` found it."""
+    """Return what differs between two runs, as a tree."""
     a, b = map(printable, run_ids)
     tree = Tree(_change(a, b))
     for section, rows in differences._asdict().items():
@@ -62,7 +63,7 @@ def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bo
 
 
 def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: bool = True) -> Table:
-    """Return what differs between three or more runs, a column for each run."""
+    """Return what differs between three or more runs, as a table with a column for each run."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     for run_id in run_ids:
@@ -77,7 +78,7 @@ def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: b
 
 
 def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[str, Any]:
-    """Return differences as dictionaries, in which the runs have these names."""
+    """Return differences as dictionaries. `names` has, by run id, the names of the runs in them."""
     return {
         section: {name: {names[run_id]: _value(each) for run_id, each in row.items()} for name, row in rows.items()}
         for section, rows in differences._asdict().items()
@@ -96,7 +97,7 @@ def _change(a: str, b: str) -> Text:
 
 def _cells(section: str, values: Sequence[Any], is_full: bool) -> Sequence[str]:
     cells = [_cell(section, value, is_full) for value in values]
-    # Numbers that differ beyond the digits shown are shown in full.
+    # If values that differ look equal when shortened, show them in full.
     return cells if len(set(cells)) > 1 else [str(value) for value in values]
 
 

@@ -45,7 +45,7 @@ def list_runs(
 ) -> None:
     """List runs, newest first. Options filter and sort them.
 
-    STEPS shows how many steps are done, of those that have begun. A metric may be named by its last part: rmse finds
+    STEPS shows how many steps are done, and how many have begun. The last part of a metric's name is enough: rmse finds
     train.rmse.
 
     \b
@@ -54,7 +54,7 @@ def list_runs(
       magnus db runs --where 'rmse<0.5' --where 'lr=0.1' --sort rmse --params --metrics
     """
     if is_csv and is_json:
-        raise click.UsageError("Give --csv or --json.")
+        raise click.UsageError("Give either --csv or --json.")
     if desc and not sort:
         raise click.UsageError("--desc needs --sort NAME.")
     names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
@@ -71,8 +71,13 @@ def list_runs(
     elif not found:
         click.echo("No runs match." if where else "There are no runs yet.", err=True)
     else:
-        shown = names or (_names(found, PARAMS) if has_params else []) + (_names(found, METRICS) if has_metrics else [])
-        shown = shown or [Name(sort)] if sort and sort not in FIELDS else shown
+        shown = list(names)
+        if not names and has_params:
+            shown += _names(found, PARAMS)
+        if not names and has_metrics:
+            shown += _names(found, METRICS)
+        if not shown and sort and sort not in FIELDS:
+            shown = [Name(sort)]
         _print_table(found, shown, has_status=not names)
     if total > len(found):
         click.echo(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
@@ -94,7 +99,7 @@ def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status
 
 
 def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
-    """Print runs as CSV. A name with several values has them separated by a comma and a space."""
+    """Print runs as CSV. Several values of a name are separated by a comma and a space."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if names:
         writer.writerow(["run_id", *(name.text for name in names)])

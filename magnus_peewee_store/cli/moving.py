@@ -11,7 +11,7 @@ from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database, open_until_command_ends
 from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.runs.conditions import Condition
-from magnus_peewee_store.runs.copying import are_same
+from magnus_peewee_store.runs.copying import is_same_database
 from magnus_peewee_store.runs.outcomes import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN
 from magnus_peewee_store.store import DBStore
 
@@ -71,7 +71,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
     open_until_command_ends(target, "--to")
-    if are_same(store.table.database, target.table.database):
+    if is_same_database(store.table.database, target.table.database):
         raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
     is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")

@@ -21,7 +21,7 @@ from magnus_peewee_store.store import DBStore
 def report(store: DBStore, where: List[Condition], output: str) -> None:
     """Write a static site of runs: a table, plots of metrics, and a page with the timeline of each run.
 
-    It needs plotly and itables, and takes the place of an earlier report in DIR.
+    It replaces an earlier report in DIR. It needs plotly and itables.
 
     \b
     Example:

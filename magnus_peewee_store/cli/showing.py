@@ -29,7 +29,7 @@ from magnus_peewee_store.store import DBStore
     default="10m",
     show_default=True,
     metavar="AGE",
-    help="With --follow: end if a stale run was last seen so long ago.",
+    help="With --follow: stop if a stale run was last seen at least this long ago.",
 )
 @on_database()
 @json_option
@@ -91,7 +91,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
 
 
 def _facts_about(run: runs.Run) -> Dict[str, Any]:
-    """Return what is known of a run besides its log."""
+    """Return the facts about a run that its log does not contain."""
     return {
         "started": run.started,
         "duration": run.duration,

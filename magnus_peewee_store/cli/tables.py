@@ -15,12 +15,12 @@ from magnus_peewee_store.runs.labels import headings
 from magnus_peewee_store.runs.listing import RunProgress
 from magnus_peewee_store.times import format_duration, format_time
 
-WIDE = 110  # columns that leave room for whole times
-GAP = 2  # columns between two columns
-LONGEST_VALUE = 24  # columns of a value on a terminal
-# Columns that these keep where there is no room; and what is left of a run's id, which its beginning names, too.
-SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}
-SHORTEST_RUN_ID = 18
+# Widths, in characters.
+WIDE = 110  # a terminal with room for whole times
+GAP = 2  # between two columns
+LONGEST_VALUE = 24  # of a value on a terminal
+SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}  # of these columns if there is little room
+SHORTEST_RUN_ID = 18  # of the column RUN if that is still too wide: the beginning of an id is enough to name a run
 
 
 class _Column(NamedTuple):
@@ -60,13 +60,13 @@ class RunsTable:
 def runs_table(
     summaries: Sequence[RunProgress], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
 ) -> Tuple[RunsTable, List[str]]:
-    """Return the list of runs, for a console of this width, and the names that it has no room for.
+    """Return the table of runs, and the names that it has no room for.
 
     Args:
         summaries: The runs.
-        width: The width of the console.
-        names: The fields, parameters and metrics to show, instead of how the steps went.
-        has_status: Whether to show the status and times, too.
+        width: The width of the console, in characters.
+        names: The fields, parameters and metrics to show instead of the steps and tags.
+        has_status: Whether to show the status and the times, too.
     """
     is_wide = width >= WIDE
     columns = [_Column("RUN", [Text(printable(run.run_id)) for run in summaries])]
@@ -105,7 +105,7 @@ def _status(run: RunProgress) -> Text:
 
 
 def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
-    """Take columns off the widest of the columns that may shrink, until the table fits."""
+    """Narrow the first columns, the widest first, until the table fits. They keep at least the widths `shortest`."""
     while sum(widths) + GAP * (len(widths) - 1) > total:
         spare, number = max((widths[number] - least, number) for number, least in enumerate(shortest))
         if spare <= 0:

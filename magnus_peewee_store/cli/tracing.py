@@ -27,9 +27,9 @@ STAGES = {"get": "read", "put": "wrote"}
 @click.argument("step", required=False)
 @on_database()
 def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
-    """Print what the steps of a run printed, those that failed first.
+    """Print the output of a run's steps, failed steps first.
 
-    The text is in the catalog, where magnus puts it. magnus keeps it of steps that run a function or a command.
+    magnus keeps the output in the catalog. It keeps only the output of steps that run a function or a command.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
     if any(not path.is_absolute() for path in unreachable):
         click.echo("Run this in the folder that the pipeline ran in.", err=True)
     if not shown:
-        click.echo("The catalog has nothing that the steps of this run printed.", err=True)
+        click.echo("The catalog has no output of the steps of this run.", err=True)
     echo_unreadable(run)
 
 
@@ -57,7 +57,7 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
 def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
     """Show which runs read or wrote a file with this content, oldest first.
 
-    It finds what the catalog recorded. A hash may be shortened to 6 digits.
+    It finds the files that the catalog recorded. The first 6 digits of a hash are enough.
 
     \b
     Example:
@@ -80,7 +80,7 @@ def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
 
 
 def _echo_log(step: StepLog) -> List[Path]:
-    """Print what a step printed, and the messages of its failed attempts. Return the files that cannot be read."""
+    """Print the output of a step and the messages of its attempts. Return the files that cannot be read."""
     unreachable: List[Path] = []
     files: List[Path] = list(printed_files(step))
     for path in files:
@@ -93,7 +93,7 @@ def _echo_log(step: StepLog) -> List[Path]:
             click.echo(f"The catalog is not reachable from here: {where}: {error.strerror}.", err=True)
             unreachable.append(path)
     if not files:
-        click.echo(printable(f"The catalog has nothing that the step '{step.internal_name}' printed."), err=True)
+        click.echo(printable(f"The catalog has no output of the step '{step.internal_name}'."), err=True)
     for attempt in step.attempts:
         if attempt.message:
             click.secho("\n".join(map(printable, attempt.message.splitlines())), fg="red")

@@ -27,7 +27,7 @@ def status_text(status: str) -> Text:
 
 
 def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
-    """Return the status of a run in its colour; if it has not ended, also whether somebody still works on it."""
+    """Return the status of a run in its colour. For an unfinished run, say whether a process still works on it."""
     if status in ENDED or is_stale is False:
         return status_text(status)
     if is_stale is None:
@@ -37,7 +37,7 @@ def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bo
 
 
 def format_value(value: Any, is_full: bool = True) -> str:
-    """Return a value of a parameter or metric as text. A long text is shortened unless `is_full`."""
+    """Return the value of a parameter or metric as text. A long text is shortened unless `is_full`."""
     text = printable(value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False))
     if is_full or len(text) <= LONGEST_VALUE:
         return text

@@ -77,11 +77,11 @@ def echo_unreadable(run: Run) -> None:
 
 
 def status_lines(run: Run) -> Dict[str, str]:
-    """Return a line with the status of each step, by its name, and last that of the run, by an empty name."""
+    """Return a status line for each step, by its internal name. The last line is that of the run, by an empty name."""
     lines = {
         step.internal_name: _step_label(step, run.reused, step.internal_name).plain for step in steps_of(run.run_log)
     }
-    liveness = run.liveness._replace(silence=None)  # A line is printed when it changes.
+    liveness = run.liveness._replace(silence=None)  # It always changes, and a line is printed when it changes.
     lines[""] = _run_label(replace(run, liveness=liveness), None).plain
     return lines
 
@@ -177,7 +177,7 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused:
                 _add_message(branch, message)
         _add_values(branch, step.user_defined_metrics, is_full, "metric ")
         for stage in ("get", "put"):
-            # Sorted, because magnus keeps them in no particular order.
+            # Sorted, because magnus stores them in no particular order.
             names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
             if names:
                 branch.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))

@@ -24,7 +24,7 @@ def retrying(method: Callable[..., T]) -> Callable[..., T]:
 
 
 class TableAccess:
-    """The table `db_log` of one database: it is created if it is missing, and transient errors are retried.
+    """The table `db_log` of one database. It is created if it is missing, and transient errors are retried.
 
     Args:
         database: The database. The first use connects to it.
@@ -54,7 +54,7 @@ class TableAccess:
         return self.database.retry(lambda attempt: self._schema.missing())
 
     def duplicates(self) -> Dict[str, int]:
-        """Return by run how many rows violate the unique index."""
+        """Return how many rows of each run violate the unique index."""
         return self.database.retry(lambda attempt: self._schema.duplicates())
 
     def widen_pk(self) -> str:

@@ -145,11 +145,11 @@ class TableReader(TableAccess):
 
     @retrying
     def _read_after(self, pk: int, size: int) -> Tuple[int, List[StoredRow]]:
-        """Return the next rows after a pk, and the pk of the last of them."""
+        """Return the pk of the last of the next rows after a pk, and these rows."""
         log = self._log
         query = log.select(*self._stored, log.pk).where(log.pk > pk).order_by(log.pk).limit(size)
         rows = self.database.execute(query).fetchall()
-        return (rows[-1][5] if rows else pk), [self._to_stored(row) for row in rows]
+        return (rows[-1][-1] if rows else pk), [self._to_stored(row) for row in rows]
 
     def _to_stored(self, row: Sequence[Any]) -> StoredRow:
         """Convert a row that the driver returned. peewee's own conversion takes as long as the query."""

@@ -30,7 +30,7 @@ class LogTable(TableReader):
     """
 
     def insert(self, run_id: str, row: Row) -> bool:
-        """Write a row unless the run already has one of its type and key, and return whether it was written."""
+        """Write a row, unless the run already has a row with its type and key. Return True if the row was written."""
         check_texts(run_id, row)
         now = utcnow()
         return self._retry_on_table(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
@@ -73,7 +73,7 @@ class LogTable(TableReader):
         Args:
             make_row: Returns the row, given the time in UTC by the database's clock.
             requires: The rows that the run must have.
-            timeout: For how many seconds to wait for another thread.
+            timeout: How many seconds to wait for another thread.
 
         Returns:
             False, and nothing is written, if the run lacks a row that `requires` names.
@@ -120,14 +120,14 @@ class LogTable(TableReader):
                     self._check_size(run_id, row.fragment)
                     self._queries.insert_stored().run(**row._asdict())
 
-    def delete(self, run_id: str, is_written: bool = False) -> int:
+    def delete(self, run_id: str, is_being_written: bool = False) -> int:
         """Delete all rows of a run, and return how many there were.
 
         Args:
-            is_written: Whether other processes may write rows of the run at the same time.
+            is_being_written: Whether other processes may write rows of the run at the same time.
         """
         total = self._delete_until_none_left(run_id)
-        if is_written and self.database.has_concurrent_writers:
+        if is_being_written and self.database.has_concurrent_writers:
             # A statement that began before the run's own row was deleted may still add a row. A statement that begins
             # later finds no run, and writes nothing.
             time.sleep(DELETE_PAUSE)
@@ -164,7 +164,7 @@ class LogTable(TableReader):
         except peewee.IntegrityError:
             if not self._has(run_id, types, name):
                 raise
-        # Another process wrote the row. Or an earlier attempt wrote it, and the acknowledgement was lost.
+        # The row was written by another process, or by an earlier attempt whose acknowledgement was lost.
         return is_retry and self._is_stored(run_id, row, now)
 
     def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:
@@ -216,7 +216,7 @@ class LogTable(TableReader):
         return [*batches]
 
     def _lock(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
-        """Lock required rows, and rows that several statements will write, so that such transactions cannot deadlock.
+        """Lock the required rows, and the rows that several statements will write. This prevents deadlocks.
 
         Returns:
             False if the run lacks a row that `requires` names.

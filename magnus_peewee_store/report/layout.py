@@ -113,7 +113,7 @@ def count_steps(rows: List[Row]) -> List[Tuple[str, str]]:
 
 
 def _step_rows(steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime]) -> Iterator[Row]:
-    """Yield the row of each step, then those of its branches. The nodes that only end a graph have no row.
+    """Yield the row of each step, then those of its branches. Nodes that only end a graph are left out.
 
     Args:
         steps: The steps of a run or branch.

@@ -43,7 +43,7 @@ class CheckReport:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing needs attention."""
+        """True if nothing needs attention."""
         return not (self.missing or self.widen_pk or self.duplicates or self.unreadable or self.without_own_row)
 
 

@@ -8,7 +8,7 @@ from magnus.datastore import RunLog
 from magnus_peewee_store.runs.reading import Run, code_versions, duration_of, flatten, steps_of
 from magnus_peewee_store.runs.tracing import PRINTED
 
-LEAST_CHANGE = 0.1  # both in seconds and as a fraction: durations that differ by less are equal
+LEAST_CHANGE = 0.1  # in seconds and as a fraction: durations that differ by less than one of them are equal
 
 Values = Dict[str, Any]
 
@@ -24,16 +24,16 @@ class StepState(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """What differs between runs: in each section the values of a name, by run.
+    """What differs between runs. Each section has, by name, the values by run.
 
-    The value is left out for a run that lacks the name. A name within a dictionary is a dot path.
+    A run that lacks the name has no value. A name within a dictionary is a dot path.
     """
 
     run: Dict[str, Values]
     """The status, the tag, and the hash of the pipeline."""
     parameters: Dict[str, Values]
     metrics: Dict[str, Values]
-    """By the step's internal name, a dot and the metric's name."""
+    """A name is the step's internal name, a dot, and the metric's name."""
     data: Dict[str, Values]
     """The hashes of catalogued files."""
     code: Dict[str, Values]
@@ -43,18 +43,13 @@ class Differences(NamedTuple):
 
 
 def diff(a: RunLog, b: RunLog) -> Differences:
-    """Return what differs between two runs. Their values are those of `"a"` and `"b"`.
-
-    Args:
-        a: A run log.
-        b: Another.
-    """
+    """Return what differs between two runs. In the result, the runs are named `"a"` and `"b"`."""
     sides = {"a": Run(a, None, complete_log=a), "b": Run(b, None, complete_log=b)}
     return _compare({side: _sections(run) for side, run in sides.items()})
 
 
 def compare(runs: Sequence[Run]) -> Differences:
-    """Return what differs between any number of runs. Their values are found by their ids.
+    """Return what differs between any number of runs. In the result, the runs are named by their ids.
 
     Args:
         runs: What `read_run` returned.

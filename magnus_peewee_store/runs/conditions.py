@@ -16,7 +16,7 @@ from magnus_peewee_store.times import parse_age, parse_time
 
 AnyRun = TypeVar("AnyRun", bound=RunProgress)
 
-PARAMS, METRICS = "params.", "metrics."  # what a name may begin with, to say which of the two it is
+PARAMS, METRICS = "params.", "metrics."  # prefixes that say whether a name is a parameter or a metric
 OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -52,7 +52,7 @@ class Condition(NamedTuple):
     """A comparison that a run meets if any of the name's values meets it."""
 
     name: str
-    """A field, a parameter, or a metric; of a metric also the last parts of its name, without the number of a step."""
+    """A field, a parameter or a metric. The last part of a metric's name is enough, without the number of a step."""
     operator: str
     """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
     value: str
@@ -65,11 +65,11 @@ AnyCondition = Union[str, Condition]
 def parse_condition(text: str) -> Condition:
     """Parse a condition such as `rmse<0.5`.
 
-    The first operator ends the name. Quotes around the name or the value are left out. So a name that contains an
-    operator stands in quotes.
+    The first operator ends the name. A name that contains an operator must be in quotes. Quotes around the name or the
+    value are removed.
 
     Raises:
-        ConditionError: If the text is not a condition, or its value does not suit the field.
+        ConditionError: If the text is not a condition.
     """
     parts = _CONDITION.fullmatch(text)
     name = next((parts[key] for key in ("double", "single", "bare") if parts[key] is not None), "") if parts else ""
@@ -86,7 +86,7 @@ class Name:
     """A name in a condition, or to sort by: a field, parameters or metrics.
 
     Args:
-        text: The name. `params.` or `metrics.` at its beginning says which of the two it is.
+        text: The name. The prefix `params.` or `metrics.` says which of the two it is.
     """
 
     def __init__(self, text: str) -> None:
@@ -94,9 +94,13 @@ class Name:
         self.is_field = text in FIELDS
         self.needs_summary = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
-        self._param = None if text.startswith(METRICS) else text[len(PARAMS) :] if text.startswith(PARAMS) else text
-        self._metric = None if text.startswith(PARAMS) else text[len(METRICS) :] if text.startswith(METRICS) else text
-        self._is_metric: Dict[str, bool] = {}  # by each name of a metric seen, since runs have the same ones
+        self._param: Optional[str] = text
+        self._metric: Optional[str] = text
+        if text.startswith(PARAMS):
+            self._param, self._metric = text[len(PARAMS) :], None
+        elif text.startswith(METRICS):
+            self._param, self._metric = None, text[len(METRICS) :]
+        self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
 
     def values(self, run: RunProgress) -> List[Any]:
         """Return the values that a run has for the name. It must be a `RunSummary` if the name `needs_summary`."""
@@ -130,7 +134,7 @@ class Filter:
         condition: The condition.
 
     Raises:
-        ConditionError: If it is not one, or its value does not suit the field.
+        ConditionError: If it is not a condition, or its value does not suit the field.
     """
 
     def __init__(self, condition: AnyCondition) -> None:
@@ -150,26 +154,26 @@ class Filter:
         return self.condition.name in HEADER_FIELDS
 
     def earliest_start(self) -> Optional[datetime]:
-        """Return a time before which no run that meets the condition started."""
+        """Return a time before which no run that meets the condition can have started; None if there is no limit."""
         name, symbol, value = self.condition
         return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
 
     def header_texts(self) -> List[str]:
-        """Return texts that the run's own row contains, whatever its case, if the run meets the condition."""
+        """Return texts that the own row of each run that meets the condition contains, ignoring case."""
         name, symbol, value = self.condition
         if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
             return [json.dumps(parse_status(value))]
         return []
 
     def tags(self) -> List[str]:
-        """Return the tags that a run has, in its own row or added later, if it meets the condition."""
+        """Return the tags that each run that meets the condition has, in its own row or added later."""
         name, symbol, value = self.condition
-        # Other software may escape in other ways what is not ASCII.
+        # Other software may escape characters outside ASCII differently.
         return [value] if name == "tag" and symbol == "=" and value and value.isascii() else []
 
 
 def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
-    """Return a filter for each condition; `where` may also be a single one.
+    """Return a filter for each condition. `where` may be a single condition.
 
     Raises:
         ConditionError: If a condition is not valid.
@@ -221,9 +225,10 @@ class _Operand:
 
 
 def sort_runs(runs: Sequence[AnyRun], name: Name, descending: bool = False) -> List[AnyRun]:
-    """Sort runs by a name: by numbers, then by texts; last come NaN and the runs that have no such value.
+    """Sort runs by a name. Numbers come first, then texts, then other values such as NaN, then runs without a value.
 
-    Of several values the smallest counts, or the largest if `descending`. Runs with equal values keep their order.
+    If a run has several values, the smallest counts, or the largest if `descending`. Runs with equal values keep their
+    order.
     """
     choose = max if descending else min
     numbers: List[Tuple[Any, AnyRun]] = []
@@ -250,7 +255,7 @@ def _is_number(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Return a value in full: texts as they are, times in ISO 8601, all else as JSON."""
+    """Return a value as text, in full. A time is in ISO 8601. A value that is neither a time nor text is JSON."""
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -12,15 +12,15 @@ from magnus_peewee_store.runs.reading import has_ended
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import DBStore
 
-COPY_BATCH = 20  # the number of runs that are compared at a time, with all of their rows
+COPY_BATCH = 20  # how many runs to compare at a time, with all of their rows
 
 
 def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Iterator[Outcome]:
     """Copy runs into another database, or bring them up to date there.
 
     Each run is written in one transaction. A run that is equal in both databases is skipped. Tags and notes are copied.
-    Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. A row of the run that
-    only the target has is deleted. If the target has a different run with the same id, that run is kept.
+    Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. Rows of
+    the run that only the target has are deleted. If the target has a different run with the same id, that run is kept.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -44,7 +44,7 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
             elif rows == present[run_id]:
                 yield Outcome(run_id, SKIPPED)
             elif present[run_id] and _creation_of(rows) != _creation_of(present[run_id]):
-                # magnus generates the same id more than once. A copy would have the created_at of the original.
+                # magnus may generate an id twice. A copy would have the created_at of the original.
                 yield Outcome(run_id, SKIPPED, "skipped: the other database has another run with this id")
             else:
                 yield _replace(target, rows, UPDATED if present[run_id] else WRITTEN)
@@ -70,8 +70,8 @@ def find_differing(
         progress(len(batch))
 
 
-def are_same(a: Backend, b: Backend) -> bool:
-    """Return True if two connections lead to the same database, as far as their parameters say."""
+def is_same_database(a: Backend, b: Backend) -> bool:
+    """Return True if two connections have the same parameters, so that they lead to the same database."""
     return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
 
 
@@ -81,7 +81,7 @@ def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, List[Sto
     for row in source.table.read_runs(run_ids):
         if row.attribute_type not in fragments.HEARTBEAT and isinstance(row.attribute_value, str):
             key = (row.attribute_type, row.attribute_key)
-            rows_of[row.run_id].pop(key, None)  # Otherwise the newest row would take the place of the oldest.
+            rows_of[row.run_id].pop(key, None)  # Otherwise the newest row would be at the position of the oldest.
             rows_of[row.run_id][key] = _scrub_row(row)
     return {run_id: list(rows.values()) for run_id, rows in rows_of.items()}
 

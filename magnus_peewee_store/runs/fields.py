@@ -17,9 +17,10 @@ from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, t
 from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import from_created_at
 
-# What a list or search needs of a step, as a plain tuple, since there are many: its status and type; as magnus wrote
-# them, the start of its first attempt and the end of its last. With values also: whether it did not run (a re-run does
-# not repeat the steps that succeeded before), its metrics, and the git remote of its code.
+# What a list or search needs of a step. It is a plain tuple, because there are many. Its items are:
+# - the status and the type,
+# - the start of the first attempt and the end of the last, as magnus wrote them,
+# - if values are read: whether a re-run did not repeat the step, its metrics, and the git remote of its code.
 StepFields = Tuple[Any, ...]
 STATUS, TYPE, START, END, IS_MOCK, METRICS, REMOTE = range(7)
 
@@ -36,11 +37,11 @@ class RunFields(NamedTuple):
     params: Dict[str, Any]
     """As a flat dictionary."""
     steps: Dict[str, StepFields]
-    """By internal name, without the nodes that only end a graph."""
+    """By internal name. Nodes that only end a graph are left out."""
     unreadable: List[UnreadableRow]
     origin: Origin = Origin()
     reused: Dict[str, str] = {}
-    """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in."""
+    """The id of the run that each reused step ran in, by the step's internal name."""
     reused_metrics: Dict[str, Dict[str, Any]] = {}
     """The metrics of reused steps, and of the steps in their branches, by internal name."""
     tags: Tuple[str, ...] = ()
@@ -54,7 +55,7 @@ class RunFields(NamedTuple):
         return repository_name(remote) if remote else self.origin.folder
 
     def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
-        """Return the metrics of each step by its internal name, those of reused steps, too."""
+        """Return the metrics of each step, also of reused steps, by the step's internal name."""
         return {**{name: step[METRICS] for name, step in self.steps.items()}, **self.reused_metrics}
 
 
@@ -70,7 +71,7 @@ def _typed_dict(is_required: bool = True, **fields: Any) -> Any:
     )
 
 
-# A validator creates no objects for what is not asked for, and accepts NaN.
+# A validator creates no objects for fields that the schema lacks, and accepts NaN.
 _parse_header = SchemaValidator(
     _typed_dict(
         status=_TEXT,
@@ -102,7 +103,7 @@ _STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_O
 
 
 class _Selection:
-    """The rows of runs, and the fields of their steps, to read."""
+    """Which rows to read besides steps, and how many of the fields of a step."""
 
     def __init__(self, types: Types, count: int) -> None:
         self.types = types
@@ -111,14 +112,13 @@ class _Selection:
 
 
 _WITH_VALUES = _Selection(fragments.PARAMETER, len(_STEP_PATHS))
-_WITHOUT_VALUES = _Selection((), IS_MOCK)
+_WITHOUT_VALUES = _Selection((), IS_MOCK)  # only the fields before IS_MOCK
 
 
 def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
     """Return the fields of runs, in the order of the ids, as far as they can be read.
 
     Args:
-        store: The store.
         run_ids: The whole ids, at most a few hundred.
     """
     known = _read_own_fields(store, run_ids, _WITH_VALUES)
@@ -150,7 +150,7 @@ def _reused_steps(run: RunFields) -> List[str]:
 
 
 def _add_reused(run: RunFields, known: Dict[str, RunFields]) -> RunFields:
-    """Return a run with the metrics of its reused steps, which are those of the original run; see `reuse`.
+    """Return a run with the metrics of its reused steps, which the original run has; see `reuse`.
 
     The results replace the runs in `known`.
     """
@@ -160,12 +160,12 @@ def _add_reused(run: RunFields, known: Dict[str, RunFields]) -> RunFields:
         if original is None or original in chain:
             break
         chain.append(original)
-    for run_ in reversed(chain):
-        known[run_.run_id] = _add_reused_of(run_, known.get(run_.original_run_id or ""))
+    for each in reversed(chain):
+        known[each.run_id] = _add_reused_from(each, known.get(each.original_run_id or ""))
     return known[run.run_id]
 
 
-def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
+def _add_reused_from(run: RunFields, original: Optional[RunFields]) -> RunFields:
     names = _reused_steps(run)
     if not names or run.reused or original is None:
         return run
@@ -182,12 +182,12 @@ def _add_reused_of(run: RunFields, original: Optional[RunFields]) -> RunFields:
 
 
 def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: Optional[_Selection]) -> Dict[str, RunFields]:
-    """Return the fields of runs, in the order of the ids; without a selection none of their steps."""
+    """Return the fields of runs, in the order of the ids. Without a selection, no steps and parameters are read."""
     own_rows: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
     for row in store.table.read_runs(run_ids, fragments.RUN_LOG + fragments.ANNOTATIONS):
         own_rows.setdefault(row.run_id, []).append(row)
     rows = store.table.read_fields(run_ids, selection.types, fragments.STEP, selection.paths) if selection else ()
-    rows_of = {run_id: list(own_rows) for run_id, own_rows in itertools.groupby(rows, operator.itemgetter(0))}
+    rows_of = {run_id: list(group) for run_id, group in itertools.groupby(rows, operator.itemgetter(0))}
     parse_step = (selection or _WITH_VALUES).parse_step
     fields = {}
     for run_id in run_ids:
@@ -222,7 +222,7 @@ def _to_fields(
         if attribute_type in fragments.PARAMETER:
             params[name] = from_json(value)
         else:
-            # An object, if the database has not extracted the fields.
+            # The value is a list if the database has extracted the fields, and else the whole step log.
             step = parse_step(value) if value[:1] == "[" else _parse_whole_step(value)
             if step[TYPE] not in fragments.TERMINAL_STEP_TYPES:
                 steps[name] = step

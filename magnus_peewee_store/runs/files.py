@@ -52,7 +52,7 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
         if run.run_log.status == UNKNOWN:
             yield Outcome(run_id, FAILED, problem or "it has no row of its own")
             continue
-        # The format of magnus' own store.
+        # magnus' own store writes this format.
         write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
         yield Outcome(run_id, INCOMPLETE if problem else WRITTEN, problem)
 
@@ -130,14 +130,14 @@ def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
         return Outcome(name, FAILED, str(error).strip())
 
 
-def _rows_of(run_log: RunLog, changed: datetime) -> List[StoredRow]:
-    """Return the rows of an imported run, created at its first attempt or, without attempts, when its file changed."""
+def _rows_of(run_log: RunLog, modified: datetime) -> List[StoredRow]:
+    """Return the rows of an imported run. Their created_at is its first attempt; without one, the time of its file."""
     if not run_log.run_id:
         raise ValueError("its run_id is empty")
     run_log.run_config = scrub(run_log.run_config)
     utc_offset = parse_origin(run_log.run_config.get(STARTED_BY)).utc_offset
     span = time_span(attempts_of(steps_of(run_log)), utc_offset)
-    start = to_created_at(span[0] if span else changed)
+    start = to_created_at(span[0] if span else modified)
     return [
         StoredRow(run_log.run_id, *fragment, start + number * TICK)
         for number, fragment in enumerate(fragments.dump_run_log(run_log))

@@ -1,4 +1,4 @@
-"""Runs as pandas DataFrames. pandas is imported only when one is asked for."""
+"""Runs as pandas DataFrames. pandas is imported only when a DataFrame is made."""
 
 from typing import Any, Dict, List, Optional, Sequence, Union
 
@@ -25,7 +25,6 @@ def to_dataframe(
     `duration` (in seconds), `params.<name>` and `metrics.<step>.<name>`.
 
     Args:
-        store: The store.
         where: The conditions, such as `"rmse<0.5"`.
         order_by: The name to sort by.
         limit: The largest number of runs.
@@ -63,7 +62,6 @@ def metrics_dataframe(
     The branches of a map are rows, so that they can be grouped or drawn as lines.
 
     Args:
-        store: The store.
         where: The conditions, such as `"rmse<0.5"`.
         order_by: The name to sort the runs by.
         limit: The largest number of runs.

@@ -1,28 +1,27 @@
 """How lists of runs show names and values: short headings, and numbers to 6 significant digits."""
 
-from typing import Any, Dict, List, Sequence
+from collections import Counter
+from typing import Any, List, Sequence
 
 from magnus_peewee_store.runs.conditions import METRICS, PARAMS, without_number
 from magnus_peewee_store.runs.listing import RunSummary
 
 
 def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
-    """Return the names of all parameters or metrics with their prefix, in the order in which runs have them."""
+    """Return the names of all parameters or metrics, each with its prefix, in the order in which runs have them."""
     dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
     return [f"{prefix}{name}" for name in dict.fromkeys(name for each in dictionaries for name in each)]
 
 
 def headings(names: Sequence[str]) -> List[str]:
-    """Return the names without their prefixes; of a metric only the last part, if no other name ends in it.
+    """Return the names without their prefixes. The last part of a metric's name is enough if no other name ends in it.
 
     The number of a step belongs to the last part.
     """
     texts = [_without_prefix(name) for name in names]
     starts = [without_number(text).rpartition(".")[0] for text in texts]
     last = [text[len(start) :].lstrip(".") or text for text, start in zip(texts, starts)]
-    counts: Dict[str, int] = {}
-    for text in last:
-        counts[text] = counts.get(text, 0) + 1
+    counts = Counter(last)
     return [
         short if name.startswith(METRICS) and counts[short] == 1 else text
         for name, text, short in zip(names, texts, last)

@@ -32,7 +32,7 @@ class RunProgress:
     started: Optional[datetime]
     """In UTC."""
     duration: Optional[float]
-    """In seconds; if the run has not ended, until now, or until it was last seen if it is stale."""
+    """In seconds: for an unfinished run until now, for a stale run until it was last seen."""
     steps_done: int
     steps_known: int
     """The steps that have begun."""
@@ -43,7 +43,7 @@ class RunProgress:
     pipeline: Optional[str] = None
     """The file that defines the pipeline."""
     user: Optional[str] = None
-    """Who started it."""
+    """The user who started it."""
     host: Optional[str] = None
     """The machine that it was started on."""
     tags: Tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class RunProgress:
     notes: Tuple[Note, ...] = ()
     """Its notes, oldest first."""
     last_seen: Optional[datetime] = None
-    """When a process last worked on it, in UTC by the database's clock, if it has not ended."""
+    """When a process last worked on an unfinished run, in UTC by the database's clock."""
     silence: Optional[float] = None
     """How many seconds ago that was."""
     is_stale: Optional[bool] = None
@@ -65,13 +65,13 @@ class RunSummary(RunProgress):
     """What a list of runs shows about one run. None means unknown."""
 
     params: Dict[str, Any] = field(default_factory=dict)
-    """The parameters as the run left them. A name within a dictionary is a dot path."""
+    """The final parameters. A name within a dictionary is a dot path."""
     metrics: Dict[str, Any] = field(default_factory=dict)
-    """The metrics by the step's internal name, a dot and the metric's name, which may be a dot path, too."""
+    """The metrics. A name is the step's internal name, a dot, and the metric's name, which may be a dot path."""
     reused: Dict[str, str] = field(default_factory=dict)
-    """By the internal name of each step that a re-run did not repeat, the id of the run that it ran in.
+    """The id of the run that each reused step ran in, by the step's internal name.
 
-    Its metrics are among the metrics.
+    A re-run does not repeat the steps that succeeded before. The metrics of these steps are among the metrics.
     """
     project: Optional[str] = None
     """The git remote of its code; without one, the name of the folder that it was started in."""
@@ -81,7 +81,6 @@ def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
     """Return a summary of each run, in the order of the ids.
 
     Args:
-        store: The store.
         run_ids: The whole ids.
     """
     return [
@@ -118,7 +117,7 @@ def _read(
     """Yield the fields of runs, the heartbeats of those that have not ended, and the time by the database's clock."""
     for batch in batches(run_ids, BATCH_SIZE):
         fields = read(store, batch)
-        # An ended run may have many heartbeats, from all of its pods, which do not matter any more.
+        # An ended run may have many heartbeats, one for each pod. They do not matter any more.
         unfinished = [run.run_id for run in fields if run.status not in ENDED]
         beats: Dict[str, List[Row]] = {}
         for row in store.table.read_runs(unfinished, fragments.HEARTBEAT) if unfinished else []:
@@ -165,7 +164,7 @@ def _metrics_of(run: RunFields) -> Dict[str, Any]:
             if isinstance(value, dict) and value:
                 metrics.update(flatten(value, f"{step_name}.{name}."))
             else:
-                # Runs have the same names: each takes memory once.
+                # Many runs have the same names. Interned, each name takes memory once.
                 metrics[sys.intern(f"{step_name}.{name}")] = value
     return metrics
 
@@ -176,6 +175,6 @@ def _duration_of(run: RunFields) -> Optional[float]:
         return max(0.0, (datetime.now(timezone.utc) - run.started).total_seconds())
     times = [time for step in run.steps.values() for time in step[START : END + 1] if time]
     if {*map(len, times)} <= {*ISO_LENGTHS}:
-        times = [min(times), max(times)] if times else []  # as texts, since parsing takes longer
+        times = [min(times), max(times)] if times else []  # Compared as texts, because parsing takes longer.
     parsed = [time for time in map(parse_time, times) if time]
     return (max(parsed) - min(parsed)).total_seconds() if parsed else None

@@ -19,8 +19,8 @@ class Outcome(NamedTuple):
 
     - `written`
     - `incomplete`: it was written without rows that cannot be read.
-    - `updated`: it was written before, and has been brought up to date.
-    - `skipped`: it was there before.
+    - `updated`: it was there before, and has been brought up to date.
+    - `skipped`: it was there before, and was not changed.
     - `failed`
     """
     message: str = ""

@@ -34,11 +34,11 @@ def prunable(
 ) -> Prunable:
     """Choose the runs that may be deleted: those that are older than an age and not among the newest.
 
-    A run that has not ended may still be running. It is not chosen while it has heartbeats, or while one of its rows is
-    younger than `older_than`. If that is less than a day, a day counts.
+    An unfinished run may still be running. It is not chosen while it has heartbeats. Nor is it chosen while one of its
+    rows is younger than `older_than`, or younger than a day if that is longer.
 
     Args:
-        older_than: The age; None to choose runs of any age.
+        older_than: The age. None chooses runs of any age.
         keep: How many of the newest runs are kept; None means 0.
         progress: Called after each batch with its number of runs.
         where: Conditions as in `search`. Runs that do not meet all of them are neither chosen nor counted by `keep`.
@@ -73,7 +73,7 @@ def prunable(
 
 
 def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
-    """Delete runs, each in one transaction. Between two runs there is a pause in which pipelines can write.
+    """Delete runs, each in one transaction. Pipelines can write in the pauses between two runs.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -86,7 +86,7 @@ def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
     for run_id in run_ids:
         start = time.monotonic()
         is_finished = any(has_ended(row) for row in store.table.read_runs([run_id], fragments.RUN_LOG))
-        count = store.table.delete(run_id, is_written=not is_finished)
+        count = store.table.delete(run_id, is_being_written=not is_finished)
         pause = time.monotonic() - start
         yield count
         # SQLite allows one writer at a time. A pause as long as the deletion lets others write.

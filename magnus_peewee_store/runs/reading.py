@@ -56,8 +56,7 @@ class Run:
     complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
     """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
     reused: Dict[str, str] = field(default_factory=dict)
-    """By the internal name of each reused step the id of the run that it ran in."""
-
+    """The id of the run that each reused step ran in, by the step's internal name."""
     liveness: Liveness = field(default_factory=Liveness)
     """When it was last seen, if it has not ended."""
     origin: Origin = field(default_factory=Origin)
@@ -71,7 +70,7 @@ class Run:
 
     @property
     def duration(self) -> Optional[float]:
-        """How many seconds it took; if it has not ended, until now, or until it was last seen if it is stale."""
+        """In seconds: for an unfinished run until now, for a stale run until it was last seen."""
         last_seen = self.liveness.last_seen
         if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
             return max(0.0, (last_seen - self.started).total_seconds())
@@ -90,7 +89,7 @@ class Run:
         return repository_name(remote) if remote else self.origin.folder
 
     def _repr_html_(self) -> str:
-        # Imported here because only notebooks need it. As an image, its styles do not affect the notebook.
+        # Imported here because only notebooks need it. It is an image, so its styles do not affect the notebook.
         from magnus_peewee_store.report import to_svg
 
         image = base64.b64encode(to_svg(self).encode()).decode()
@@ -102,11 +101,10 @@ def read_run(store: DBStore, run_id: str) -> Run:
     """Read a run, as far as its rows can be read.
 
     Args:
-        store: The store.
-        run_id: The id of the run, or a beginning of it that no other run shares.
+        run_id: The id of the run. Its beginning is enough if it is unique.
 
     Raises:
-        RunNotFoundError: If there is no such run, or several ids begin so.
+        RunNotFoundError: If there is no such run, or several ids begin with it.
 
     Example:
         >>> from magnus_peewee_store import DBStore, runs
@@ -129,7 +127,7 @@ def read_run(store: DBStore, run_id: str) -> Run:
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read a run by its whole id, as far as its rows can be read, and not the runs that it reuses steps of.
+    """Read a run by its whole id, as far as its rows can be read. Its reused steps are not completed.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -146,8 +144,8 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
     Args:
         run_id: The id of the run.
         rows: attribute_type, attribute_key and attribute_value of its rows, oldest first.
-        created_at: That of the run's own row; without one, that of its oldest row.
-        now: The time by the database's clock, if the run may be alive.
+        created_at: The created_at of the run's own row; without one, of its oldest row.
+        now: The time by the database's clock, if the run has heartbeats.
     """
     unreadable: List[UnreadableRow] = []
 
@@ -178,7 +176,7 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
 
 
 def _common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
-    """Return the UTC offset of the processes of a run; None if they differ: attempts do not say who wrote them."""
+    """Return the UTC offset of the processes of a run; None if they differ. Attempts do not say who wrote them."""
     offsets = {beat.utc_offset for beat in beats} | ({origin.utc_offset} if origin != Origin() else set())
     return offsets.pop() if len(offsets) == 1 else None
 
@@ -191,9 +189,9 @@ def has_ended(header: StoredRow) -> bool:
         return False
 
 
-def steps_of(run_log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
-    """Yield all steps, each before those in its branches, without the nodes that only end a graph."""
-    for step in run_log.steps.values():
+def steps_of(log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
+    """Yield all steps, each before the steps in its branches. Nodes that only end a graph are left out."""
+    for step in log.steps.values():
         if step.step_type not in fragments.TERMINAL_STEP_TYPES:
             yield step
         for branch in step.branches.values():
@@ -234,8 +232,8 @@ def duration_of(status: str, started: Optional[datetime], attempts: Iterable[Ste
 def results_of(run_log: RunLog) -> List[str]:
     """Return the names of the parameters that steps set or changed, as far as the log shows it.
 
-    magnus logs with each attempt the parameters that it started with. Those of the first attempt are what the run
-    started with.
+    With each attempt, magnus logs the parameters that the attempt started with. So the run started with those of the
+    first attempt.
     """
     attempts = [attempt for step in run_log.steps.values() for attempt in step.attempts]
     if not any(attempt.parameters for attempt in attempts):
@@ -272,7 +270,7 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
-    """Return a dictionary without dictionaries in it, except empty ones: their names become dot paths."""
+    """Return a flat dictionary. Names within inner dictionaries become dot paths. Empty inner dictionaries stay."""
     flat: Dict[str, Any] = {}
     for name, value in values.items():
         if value and isinstance(value, dict):

@@ -14,14 +14,16 @@ Log = TypeVar("Log", BranchLog, RunLog)
 
 
 def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[RunLog, Dict[str, str]]:
-    """Return a run log with the metrics, data and branches of its reused steps, and which run each of them ran in.
+    """Add to a run log the metrics, data and branches of its reused steps.
 
-    The run log itself is returned if it has no reused steps. The steps in reused branches have no attempts, since they
-    did not run in this run.
+    The steps in reused branches have no attempts, because they did not run in this run.
 
     Args:
-        run_log: The run log.
         read: Returns the log of an original run; None if there is none.
+
+    Returns:
+        A copy of the run log, or the run log itself if it has no reused steps. Also the id of the run that each reused
+        step ran in, by the step's internal name.
     """
     chain = [run_log]
     while has_reused_steps(chain[-1]) and chain[-1].original_run_id not in [each.run_id for each in chain]:
@@ -29,6 +31,7 @@ def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[
         if original is None:
             break
         chain.append(original)
+    # The oldest run comes first. Each run completes the next.
     completed, reused = chain.pop(), {}
     if has_reused_steps(completed):
         names = [step.internal_name for step in _steps_of(completed).values() if step.mock]

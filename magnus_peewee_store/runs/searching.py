@@ -1,4 +1,4 @@
-"""Find runs by what they are: their fields, parameters and metrics."""
+"""Find runs by their fields, parameters and metrics."""
 
 import json
 from datetime import datetime
@@ -23,7 +23,7 @@ from magnus_peewee_store.runs.listing import BATCH_SIZE, RunSummary, batches, su
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import to_created_at
 
-Reader = Callable[[DBStore, Sequence[str]], List[AnyRun]]  # from a store and ids
+Reader = Callable[[DBStore, Sequence[str]], List[AnyRun]]  # reads runs, given a store and their ids
 
 
 def search(
@@ -37,15 +37,14 @@ def search(
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
     The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
-    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`, or
-    `train.rmse.2`, which `track_this(step=2, rmse=...)` wrote; a run meets a condition if one of them does.
-    `params.rmse` and `metrics.rmse` say which of the two is meant.
+    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`. It
+    also means `train.rmse.2`, which `track_this(step=2, rmse=...)` wrote. A run meets a condition if one of its metrics
+    does. If a parameter has the same name, write `params.rmse` or `metrics.rmse`.
 
     Args:
-        store: The store.
         where: The conditions, such as `"rmse<0.5"`.
-        order_by: The name to sort by. Of several metrics the smallest counts, or the largest if `descending`. Runs
-            without it come last. By default the newest run comes first.
+        order_by: The name to sort by. If a run has several values, the smallest counts, or the largest if `descending`.
+            Runs without the name come last. By default, the newest run comes first.
         limit: The largest number of runs.
         descending: Whether to sort from large to small.
 
@@ -74,7 +73,6 @@ def list_runs(
     """List runs, newest first.
 
     Args:
-        store: The store.
         status: Only runs with this status.
         tag: Only runs with this tag.
         since: Only runs that started at this time or later. A time without a zone is local time.
@@ -104,15 +102,17 @@ def search_page(
     descending: bool,
     read: Reader[AnyRun],
 ) -> Tuple[List[AnyRun], int]:
-    """Find runs like `search`, and count those beyond the limit, too.
+    """Find runs as `search` does.
 
     Args:
-        store: The store.
         filters: The conditions.
         order_by: The name to sort by.
         limit: The largest number of runs.
         descending: Whether to sort from large to small.
-        read: Reads the runs. It returns summaries if a filter or `order_by` needs them.
+        read: Reads the runs. It must return summaries if a filter or `order_by` needs them.
+
+    Returns:
+        The runs, and how many there would be without the limit.
     """
     if order_by is not None or not all(each.is_on_header() for each in filters):
         found = _search(store, filters, order_by, None, descending, read)
@@ -146,7 +146,7 @@ def _search(
 
 
 def _count(store: DBStore, filters: Sequence[Filter]) -> int:
-    """Count the runs that meet filters which the runs' own rows are enough for."""
+    """Count the runs that meet filters. Each filter must be `is_on_header`."""
     if not filters:
         return store.table.count_runs(fragments.RUN_LOG)
     runs = _candidates(store, filters, None, summarize_headers)
@@ -156,13 +156,9 @@ def _count(store: DBStore, filters: Sequence[Filter]) -> int:
 def _candidates(
     store: DBStore, filters: Sequence[Filter], limit: Optional[int], read: Reader[AnyRun]
 ) -> Iterator[AnyRun]:
-    """Yield runs, newest first, without those that the database can tell not to meet the filters.
+    """Yield runs, newest first. The database leaves out some of those that do not meet the filters, for speed.
 
-    Args:
-        store: The store.
-        filters: The filters.
-        limit: How many runs to read first, if a few may be enough.
-        read: Reads the runs.
+    A limit says how many runs to read first, if the caller may not need all of them.
     """
     texts = [text for each in filters for text in each.header_texts()]
     tags = {json.dumps(tag): Requirement(fragments.TAG, tag) for each in filters for tag in each.tags()}
@@ -186,10 +182,10 @@ def _candidates(
 
 
 def check_names(store: DBStore, names: Sequence[Name]) -> None:
-    """Check that each name is a parameter or metric of some run.
+    """Check that each name is a parameter or metric of some run, unless there are no runs.
 
     Raises:
-        UnknownNameError: If one is not, unless there are no runs.
+        UnknownNameError: If one is not.
     """
     if not names:
         return
@@ -201,7 +197,7 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
         known.update(run.params, run.metrics)
     if unseen and has_runs:
         name = unseen[0].text
-        # A metric's last part comes first: it is what a short name is compared with.
+        # A user may have misspelled the last part of a metric's name.
         short = [without_number(each).rpartition(".")[2] for each in known]
         raise UnknownNameError(
             f"No run has a parameter or metric '{name}'.{suggest(name, sorted({*short, *known, *FIELDS}))}"

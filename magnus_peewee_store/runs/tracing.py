@@ -1,4 +1,4 @@
-"""Trace what steps printed, and which runs read or wrote a file."""
+"""Trace the output of steps, and which runs read or wrote a file."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at
 
-PRINTED = ".execution.log"  # in the names of the files that hold what steps printed; a map adds the branch's value
+PRINTED = ".execution.log"  # in the names of the files that hold the output of steps; in a map, a value follows it
 SHORTEST_HASH = 6  # digits
 
 
@@ -35,10 +35,10 @@ class DataUse(NamedTuple):
 
 
 def hash_of(file_or_hash: str) -> str:
-    """Return the hash of a file, as magnus computes it; of a hash, or the beginning of one, the hash itself.
+    """Return the hash of a file, as magnus computes it. A hash, or the beginning of one, is returned as it is.
 
     Raises:
-        FileNotFoundError: If there is no such file, and it is no hash either.
+        FileNotFoundError: If the text is neither a file nor a hash.
         IsADirectoryError: If it is a folder.
     """
     if os.path.isdir(file_or_hash):
@@ -53,11 +53,10 @@ def hash_of(file_or_hash: str) -> str:
 
 
 def lineage(store: DBStore, data_hash: str) -> List[DataUse]:
-    """Return which steps of which runs read or wrote a content, oldest first, as the catalog recorded it.
+    """Return the steps that read or wrote some content, oldest first, as the catalog recorded it.
 
     Args:
-        store: The store.
-        data_hash: The hash of the content, or the beginning of it; see `hash_of`.
+        data_hash: The SHA-256 hash of the content, or the beginning of it.
     """
     uses = []
     for row in store.table.find(fragments.STEP, data_hash):
@@ -73,7 +72,7 @@ def lineage(store: DBStore, data_hash: str) -> List[DataUse]:
 
 
 def printed_files(step: StepLog) -> Iterator[Path]:
-    """Yield the files in the catalog that hold what a step printed, as magnus recorded them."""
+    """Yield the files in the catalog that hold the output of a step, as magnus recorded them."""
     paths = [
         Path(data.catalog_handler_location, data.catalog_relative_path)
         for data in step.data_catalog
