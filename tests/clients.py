@@ -1,4 +1,4 @@
-"""Processes that set and read parameters and steps all the time, and the history of what they did."""
+"""Processes that constantly set and read parameters and steps, and the history of what they did."""
 
 import contextlib
 import datetime
@@ -101,7 +101,7 @@ class Client(logging.Handler):
             self.pipe.send(("failure", None))
 
     def follow_run(self) -> None:
-        """Create the run of this moment, if it is new to this client."""
+        """Create the current run, if it is new to this client."""
         run_id = f"run-{int(time.monotonic() / SECONDS_PER_RUN)}"
         if run_id != self.run_id:
             self.run_id = run_id
@@ -271,7 +271,7 @@ class Trial:
         self._clients = [Recorder(next(self._names), url, is_patient, self) for url, is_patient in places]
 
     def wait_for_operations(self, count: int, except_url: str = "") -> None:
-        """Wait until each client has done that many more operations; without those on one connection string."""
+        """Wait until each client has done this many more operations. Clients of `except_url` do not count."""
         goals = [(client, client.count + count) for client in self._clients if client.url != except_url]
         with self.changed:
             self.changed.wait_for(
@@ -328,7 +328,7 @@ class Trial:
 
 @contextlib.contextmanager
 def start_trial(urls: Sequence[str], count: int = 6) -> Iterator[Trial]:
-    """Run clients until the end of the block."""
+    """Run clients until the end of the `with` block."""
     trial = Trial(urls, count)
     try:
         yield trial

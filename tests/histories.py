@@ -36,7 +36,7 @@ class Zone(NamedTuple):
 
 
 def find_violations(history: Sequence[Operation]) -> List[str]:
-    """Return what no atomic registers can have done, one text each.
+    """Return the violations of atomicity and linearizability, one text each.
 
     Raises:
         ValueError: If two writes write the same value to a key.
@@ -80,7 +80,7 @@ def _register_violations(
 
 
 def _zones(write: Operation, reads: List[Operation]) -> Iterator[Zone]:
-    """Yield the zone of a value; the zone of each effect that is seen while a retried write lasts."""
+    """Yield the zone of a value. While a retried write lasts, each effect that is seen has a zone."""
     repeated = [each for each in reads if write.is_retried and each.start < write.end]
     for each in repeated:
         yield _zone([write, each])
@@ -94,7 +94,7 @@ def _zone(operations: List[Operation]) -> Zone:
 
 
 def _torn(read: Operation, writes: Dict[str, Dict[Optional[str], Operation]]) -> Iterator[str]:
-    """Yield the pairs of keys of which a read saw one from one write, and one from another, though both wrote both."""
+    """Yield the pairs of keys that are torn: two writes wrote both keys, and the read saw one key of each write."""
     writers = {key: writes[key][value] for key, value in read.values.items() if value in writes[key]}
     for first, second in itertools.combinations(sorted(writers), 2):
         one, other = writers[first], writers[second]

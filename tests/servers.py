@@ -98,7 +98,7 @@ _ports = itertools.count(random.randrange(10_000, 30_000))
 
 
 def installation_of(kind: str) -> Installation:
-    """Return the tree if it has this kind of server, else the system."""
+    """Return the tree if it has this kind of server, otherwise the system."""
     return TREE if TREE and kind == KIND_IN_TREE else SYSTEM
 
 

@@ -1,4 +1,4 @@
-"""Tags, notes and owners of runs; and prune, export and copy, which choose runs by them."""
+"""Test tags, notes and owners of runs. Commands such as prune, export and copy choose runs by them."""
 
 import json
 import os
@@ -156,7 +156,7 @@ def test_export_and_copy_choose_runs_by_conditions(sqlite_file: SqliteFile, tmp_
     ]
 
 
-def test_prune_tells_what_stays_in_the_catalog_and_deletes_it(
+def test_prune_counts_or_deletes_the_catalog_of_runs(
     sqlite_file: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

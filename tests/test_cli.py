@@ -589,7 +589,7 @@ def test_interrupted_command_can_be_repeated(
     }
 
     def count_rows() -> Dict[str, int]:
-        """Return the number of rows per run: of the runs copied so far or, for `prune`, not yet deleted."""
+        """Return the number of rows of each run that is copied already or, for `prune`, not yet deleted."""
         if command == "export":
             read = FileSystemRunLogstore(log_folder=str(tmp_path / "out")).get_run_log_by_id
             return {path.stem: 11 for path in (tmp_path / "out").glob("*.json") if read(path.stem)}

@@ -95,7 +95,7 @@ def test_runs_prints_json_with_params_and_metrics(magnus_db: Command) -> None:
         (["--where", "lr>5"], "No runs match."),
     ],
 )
-def test_runs_says_when_the_list_was_cut(magnus_db: Command, options: List[str], message: str) -> None:
+def test_runs_says_when_the_list_is_incomplete(magnus_db: Command, options: List[str], message: str) -> None:
     assert magnus_db("runs", *options).stderr.strip() == message
 
 
@@ -118,7 +118,7 @@ def test_unknown_statuses_and_names_are_errors(magnus_db: Command, options: List
 
 
 @pytest.mark.parametrize("options", [["--csv", "--json"], ["--desc"]])
-def test_options_that_do_not_fit_are_errors(magnus_db: Command, options: List[str]) -> None:
+def test_options_that_do_not_fit_together_are_errors(magnus_db: Command, options: List[str]) -> None:
     magnus_db("runs", *options, exit_code=2)
 
 
@@ -132,7 +132,7 @@ def test_columns_without_room_are_named(magnus_db: Command, monkeypatch: pytest.
     assert "No room for metrics.train.a rather long metric" in result.stderr and "--columns" in result.stderr
 
 
-def test_headings_of_values_tracked_at_steps_have_the_number(magnus_db: Command) -> None:
+def test_headings_of_tracked_values_have_the_number_of_the_step(magnus_db: Command) -> None:
     store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
     put(store, "many", {"loss": {"0": 0.5, "1": 0.25}})
     store.close()

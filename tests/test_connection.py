@@ -393,7 +393,7 @@ def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
         ("sqlite:///:memory:", 0),
     ],
 )
-def test_untested_scheme_is_warned_of_once(url: str, warnings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untested_scheme_warns_once(url: str, warnings: int, monkeypatch: pytest.MonkeyPatch) -> None:
     messages: List[str] = []
     monkeypatch.setattr(logging.getLogger("magnus.db"), "handle", lambda record: messages.append(record.getMessage()))
     make_database(url)
@@ -625,7 +625,7 @@ FRAGMENTS = st.sampled_from(
 
 
 def output_for(connection_string: str) -> str:
-    """Return all output about a connection string: repr, dump and traceback. Its database does not exist."""
+    """Return all output about a connection string: repr, dump and traceback. The database need not exist."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.callback(os.chdir, os.getcwd())
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""Copies that are repeated, interrupted, or made of runs that are written; and runs that are deleted while written."""
+"""Test copies that are repeated, interrupted, or made while runs are written, and deletion during a write."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Iterator[DBStore]:
 
 
 def copy(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
-    """Copy runs and return which were written, and which of those were updated."""
+    """Copy runs. Return which runs were written, and which of them were updated."""
     return [outcome.status for outcome in runs.copy_runs(source, target, run_ids or ["run"])]
 
 

@@ -1,4 +1,4 @@
-"""README.md, CONTRIBUTING.md and docs/*.md: what they tell readers to run is run, and what they name exists."""
+"""Test README.md, CONTRIBUTING.md and docs/*.md: run their commands, and check that what they name exists."""
 
 import ast
 import contextlib

@@ -149,7 +149,9 @@ def test_interrupted_run_is_recorded_at_once(project: Project, reader: DBStore, 
     assert "INTERRUPTED" in db("runs", "--connection-string", any_database.url)
 
 
-def test_stopped_run_comes_back_to_life(project: Project, reader: DBStore, any_database: AnyDatabase) -> None:
+def test_stopped_run_is_not_stale_after_it_continues(
+    project: Project, reader: DBStore, any_database: AnyDatabase
+) -> None:
     process = start(project, any_database.url)
     process.send_signal(signal.SIGSTOP)
     until(lambda: summary(reader).is_stale)
@@ -286,7 +288,7 @@ def test_next_run_of_a_notebook_ends_the_heartbeat_of_the_last(
     until(lambda: "magnus-heartbeat" not in [each.name for each in threading.enumerate()])
 
 
-def test_heartbeat_keeps_what_magnus_reads(writer: DBStore, reader: DBStore) -> None:
+def test_heartbeat_does_not_change_what_magnus_reads(writer: DBStore, reader: DBStore) -> None:
     run_log = RunLog(run_id="run", status="PROCESSING", parameters={"x": 1}, steps={"a": step("a")})
     writer.put_run_log(run_log)
     assert heartbeat_rows(writer)
@@ -334,7 +336,7 @@ def test_heartbeat_does_not_wait_for_another_writer_of_the_file(
     store.close()
 
 
-def test_deleted_run_does_not_come_back_as_a_heartbeat(writer: DBStore, reader: DBStore) -> None:
+def test_heartbeat_does_not_write_to_a_deleted_run(writer: DBStore, reader: DBStore) -> None:
     writer.create_run_log("run", status="PROCESSING")
     seen = summary(reader).last_seen
     until(lambda: summary(reader).last_seen > seen)
@@ -590,7 +592,7 @@ def start_and_end(project: Project, url: str) -> "subprocess.Popen[str]":
     return process
 
 
-def test_times_of_attempts_are_shown_on_one_clock(
+def test_times_of_attempts_are_shown_in_local_time(
     project: Project, run_in_kiritimati: DBStore, sqlite_file: SqliteFile
 ) -> None:
     run = runs.read_run(run_in_kiritimati, "run")
@@ -603,7 +605,7 @@ def test_times_of_attempts_are_shown_on_one_clock(
     assert as_json["pipeline"] == "pipeline.yaml" and as_json["project"] == project.folder.name
 
 
-def test_offset_travels_with_export_and_import(run_in_kiritimati: DBStore, tmp_path: Path) -> None:
+def test_export_and_import_keep_the_utc_offset(run_in_kiritimati: DBStore, tmp_path: Path) -> None:
     [outcome] = runs.export_runs(run_in_kiritimati, ["run"], tmp_path / "exported")
     assert outcome.status == "written"
     target = DBStore(connection_string="sqlite:///:memory:")

@@ -293,7 +293,7 @@ entrypoints.execute_function(
 
 @pytest.mark.parametrize("store", ["db", "file-system"])
 def test_execute_function_command_fails_with_any_store(project: Project, store: str) -> None:
-    """magnus 0.5.1 passes the catalog setting compute_data_folder to its task, which rejects it (README)."""
+    """magnus 0.5.1 passes the catalog setting compute_data_folder to its task, which rejects it."""
     project.write(functions_py=FUNCTIONS, config_yaml={"run_log_store": {"type": store}})
     output = project.magnus("execute_function", "functions.load", "-c", "config.yaml", "--tag", "t", fails=True)
     assert "catalog.compute_data_folder" in output
@@ -359,7 +359,7 @@ def test_twenty_pipelines_share_one_database(project: Project, database: Any, st
 
 @pytest.mark.parametrize("repetition", range(4))
 def test_parallel_processes_lose_nothing(project: Project, repetition: int) -> None:
-    """With `enable_parallel`, magnus 0.5.1 itself raises a TypeError after the branches are done (README)."""
+    """With `enable_parallel`, magnus 0.5.1 itself raises a TypeError after the branches are done."""
     files = [f"{month}.csv" for month in ("jan", "feb", "mar", "apr", "may")]
     project.write(
         functions_py=FUNCTIONS,

@@ -119,12 +119,12 @@ def test_privilege_error_names_the_table_to_a_role_that_cannot_see_it(role: Role
         role.database.sql("DROP TABLE IF EXISTS other")
 
 
-def test_create_tables_finds_complete_table_complete_without_privileges(role: Role) -> None:
+def test_create_tables_on_complete_table_needs_no_privileges(role: Role) -> None:
     role.grant("SELECT ON db_log")
     assert create_tables(role.url) == []
 
 
-def test_create_tables_by_role_that_may_not_names_what_it_lacks(role: Role) -> None:
+def test_create_tables_without_privileges_raises_with_the_grant(role: Role) -> None:
     role.grant("SELECT, INSERT, UPDATE ON db_log")
     with new_store(role.database.url) as store:
         indexes = store.table.database.get_indexes("db_log")
@@ -134,7 +134,7 @@ def test_create_tables_by_role_that_may_not_names_what_it_lacks(role: Role) -> N
         create_tables(role.url)
 
 
-def test_create_tables_finds_read_only_file_complete(sqlite_file: SqliteFile) -> None:
+def test_create_tables_on_complete_read_only_file_succeeds(sqlite_file: SqliteFile) -> None:
     create_tables(sqlite_file.url)
     sqlite_file.sql("PRAGMA journal_mode = delete")
     sqlite_file.path.chmod(0o444)
@@ -208,7 +208,7 @@ def test_missing_schema_error_contains_create_schema(scheme: str, option: str, s
 # Damaged files
 
 
-def test_damaged_file_is_named_with_its_recovery(sqlite_file: SqliteFile) -> None:
+def test_damaged_file_error_says_how_to_recover(sqlite_file: SqliteFile) -> None:
     with new_store(sqlite_file.url) as store:
         store.create_run_log("run")
         store.set_parameters("run", {f"parameter {number}": "x" * 1000 for number in range(100)})
@@ -220,7 +220,7 @@ def test_damaged_file_is_named_with_its_recovery(sqlite_file: SqliteFile) -> Non
         store.get_run_log_by_id("run", full=True)
 
 
-def test_file_that_is_no_database_is_named(sqlite_file: SqliteFile) -> None:
+def test_file_that_is_not_a_database_is_named(sqlite_file: SqliteFile) -> None:
     sqlite_file.path.write_text("not a database " * 100)
     with new_store(sqlite_file.url) as store, pytest.raises(CorruptFileError, match=r"runs\.db is .*no SQLite file"):
         store.create_run_log("run")
@@ -250,7 +250,7 @@ def test_value_nested_too_deep_is_named(store: DBStore) -> None:
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b", 5, b"run"])
-def test_run_id_and_name_that_are_no_text_are_named(store: DBStore, text: Any) -> None:
+def test_run_id_and_name_that_are_not_text_are_named(store: DBStore, text: Any) -> None:
     store.create_run_log("run")
     calls: List[Callable[[], Any]] = [
         lambda: store.get_run_log_by_id(text),

@@ -1,4 +1,4 @@
-"""Test the questions that people ask across runs, in their words, on every database."""
+"""Test searches over many runs, on every database."""
 
 import math
 import sys
@@ -34,7 +34,7 @@ def ids(found: Sequence[runs.RunSummary]) -> List[str]:
     return [run.run_id for run in found]
 
 
-def test_which_run_had_the_lowest_error_and_with_which_parameters(three_runs: DBStore) -> None:
+def test_search_finds_the_run_with_the_lowest_error(three_runs: DBStore) -> None:
     [best] = runs.search(three_runs, order_by="rmse", limit=1)
     assert (best.run_id, best.metrics, best.params) == (
         "fine",
@@ -71,13 +71,13 @@ def test_which_run_had_the_lowest_error_and_with_which_parameters(three_runs: DB
         (["started<2020-01-31"], []),
     ],
 )
-def test_which_runs_are_like_that(three_runs: DBStore, where: List[str], expected: List[str]) -> None:
+def test_search_finds_runs_that_meet_all_conditions(three_runs: DBStore, where: List[str], expected: List[str]) -> None:
     assert ids(runs.search(three_runs, where)) == expected
     first, total = search_page(three_runs, make_filters(where), None, 1, False, runs.summarize)
     assert (ids(first), total) == (expected[:1], len(expected))
 
 
-def test_branches_of_a_map_count_by_their_best_metric(store: DBStore) -> None:
+def test_best_metric_of_the_branches_of_a_map_counts(store: DBStore) -> None:
     for run_id, losses in (("wide", (1, 9)), ("narrow", (4, 5))):
         branches = {}
         for number, loss in enumerate(losses):
@@ -111,7 +111,7 @@ def test_limit_less_than_one_is_an_error(store: DBStore, limit: int) -> None:
         runs.search(store, limit=limit)
 
 
-def test_progress_is_what_summaries_say(store: DBStore) -> None:
+def test_progress_agrees_with_summaries(store: DBStore) -> None:
     store.put_run_log(sample_run("sample"))
     store.put_run_log(RunLog(run_id="failed", status="FAIL", steps={"train": step("train", status="FAIL")}))
     store.put_run_log(RunLog(run_id="begun", status="PROCESSING"))
@@ -135,7 +135,7 @@ def test_runs_without_the_sorted_name_come_last(three_runs: DBStore) -> None:
     assert ids(runs.search(three_runs, order_by="run_id", descending=True, limit=2)) == ["other", "fine"]
 
 
-def test_unknown_name_is_an_error_with_the_nearest(three_runs: DBStore) -> None:
+def test_unknown_name_error_suggests_the_nearest(three_runs: DBStore) -> None:
     with pytest.raises(UnknownNameError, match="No run has a parameter or metric 'rsme'. Did you mean rmse"):
         runs.search(three_runs, ["rsme<0.5"])
     with pytest.raises(UnknownNameError, match="'params.rmse'"):
@@ -159,7 +159,7 @@ def test_empty_database_has_no_unknown_names(store: DBStore) -> None:
         (runs.Condition("a", "<>", "1"), "'<>' is not one of = != < <= > >= ~"),
     ],
 )
-def test_invalid_condition_is_an_error_that_says_what_to_write(store: DBStore, condition: Any, message: str) -> None:
+def test_invalid_condition_error_says_what_to_write(store: DBStore, condition: Any, message: str) -> None:
     with pytest.raises(ConditionError) as error:
         runs.search(store, [condition])
     assert str(error.value).startswith(message)
@@ -197,9 +197,7 @@ def test_dataframe_of_no_runs_is_empty(store: DBStore) -> None:
     assert runs.to_dataframe(store).shape == (0, 5) and runs.metrics_dataframe(store).shape == (0, 5)
 
 
-def test_missing_pandas_is_an_error_that_says_how_to_install_it(
-    three_runs: DBStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_pandas_error_says_how_to_install_it(three_runs: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     for function in (runs.to_dataframe, runs.metrics_dataframe):
         with pytest.raises(MissingLibraryError, match=r"pip install pandas"):

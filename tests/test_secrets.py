@@ -169,7 +169,7 @@ def test_connection_error_hides_secret(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class ExpiringSecrets(BaseSecrets):
-    """Returns passwords one after the other, the last for ever, as a cloud's tokens expire."""
+    """Returns one password after the other, then always the last. The tokens of a cloud expire like that."""
 
     service_name: str = "expiring"
     passwords: List[str] = []

@@ -45,7 +45,7 @@ def report(url: str, folder: Path, *options: str, exit_code: int = 0) -> str:
 # The files
 
 
-def test_report_has_a_page_for_each_run_that_was_chosen(store: DBStore, database: Any, tmp_path: Path) -> None:
+def test_report_has_a_page_for_each_chosen_run(store: DBStore, database: Any, tmp_path: Path) -> None:
     store.put_run_log(sample_run("good", tag="nightly"))
     store.put_run_log(sample_run("bad", status="FAIL", tag="nightly"))
     store.put_run_log(sample_run("unwanted"))
@@ -59,7 +59,7 @@ def test_report_has_a_page_for_each_run_that_was_chosen(store: DBStore, database
     assert "it broke" in pages[page_name("bad")] and 'href="../index.html"' in pages[page_name("bad")]
 
 
-def test_new_report_takes_the_place_of_an_earlier_one(sqlite_file: Any, tmp_path: Path) -> None:
+def test_new_report_replaces_an_earlier_one(sqlite_file: Any, tmp_path: Path) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     folder = tmp_path / "report"
     for run_id in ("old", "new"):
@@ -138,7 +138,7 @@ def test_names_of_pages_are_safe_and_unique(run_ids: List[str]) -> None:
 
 
 def summaries(count: int, metrics: int, params: int) -> List[RunSummary]:
-    """Return summaries of runs with as many metrics and parameters, all with many digits."""
+    """Return summaries of `count` runs with this many metrics and parameters. All values have many digits."""
     start = datetime(2026, 1, 1, tzinfo=timezone.utc)
     return [
         RunSummary(
@@ -292,7 +292,7 @@ def opened(browser: Browser, folder: Path) -> Page:
 
 @pytest.fixture
 def page(opened: Page) -> Page:
-    """Return the page as the tests before have left it, since it takes seconds to draw without a graphics card."""
+    """Return the page as the earlier tests left it. Without a graphics card, it takes seconds to draw it again."""
     return opened if opened.browser.driver.current_url == opened.file.as_uri() else opened.open()
 
 
@@ -368,7 +368,7 @@ def test_menus_choose_metric_and_parameter(page: Page) -> None:
     assert (data["x"], data["type"]) == ("optimizer", "category")
 
 
-def test_parallel_coordinates_of_varying_parameters_and_the_chosen_metric(page: Page) -> None:
+def test_parallel_coordinates_show_varying_parameters_and_the_chosen_metric(page: Page) -> None:
     dimensions = page.dimensions()
     assert "rmse" in dimensions and "lr" in dimensions and "constant" not in dimensions
     # A line for each run with a metric; that of 0.1, as a logarithm.

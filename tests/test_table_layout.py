@@ -62,7 +62,7 @@ def kind_of(database: AnyDatabase) -> str:
 
 
 def has_confusing_name(database: AnyDatabase) -> bool:
-    """Whether there is an index `by_hand`, other than one with a condition, which is in nobody's way."""
+    """Return True if there is an index `by_hand` without a condition. An index with a condition does no harm."""
     with new_store(database.url) as store:
         indexes = store.table.database.get_indexes("db_log")
     return any(index.name == "by_hand" and "WHERE" not in (index.sql or "") for index in indexes)
@@ -70,10 +70,10 @@ def has_confusing_name(database: AnyDatabase) -> bool:
 
 @pytest.fixture(params=range(5))
 def confusing_database(request: pytest.FixtureRequest, database: AnyDatabase) -> AnyDatabase:
-    """A table with a unique index that takes different names for one, or does not cover all rows."""
+    """A table with a unique index that treats different names as equal, or does not cover all rows."""
     definitions = CONFUSING[kind_of(database)]
     if request.param >= len(definitions):
-        pytest.skip("this database has fewer ways")
+        pytest.skip("this database has fewer such indexes")
     definition, index = definitions[request.param]
     if kind_of(database) == "postgresql":
         database.sql(
@@ -187,7 +187,7 @@ def use_up(database: Database, pk: int) -> None:
         database.sql("SELECT setval('id_seq', ?)", pk)
 
 
-def test_check_tells_how_to_widen_pk_that_is_half_used(server_database: Database, project: Project) -> None:
+def test_check_says_how_to_widen_a_half_used_pk(server_database: Database, project: Project) -> None:
     create_tables(server_database.url)
     narrow_pk(server_database)
     with new_store(server_database.url) as store:

@@ -1,4 +1,4 @@
-"""Test what steps printed, which runs used a file, what differs, and how a failed run is resumed."""
+"""Test the output of steps, the lineage of files, the comparison of runs, and the resume command."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def failed_run(project: Project) -> Project:
     return project
 
 
-def test_what_did_the_failed_step_print(failed_run: Project) -> None:
+def test_logs_prints_the_output_of_failed_steps_first(failed_run: Project) -> None:
     output = failed_run.magnus("db", "logs", "latest:FAIL")
     assert output.index("check it FAIL") < output.index("checking 3") < output.index("row 3 is bad")
     assert "ValueError: row 3 is bad" in output and output.index("row 3 is bad") < output.index("load SUCCESS")
@@ -61,7 +61,7 @@ def test_what_did_the_failed_step_print(failed_run: Project) -> None:
     assert "checking" not in failed_run.magnus("db", "logs", "-1", "load")
 
 
-def test_unreachable_catalog_is_a_sentence(failed_run: Project) -> None:
+def test_unreachable_catalog_is_explained(failed_run: Project) -> None:
     (failed_run.folder / ".catalog").rename(failed_run.folder / "moved")
     output = failed_run.magnus("db", "logs", "first")
     assert "The catalog is not reachable from here:" in output and output.count("Run this in the folder") == 1
@@ -82,7 +82,7 @@ def test_failed_run_is_resumed_by_the_command_that_show_prints(failed_run: Proje
     assert "(reused from first)" in failed_run.magnus("db", "diff", "first", "second")
 
 
-def test_which_runs_used_this_file(failed_run: Project) -> None:
+def test_lineage_finds_the_runs_that_used_a_file(failed_run: Project) -> None:
     path = failed_run.folder / "data.csv"
     output = failed_run.magnus("db", "lineage", "data.csv", "--json")
     uses = json.loads(output[output.index("[\n") :])
@@ -112,17 +112,17 @@ def test_lineage_on_every_database(store: DBStore) -> None:
 
 
 @pytest.mark.parametrize("text", ["missing.csv", "abc12", "g" * 8])
-def test_what_is_neither_a_file_nor_a_hash_is_an_error(text: str) -> None:
+def test_text_that_is_neither_file_nor_hash_raises(text: str) -> None:
     with pytest.raises(FileNotFoundError, match="no such file, and it is not a hash"):
         hash_of(text)
 
 
-def test_folder_has_no_hash(tmp_path: Path) -> None:
+def test_hash_of_a_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="It is a folder. Name a file"):
         hash_of(str(tmp_path))
 
 
-def test_what_differs_between_several_runs(store: DBStore) -> None:
+def test_compare_returns_what_differs_between_runs(store: DBStore) -> None:
     put(store, "a", lr=0.1, same=1)
     put(store, "b", lr=0.1, same=1, seconds=1.09)
     put(store, "c", "1" * 64, lr=0.2, same=1, seconds=1.3)
@@ -134,7 +134,7 @@ def test_what_differs_between_several_runs(store: DBStore) -> None:
     assert not any(same)
 
 
-def test_run_ids_may_be_places_and_statuses(store: DBStore) -> None:
+def test_latest_and_negative_numbers_name_runs(store: DBStore) -> None:
     for run_id, status in (("one", "FAIL"), ("two", "SUCCESS"), ("three", "FAIL"), ("four", "SUCCESS")):
         store.put_run_log(sample_run(run_id, status))
         store.set_run_config(run_id, {"says": {"status": "FAIL"}})

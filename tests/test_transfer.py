@@ -111,7 +111,7 @@ def test_export_overwrites_an_older_file(local_store: DBStore, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("run_id", ["../run", "/tmp/run", "..", "a/b", "a\\b"])
-def test_run_id_that_is_no_file_name_is_not_exported(local_store: DBStore, tmp_path: Path, run_id: str) -> None:
+def test_run_id_that_cannot_name_a_file_is_not_exported(local_store: DBStore, tmp_path: Path, run_id: str) -> None:
     local_store.create_run_log(run_id)
     local_store.create_run_log("run")
     outcome, other_outcome = runs.export_runs(local_store, [run_id, "run"], tmp_path / "in" / "out")

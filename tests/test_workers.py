@@ -19,7 +19,7 @@ KILLED = "The process was killed by SIGKILL. Linux does that when memory runs ou
 
 
 def run(jobs: List[Callable[[], Any]], count: int = 4) -> Dict[int, str]:
-    """Run the jobs and return the reason of each that failed, by its index."""
+    """Run the jobs. Return the reason of each failed job, by the index of the job."""
     reasons: Dict[int, str] = {}
     workers.run(jobs, Slots(count), lambda index, failure: reasons.update({index: failure.reason}))
     return reasons
@@ -113,7 +113,7 @@ def test_process_killed_before_it_begins_its_next_job_is_reported(
     assert not (tmp_path / "began").exists()
 
 
-def test_process_killed_without_a_job_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_process_without_a_job_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assign = workers._Worker.assign
 
     def kill_and_assign(worker: Any, waiting: Any) -> None:
@@ -161,7 +161,7 @@ def test_next_job_starts_as_the_first_did(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def most_at_once(log: Path) -> int:
-    """Return how many leaves worked at once, by the lines that they wrote at their start and end."""
+    """Return the largest number of jobs that ran at once. Each wrote a line at its start and at its end."""
     changes = [1 if line == "start" else -1 for line in log.read_text().split()]
     return max(sum(changes[: length + 1]) for length in range(len(changes)))
 
@@ -249,7 +249,7 @@ def test_jobs_do_not_collect_the_objects_of_the_parent(tmp_path: Path) -> None:
 
 
 def children() -> Set[str]:
-    """Return the process ids of the children of this process, those that ended but were not waited for included."""
+    """Return the process ids of the children of this process, including zombies."""
     return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
