@@ -78,7 +78,7 @@ def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: b
 
 
 def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[str, Any]:
-    """Return differences as dictionaries. `names` has, by run id, the names of the runs in them."""
+    """Return differences as dictionaries. In them, the runs have the names that `names` gives for their ids."""
     return {
         section: {name: {names[run_id]: _value(each) for run_id, each in row.items()} for name, row in rows.items()}
         for section, rows in differences._asdict().items()

@@ -28,7 +28,6 @@ def follow(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
     """Show a run until it has ended or seems dead: on a terminal as a tree, elsewhere as a line for each change.
 
     Args:
-        store: The store.
         run_id: The id of the run, or a beginning of it.
         give_up_after: How long a stale run may be silent.
 

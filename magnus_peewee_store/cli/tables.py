@@ -105,7 +105,7 @@ def _status(run: RunProgress) -> Text:
 
 
 def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
-    """Narrow the first columns, the widest first, until the table fits. They keep at least the widths `shortest`."""
+    """Narrow the columns with the most room, down to their `shortest` widths, until the table fits."""
     while sum(widths) + GAP * (len(widths) - 1) > total:
         spare, number = max((widths[number] - least, number) for number, least in enumerate(shortest))
         if spare <= 0:

@@ -145,7 +145,7 @@ class TableReader(TableAccess):
 
     @retrying
     def _read_after(self, pk: int, size: int) -> Tuple[int, List[StoredRow]]:
-        """Return the pk of the last of the next rows after a pk, and these rows."""
+        """Return the next rows after a pk. The first item is the pk of the last row."""
         log = self._log
         query = log.select(*self._stored, log.pk).where(log.pk > pk).order_by(log.pk).limit(size)
         rows = self.database.execute(query).fetchall()

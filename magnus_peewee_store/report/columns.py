@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
     @property
     def is_numeric(self) -> bool:
-        """True if all values are finite numbers."""
+        """True if there are values, and all of them are finite numbers."""
         return self.has_numbers and all(value is None or is_finite(value) for value in self.values)
 
     @property

@@ -208,7 +208,7 @@ def _dimension(column: Column, positions: Sequence[Optional[float]], ticks: Mapp
 def _menu(
     prefix: str, choices: Sequence[Tuple[Column, List[Any]]], row: int, method: str = "update", gap: int = 12
 ) -> Dict[str, Any]:
-    """Return a menu above the plot. The rows of menus are counted from below, from 0."""
+    """Return a menu above the plot. Row 0 is the lowest row of menus."""
     buttons = [{"label": prefix + _label(column), "method": method, "args": args} for column, args in choices]
     return {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": gap + 38 * row}}
 

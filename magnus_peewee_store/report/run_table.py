@@ -28,7 +28,7 @@ TABLE: Dict[str, Any] = {
     },
     "language": {"search": "Search", "emptyTable": "No runs match.", "info": "_START_ to _END_ of _TOTAL_"},
 }
-# For columns whose cells are objects: which key of a cell DataTables displays or sorts by. It uses "_" for all else.
+# Some cells are objects. This says which key DataTables uses to display or to sort them. "_" is for all other uses.
 RENDER: Dict[str, Dict[str, str]] = {
     "run_id": {"_": "text", "display": "html"},
     "status": {"_": "text", "display": "html"},

@@ -107,7 +107,7 @@ def _is_of_report(path: Path) -> bool:
 
 
 def read_libraries() -> Tuple[str, Path]:
-    """Return the script of plotly, and the path of that of DataTables. The stylesheet of DataTables is beside it."""
+    """Return plotly's script, and the path of DataTables' script. The stylesheet of DataTables is beside its script."""
     try:
         from itables import options
         from plotly.offline import get_plotlyjs

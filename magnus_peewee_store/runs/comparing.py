@@ -24,7 +24,7 @@ class StepState(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """What differs between runs. Each section has, by name, the values by run.
+    """What differs between runs. Each section maps a name to the values of the runs.
 
     A run that lacks the name has no value. A name within a dictionary is a dot path.
     """

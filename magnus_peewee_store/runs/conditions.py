@@ -154,19 +154,19 @@ class Filter:
         return self.condition.name in HEADER_FIELDS
 
     def earliest_start(self) -> Optional[datetime]:
-        """Return a time before which no run that meets the condition can have started; None if there is no limit."""
+        """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
         name, symbol, value = self.condition
         return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
 
     def header_texts(self) -> List[str]:
-        """Return texts that the own row of each run that meets the condition contains, ignoring case."""
+        """Return texts that a run's own row must contain to meet the condition, ignoring case."""
         name, symbol, value = self.condition
         if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
             return [json.dumps(parse_status(value))]
         return []
 
     def tags(self) -> List[str]:
-        """Return the tags that each run that meets the condition has, in its own row or added later."""
+        """Return tags that a run must have to meet the condition, in its own row or added later."""
         name, symbol, value = self.condition
         # Other software may escape characters outside ASCII differently.
         return [value] if name == "tag" and symbol == "=" and value and value.isascii() else []
@@ -255,7 +255,7 @@ def _is_number(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as text, in full. A time is in ISO 8601. A value that is neither a time nor text is JSON."""
+    """Return a value as text, in full: a time in ISO 8601, a text as it is, other values as JSON."""
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

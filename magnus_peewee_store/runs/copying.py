@@ -19,8 +19,8 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
     """Copy runs into another database, or bring them up to date there.
 
     Each run is written in one transaction. A run that is equal in both databases is skipped. Tags and notes are copied.
-    Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. Rows of
-    the run that only the target has are deleted. If the target has a different run with the same id, that run is kept.
+    Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. Rows of the run that
+    only the target has are deleted. If the target has a different run with the same id, that run is kept.
 
     This is a generator: nothing happens until you iterate over it.
 

@@ -182,7 +182,7 @@ def _add_reused_from(run: RunFields, original: Optional[RunFields]) -> RunFields
 
 
 def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: Optional[_Selection]) -> Dict[str, RunFields]:
-    """Return the fields of runs, in the order of the ids. Without a selection, no steps and parameters are read."""
+    """Return the fields of runs, in the order of the ids. Without a selection, steps and parameters are not read."""
     own_rows: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
     for row in store.table.read_runs(run_ids, fragments.RUN_LOG + fragments.ANNOTATIONS):
         own_rows.setdefault(row.run_id, []).append(row)
@@ -222,7 +222,7 @@ def _to_fields(
         if attribute_type in fragments.PARAMETER:
             params[name] = from_json(value)
         else:
-            # The value is a list if the database has extracted the fields, and else the whole step log.
+            # The value is a list if the database has extracted the fields. Otherwise it is the whole step log.
             step = parse_step(value) if value[:1] == "[" else _parse_whole_step(value)
             if step[TYPE] not in fragments.TERMINAL_STEP_TYPES:
                 steps[name] = step

@@ -34,8 +34,8 @@ def prunable(
 ) -> Prunable:
     """Choose the runs that may be deleted: those that are older than an age and not among the newest.
 
-    An unfinished run may still be running. It is not chosen while it has heartbeats. Nor is it chosen while one of its
-    rows is younger than `older_than`, or younger than a day if that is longer.
+    An unfinished run may still be running. It is not chosen while it has heartbeats. It is not chosen either while one
+    of its rows is younger than `older_than`. If that is less than a day, a day counts.
 
     Args:
         older_than: The age. None chooses runs of any age.

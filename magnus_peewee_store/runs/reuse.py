@@ -14,7 +14,7 @@ Log = TypeVar("Log", BranchLog, RunLog)
 
 
 def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[RunLog, Dict[str, str]]:
-    """Add to a run log the metrics, data and branches of its reused steps.
+    """Complete a run log with the metrics, data and branches of its reused steps.
 
     The steps in reused branches have no attempts, because they did not run in this run.
 
@@ -31,7 +31,7 @@ def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[
         if original is None:
             break
         chain.append(original)
-    # The oldest run comes first. Each run completes the next.
+    # The last run of the chain is the oldest. From there on, each run completes the next.
     completed, reused = chain.pop(), {}
     if has_reused_steps(completed):
         names = [step.internal_name for step in _steps_of(completed).values() if step.mock]
