@@ -23,9 +23,9 @@ from magnus_peewee_store.db import table
 from magnus_peewee_store.times import utcnow
 
 PROGRESS_DEADLINE = 120
-SECONDS_PER_RUN = 1  # How often all clients go on to a new run, whose rows are not there yet.
-PATIENCE = 60.0
-IMPATIENCE = 0.5
+SECONDS_PER_RUN = 1  # All clients change to a new run, without rows, after this time.
+PATIENCE = 60.0  # the retry_timeout of half of the clients, in seconds
+IMPATIENCE = 0.5  # that of the others
 PARAMETERS = ("a", "b")
 STEPS = ("s", "t")
 NAMES = ("tag", *PARAMETERS, *STEPS)
@@ -62,7 +62,7 @@ class Client(logging.Handler):
         self.name = name
         self.store = store
         self.pipe = pipe
-        # A patient client raises the errors that outlast its retries: no fault of a trial lasts so long.
+        # A patient client must not see errors, because no fault of a trial lasts longer than its retries.
         self.ignored = () if is_patient else (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)
         self.values = (f"{name}-{number}" for number in itertools.count())
         self.run_id = ""
@@ -114,7 +114,7 @@ class Client(logging.Handler):
         try:
             self.write(["tag"], lambda value: self.store.create_run_log(self.run_id, tag=value))
         except exceptions.RunLogExistsError:
-            # A retried one may have created the run, if another client has changed it since.
+            # A retried call may have created the run, and another client may have changed it since.
             if not self.is_retried:
                 self.pipe.send(("cancel", None))
 

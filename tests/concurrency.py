@@ -9,8 +9,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
-# Forkserver children inherit nothing from the test. They start fast because the server has done the imports: what
-# magnus imports with a database on a server, with any of the executors.
+# Forkserver children inherit nothing from the test. They start fast because the server has already imported what magnus
+# needs for any executor, and for any database.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [

@@ -128,13 +128,13 @@ def _mirror() -> str:
 
 
 def _unpack(folder: Path) -> None:
-    """Unpack the downloaded packages into a tree, where the old top-level folders are links into usr."""
+    """Unpack the downloaded packages into a tree. Its top-level folders such as /bin are links into /usr."""
     tree = folder / "tree"
     for name in ("bin", "lib", "sbin", *(["lib64"] if platform.machine() == "x86_64" else [])):
         (tree / "usr" / name).mkdir(parents=True, exist_ok=True)
         (tree / name).symlink_to(Path("usr", name))
     for package in sorted((folder / "cache" / "archives").glob("*.deb")):
-        # By a file, as either program's failure is then seen.
+        # A pipe would hide the failure of the first program.
         with tempfile.TemporaryFile() as content:
             _run("dpkg-deb", "--fsys-tarfile", str(package), output=content)
             content.seek(0)

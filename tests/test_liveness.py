@@ -28,7 +28,7 @@ from magnus_peewee_store.runs.liveness import STALE_INTERVALS, liveness_of
 
 INTERVAL = 0.2
 KINDS = ["sqlite", "postgresql+psycopg", "mysql+pymysql"]
-# "a" is a task, because magnus runs nothing again whose catalog is empty. "pause" waits for the file "go on".
+# "a" is a task, because magnus refuses to re-run a run with an empty catalog. "pause" waits for the file "go on".
 STEPS = {**PIPELINE["dag"]["steps"], "a": {"type": "task", "command": "functions.a", "next": "pause"}}
 PAUSE = """
 import time

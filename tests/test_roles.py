@@ -24,7 +24,7 @@ from magnus_peewee_store import (
     runs,
 )
 
-# Names that some collations take for one, and names with the same beginning.
+# Names that some collations treat as equal, and names with the same beginning.
 SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
 
 

@@ -140,7 +140,7 @@ def test_unknown_name_error_suggests_the_nearest(three_runs: DBStore) -> None:
         runs.search(three_runs, ["rsme<0.5"])
     with pytest.raises(UnknownNameError, match="'params.rmse'"):
         runs.search(three_runs, order_by="params.rmse")
-    # Runs beyond those that the other condition leaves have it.
+    # Only runs that do not meet the other condition have the name.
     assert runs.search(three_runs, ["status=FAIL", "batch size=16"]) == []
 
 

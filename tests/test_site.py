@@ -306,7 +306,7 @@ def test_table_shows_the_newest_runs_first(page: Page) -> None:
 
 def test_page_makes_no_requests_and_has_no_errors(page: Page) -> None:
     assert page.requests == {"index.html", "plotly.min.js"} and page.errors == []
-    # plotly has buttons, but not that which uploads the data.
+    # plotly shows its buttons, but not the one that uploads the data.
     assert page.browser.find("[data-title*=Download]")
     assert not page.browser.find("[data-title*=Share], [data-title*=loud], [data-title*=Studio]")
 
@@ -371,7 +371,7 @@ def test_menus_choose_metric_and_parameter(page: Page) -> None:
 def test_parallel_coordinates_show_varying_parameters_and_the_chosen_metric(page: Page) -> None:
     dimensions = page.dimensions()
     assert "rmse" in dimensions and "lr" in dimensions and "constant" not in dimensions
-    # A line for each run with a metric; that of 0.1, as a logarithm.
+    # There is a line for each run with a metric. The axis of lr is logarithmic.
     assert sorted({round(each) for each in dimensions["lr"]}) == [-3, -2, -1, 0]
     page.choose("parallel-coordinates", 0, "r2")
     dimensions = page.dimensions()

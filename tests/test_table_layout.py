@@ -11,12 +11,12 @@ from servers import Database
 
 from magnus_peewee_store import DBStore, create_tables
 
-# Names that some collations take for one, and names with the same beginning.
+# Names that some collations treat as equal, and names with the same beginning.
 SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
 COLUMNS = "attribute_key VARCHAR(200){0}, attribute_type VARCHAR(20){0}, attribute_value TEXT, created_at "
 INDEX = "CREATE UNIQUE INDEX by_hand ON db_log "
 KEY = "(run_id, attribute_type, attribute_key)"
-# How somebody may have made the table: the definition, and the index.
+# Tables that somebody may have made by hand: the definition, and the index.
 CONFUSING = {
     "sqlite": [
         (f"pk INTEGER PRIMARY KEY, run_id TEXT, {COLUMNS.format('')} DATETIME", f"{INDEX}{part}")

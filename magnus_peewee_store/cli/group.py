@@ -85,7 +85,7 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             "--retry-timeout",
             type=click.FloatRange(min=0),
             metavar="SECONDS",
-            help="How long to wait for a database that cannot be reached. The default is 5, or the configured time if less.",
+            help="How long to wait for a database that cannot be reached. The default is 5, or less if configured.",
         )
         @functools.wraps(command)
         def wrapped(

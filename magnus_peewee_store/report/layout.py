@@ -24,7 +24,7 @@ _TICK_INTERVALS = [
 
 
 class Mark(NamedTuple):
-    """A bar in the chart and a row in the table: an attempt, or the whole of a run, branch or step."""
+    """A bar in the chart and a row in the table, for an attempt or for a whole run, branch or step."""
 
     kind: str
     """One of these:
@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
     @property
     def duration_or_status(self) -> str:
-        """The text next to the marks: the duration, or the status if it is running or its duration is not known."""
+        """The text next to the marks: the duration if it is known and has an end, otherwise the status."""
         start, end = self.span or (None, None)
         return self.style.word if self.style.is_running or start == end else format_elapsed(start, end)
 

@@ -83,7 +83,7 @@ def page_name(run_id: str) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder does not exist, is empty, or contains only a report. Hidden files do not count.
+    """Check that a folder contains no files besides an earlier report. Hidden files do not count.
 
     Raises:
         NotAReportError: If it contains other files.

@@ -20,7 +20,7 @@ class StepState(NamedTuple):
     duration: Optional[float]
     """In seconds."""
     reused: Optional[str] = None
-    """If a re-run did not repeat the step, the id of the run that it ran in."""
+    """The id of the run that a reused step ran in; None for other steps."""
 
 
 class Differences(NamedTuple):

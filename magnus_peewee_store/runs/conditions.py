@@ -103,7 +103,7 @@ class Name:
         self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
 
     def values(self, run: RunProgress) -> List[Any]:
-        """Return the values that a run has for the name. It must be a `RunSummary` if the name `needs_summary`."""
+        """Return the values that a run has for the name. If `needs_summary`, the run must be a `RunSummary`."""
         if self.text == "tag":
             return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
@@ -145,7 +145,7 @@ class Filter:
         self._operand = _Operand(self.condition)
 
     def is_met_by(self, run: RunProgress) -> bool:
-        """Return True if any value that the run has for the name meets the condition; for `tag!=`, if all do."""
+        """Return True if any of the run's values for the name meets the condition. For `tag!=`, all tags must meet it."""
         is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return is_enough(map(self._operand.compare, self.name.values(run)))
 

@@ -1,4 +1,4 @@
-"""Runs as pandas DataFrames. pandas is imported only when a DataFrame is made."""
+"""Return runs as pandas DataFrames. pandas is imported only when a DataFrame is made."""
 
 from typing import Any, Dict, List, Optional, Sequence, Union
 
