@@ -465,7 +465,7 @@ class MariaDB(Server):
             "socket": str(self.socket),
             "pid_file": str(self.folder / "pid"),
             "tmpdir": str(self.folder),  # A starting server deletes the temporary tables of others from a shared one.
-            # Defaults differ between versions. These are the strictest ones.
+            # Defaults differ between versions. These are the narrowest ones that still occur.
             "character_set_server": "latin1",
             "max_allowed_packet": "16M",
             "innodb_buffer_pool_size": "32M",

@@ -145,7 +145,7 @@ class Filter:
         self._operand = _Operand(self.condition)
 
     def is_met_by(self, run: RunProgress) -> bool:
-        """Return True if any of the run's values for the name meets the condition. For `tag!=`, all tags must meet it."""
+        """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it."""
         is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return is_enough(map(self._operand.compare, self.name.values(run)))
 
