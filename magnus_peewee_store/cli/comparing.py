@@ -50,8 +50,8 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
         echo_unreadable(run)
 
 
-def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool = True) -> Tree:
-    """Return what differs between two runs, as a tree."""
+def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> Tree:
+    """Return what differs between two runs, as a tree. Long values are shortened unless `is_full`."""
     a, b = map(printable, run_ids)
     tree = Tree(_change(a, b))
     for section, rows in differences._asdict().items():
@@ -62,7 +62,7 @@ def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bo
     return tree
 
 
-def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: bool = True) -> Table:
+def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> Table:
     """Return what differs between three or more runs, as a table with a column for each run."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")

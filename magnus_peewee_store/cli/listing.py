@@ -7,10 +7,11 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import click
 
-from magnus_peewee_store.cli.console import echo_json, list_of, make_console, printable
+from magnus_peewee_store.cli.console import echo_json, list_of, make_console
 from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.tables import runs_table
+from magnus_peewee_store.cli.views import echo_all_unreadable
 from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Condition, Name, as_text, make_filters
 from magnus_peewee_store.runs.labels import all_names
 from magnus_peewee_store.runs.listing import RunProgress, RunSummary, summarize, summarize_progress
@@ -81,9 +82,7 @@ def list_runs(
         _print_table(found, shown, has_status=not names)
     if total > len(found):
         click.echo(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
-    for run in found:
-        for row in run.unreadable:
-            click.echo(printable(f"Cannot read {row} of {run.run_id}"), err=True)
+    echo_all_unreadable(found)
 
 
 def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:

@@ -6,9 +6,10 @@ from typing import List
 import click
 
 from magnus_peewee_store import runs
-from magnus_peewee_store.cli.console import printable, progress_bar
+from magnus_peewee_store.cli.console import progress_bar
 from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database
+from magnus_peewee_store.cli.views import echo_all_unreadable
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.store import DBStore
@@ -31,6 +32,4 @@ def report(store: DBStore, where: List[Condition], output: str) -> None:
     with progress_bar("runs", len(found)) as advance:
         index = write_site(store, found, Path(output), where, advance)
     click.echo(f"Wrote {index}.")
-    for run in found:
-        for row in run.unreadable:
-            click.echo(printable(f"Cannot read {row} of {run.run_id}"), err=True)
+    echo_all_unreadable(found)

@@ -74,10 +74,11 @@ def runs_table(
         columns += [
             _Column("STATUS", [_status(run) for run in summaries]),
             _Column("STARTED", [Text(format_time(run.started, short=not is_wide)) for run in summaries]),
-            _Column("TOOK", [Text(format_duration(run.duration)) for run in summaries], True),
+            _Column("TOOK", [Text(format_duration(run.duration)) for run in summaries], is_number=True),
         ]
     if not names:
-        columns.append(_Column("STEPS", [Text(f"{run.steps_done}/{run.steps_known}") for run in summaries], True))
+        steps = [Text(f"{run.steps_done}/{run.steps_known}") for run in summaries]
+        columns.append(_Column("STEPS", steps, is_number=True))
         details = [
             _Column("TAG", [Text(printable(", ".join(filter(None, [run.tag, *run.tags])))) for run in summaries]),
             _Column(

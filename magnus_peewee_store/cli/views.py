@@ -1,7 +1,7 @@
 """The tables and trees that the commands print."""
 
 from dataclasses import replace
-from typing import Any, Collection, Dict, Mapping, Optional, Union
+from typing import Any, Collection, Dict, Mapping, Optional, Sequence, Union
 
 import click
 from magnus import defaults
@@ -17,11 +17,12 @@ from magnus_peewee_store.cli.values import format_value, run_status_text, status
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
 from magnus_peewee_store.runs.finding import suggest
+from magnus_peewee_store.runs.listing import RunProgress
 from magnus_peewee_store.runs.reading import attempts_of, code_version, code_versions, duration_of, results_of, steps_of
 from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
 
 
-def run_tree(run: Run, is_full: bool = True) -> Tree:
+def run_tree(run: Run, is_full: bool) -> Tree:
     """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
     run_log = run.complete_log
     user, host = run.origin.user, run.origin.host
@@ -66,7 +67,7 @@ def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int
         _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, is_full=True)
     for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
         tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
-    _add_branches(tree, step, True, reused)
+    _add_branches(tree, step, is_full=True, reused=reused)
     return tree
 
 
@@ -74,6 +75,13 @@ def echo_unreadable(run: Run) -> None:
     """Print a line for each row that cannot be read, with the reason."""
     for row in run.unreadable:
         click.echo(printable(f"Cannot read {row.name} of {row.run_id}: {row.reason}"), err=True)
+
+
+def echo_all_unreadable(found: Sequence[RunProgress]) -> None:
+    """Print a line for each row of summarized runs that cannot be read."""
+    for run in found:
+        for name in run.unreadable:
+            click.echo(printable(f"Cannot read {name} of {run.run_id}"), err=True)
 
 
 def status_lines(run: Run) -> Dict[str, str]:

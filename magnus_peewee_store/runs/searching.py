@@ -117,7 +117,7 @@ def search_page(
     if order_by is not None or not all(each.is_on_header() for each in filters):
         found = _search(store, filters, order_by, None, descending, read)
         return found[:limit], len(found)
-    found = _search(store, filters, None, limit, False, read)
+    found = _search(store, filters, None, limit, descending, read)
     return found, len(found) if len(found) < limit else _count(store, filters)
 
 
