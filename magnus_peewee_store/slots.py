@@ -7,7 +7,7 @@ from typing import Optional, Set, Tuple
 
 
 class Slots:
-    """The slots that a process and all its descendants share, so that a limited number of them work at once.
+    """Slots that a process and all its descendants share. They limit how many of these processes work at once.
 
     Each process has one slot of its own, which it lends to one of its children while it waits for them. So nested
     processes cannot deadlock. The other slots are record locks on the bytes of a file. The kernel frees the locks of a

@@ -205,7 +205,7 @@ class _Worker:
             self._process.join()
 
     def _read(self, name: str) -> bool:
-        """Read what a pipe holds, and write the complete lines. Return False at the end of the file."""
+        """Read what a pipe holds, and write the complete lines. Return False at its end."""
         data = os.read(self._readers[name], 1 << 16)
         if name == "report":
             self._report += data

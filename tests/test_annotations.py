@@ -156,7 +156,7 @@ def test_export_and_copy_choose_runs_by_conditions(sqlite_file: SqliteFile, tmp_
     ]
 
 
-def test_prune_counts_or_deletes_the_catalog_of_runs(
+def test_prune_deletes_the_catalog_of_runs_on_request(
     sqlite_file: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

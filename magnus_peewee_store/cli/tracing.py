@@ -15,7 +15,7 @@ from magnus_peewee_store.cli.group import json_option, on_database
 from magnus_peewee_store.cli.types import RunCommand, RunId
 from magnus_peewee_store.cli.views import echo_unreadable, find_step
 from magnus_peewee_store.runs.reading import steps_of
-from magnus_peewee_store.runs.tracing import hash_of, printed_files
+from magnus_peewee_store.runs.tracing import hash_of, output_files
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_time
 
@@ -37,7 +37,7 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
     """
     run = runs.read_run(store, run_id)
     steps = [find_step(run, step)] if step else list(steps_of(run.complete_log))
-    shown = [each for each in steps if step or each.status == defaults.FAIL or any(printed_files(each))]
+    shown = [each for each in steps if step or each.status == defaults.FAIL or any(output_files(each))]
     unreachable: List[Path] = []
     for each in sorted(shown, key=lambda each: each.status != defaults.FAIL):
         if not step:
@@ -82,7 +82,7 @@ def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
 def _echo_log(step: StepLog) -> List[Path]:
     """Print the output of a step and the messages of its attempts. Return the files that cannot be read."""
     unreachable: List[Path] = []
-    files: List[Path] = list(printed_files(step))
+    files: List[Path] = list(output_files(step))
     for path in files:
         try:
             with path.open(encoding="utf-8", errors="replace") as lines:

@@ -46,7 +46,7 @@ def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
 
 def _check_text(what: str, text: Any) -> None:
     if not isinstance(text, str) or "\0" in text or _has_lone_surrogates(text):
-        raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}")
+        raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}.")
 
 
 def _has_lone_surrogates(text: str) -> bool:

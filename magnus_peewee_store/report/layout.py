@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
     @property
     def duration_or_status(self) -> str:
-        """The text next to the marks: the duration if it is known and has an end, otherwise the status."""
+        """The text next to the marks: the duration, or the status if it is running or its duration is unknown."""
         start, end = self.span or (None, None)
         return self.style.word if self.style.is_running or start == end else format_elapsed(start, end)
 

@@ -119,7 +119,7 @@ def read_libraries() -> Tuple[str, Path]:
 
 
 def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_script: Path) -> str:
-    """Return the page with the table and the plots. `table_script` is the script of DataTables."""
+    """Return the page with the table and the plots. `table_script` is the path of DataTables' script."""
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
     urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]

@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.runs.reading import Run, code_versions, duration_of, flatten, steps_of
-from magnus_peewee_store.runs.tracing import PRINTED
+from magnus_peewee_store.runs.tracing import OUTPUT_FILE
 
 LEAST_CHANGE = 0.1  # in seconds and as a fraction: durations that differ by less than one of them are equal
 
@@ -14,7 +14,7 @@ Values = Dict[str, Any]
 
 
 class StepState(NamedTuple):
-    """How a step went in one of the runs compared."""
+    """How a step went in one of the compared runs."""
 
     status: str
     duration: Optional[float]
@@ -78,7 +78,7 @@ def _sections(run: Run) -> Dict[str, Values]:
             f"{step.internal_name} {data.stage} {data.name}": data.data_hash
             for step in steps
             for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name))
-            if PRINTED not in data.name
+            if OUTPUT_FILE not in data.name
         },
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {

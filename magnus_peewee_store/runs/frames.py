@@ -1,4 +1,4 @@
-"""Return runs as pandas DataFrames. pandas is imported only when a DataFrame is made."""
+"""Convert runs to pandas DataFrames. pandas is imported only when a DataFrame is made."""
 
 from typing import Any, Dict, List, Optional, Sequence, Union
 

@@ -15,7 +15,7 @@ from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at
 
-PRINTED = ".execution.log"  # in the names of the files that hold the output of steps; in a map, a value follows it
+OUTPUT_FILE = ".execution.log"  # in the names of the files that hold the output of steps; in a map, a value follows it
 SHORTEST_HASH = 6  # digits
 
 
@@ -71,11 +71,11 @@ def lineage(store: DBStore, data_hash: str) -> List[DataUse]:
     return uses
 
 
-def printed_files(step: StepLog) -> Iterator[Path]:
+def output_files(step: StepLog) -> Iterator[Path]:
     """Yield the files in the catalog that hold the output of a step, as magnus recorded them."""
     paths = [
         Path(data.catalog_handler_location, data.catalog_relative_path)
         for data in step.data_catalog
-        if PRINTED in data.name and data.stage == "put"
+        if OUTPUT_FILE in data.name and data.stage == "put"
     ]
     yield from dict.fromkeys(paths)
