@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List
 
 try:
     import pypdf
@@ -62,7 +62,11 @@ class Browser:
 
     def wait_for(self, script: str) -> Any:
         """Wait until a script returns something that is true, and return it."""
-        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: self(script))
+        return self.wait_until(lambda: self(script))
+
+    def wait_until(self, check: Callable[[], Any]) -> Any:
+        """Wait until a function returns something that is true, and return it."""
+        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: check())
 
     def find(self, selector: str) -> List[Any]:
         """Return the elements that a CSS selector selects."""

@@ -220,8 +220,12 @@ class Page:
 
     def sort_by(self, heading: str, direction: str = "ascending") -> None:
         cell = self.browser.find("#runs thead th")[self.headings().index(heading)]
-        while cell.get_attribute("aria-sort") != direction:
+        before = cell.get_attribute("aria-sort")
+        while before != direction:
             cell.click()
+            # DataTables sorts after the click has been handled. A second click in between would count, too.
+            self.browser.wait_until(lambda order=before: cell.get_attribute("aria-sort") != order)
+            before = cell.get_attribute("aria-sort")
 
     def search(self, text: str) -> None:
         [box] = self.browser.find(".dt-search input")
