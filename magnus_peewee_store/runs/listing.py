@@ -32,7 +32,7 @@ class RunProgress:
     started: Optional[datetime]
     """In UTC."""
     duration: Optional[float]
-    """In seconds: for an unfinished run until now, for a stale run until it was last seen."""
+    """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
     steps_done: int
     steps_known: int
     """The steps that have begun."""

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def duration(self) -> Optional[float]:
-        """In seconds: for an unfinished run until now, for a stale run until it was last seen."""
+        """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
         last_seen = self.liveness.last_seen
         if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
             return max(0.0, (last_seen - self.started).total_seconds())
