@@ -3,7 +3,7 @@
 import itertools
 import operator
 from datetime import datetime
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from magnus.datastore import StepLog
 from pydantic_core import SchemaValidator, core_schema, from_json
@@ -56,7 +56,8 @@ class RunFields(NamedTuple):
 
     def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
         """Return the metrics of each step, also of reused steps, by the step's internal name."""
-        return {**{name: step[METRICS] for name, step in self.steps.items()}, **self.reused_metrics}
+        metrics = {name: step[METRICS] for name, step in self.steps.items() if step[METRICS]}
+        return {**metrics, **self.reused_metrics}
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -80,14 +81,16 @@ _parse_header = SchemaValidator(
         run_config=_typed_dict(is_required=False, pipeline_file=_NULLABLE_TEXT, started_by=core_schema.any_schema()),
     )
 ).validate_json
-_validate_step = SchemaValidator(
-    _typed_dict(
-        status=_TEXT,
-        step_type=_TEXT,
-        mock=_FLAG,
-        user_defined_metrics=_METRICS_OBJECT,
-        attempts=core_schema.list_schema(_typed_dict(start_time=_TEXT, end_time=_TEXT)),
-        code_identities=core_schema.list_schema(_typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT)),
+_parse_whole_steps = SchemaValidator(
+    core_schema.list_schema(
+        _typed_dict(
+            status=_TEXT,
+            step_type=_TEXT,
+            mock=_FLAG,
+            user_defined_metrics=_METRICS_OBJECT,
+            attempts=core_schema.list_schema(_typed_dict(start_time=_TEXT, end_time=_TEXT)),
+            code_identities=core_schema.list_schema(_typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT)),
+        )
     )
 ).validate_json
 _STEP_PATHS = (
@@ -108,7 +111,26 @@ class _Selection:
     def __init__(self, types: Types, count: int) -> None:
         self.types = types
         self.paths = _STEP_PATHS[:count]
-        self.parse_step = SchemaValidator(core_schema.tuple_schema([*_STEP_SCHEMAS[:count]])).validate_json
+        step_schema = core_schema.tuple_schema([*_STEP_SCHEMAS[:count]])
+        self._parse_extracted_steps = SchemaValidator(core_schema.list_schema(step_schema)).validate_json
+
+    def parse_steps(self, values: Sequence[str]) -> List[StepFields]:
+        """Return the fields of steps: from lists, if the database has extracted them, otherwise from whole step logs.
+
+        Raises:
+            ValueError: If a value does not have the form that magnus writes.
+        """
+        are_lists = {value[:1] == "[" for value in values}
+        if len(are_lists) > 1:
+            return [step for value in values for step in self.parse_steps([value])]
+        # All at once, because many calls take longer.
+        text = f"[{','.join(values)}]"
+        steps = (
+            self._parse_extracted_steps(text) if are_lists == {True} else [*map(_fields_of, _parse_whole_steps(text))]
+        )
+        if len(steps) != len(values):
+            raise ValueError("a value is not one JSON document")
+        return steps
 
 
 _WITH_VALUES = _Selection(fragments.PARAMETER, len(_STEP_PATHS))
@@ -188,26 +210,23 @@ def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: Optional
         own_rows.setdefault(row.run_id, []).append(row)
     rows = store.table.read_fields(run_ids, selection.types, fragments.STEP, selection.paths) if selection else ()
     rows_of = {run_id: list(group) for run_id, group in itertools.groupby(rows, operator.itemgetter(0))}
-    parse_step = (selection or _WITH_VALUES).parse_step
     fields = {}
     for run_id in run_ids:
         try:
-            fields[run_id] = _to_fields(own_rows[run_id], rows_of.get(run_id, ()), parse_step)
+            fields[run_id] = _to_fields(own_rows[run_id], rows_of.get(run_id, ()), selection or _WITH_VALUES)
         except (IndexError, ValueError, RecursionError):
             # A row is not as expected, or there is no header.
             fields[run_id] = _read_slowly(store, run_id)
     return fields
 
 
-def _to_fields(
-    own_rows: Sequence[StoredRow], rows: Iterable[Sequence[Any]], parse_step: Callable[[str], StepFields]
-) -> RunFields:
+def _to_fields(own_rows: Sequence[StoredRow], rows: Iterable[Sequence[Any]], selection: _Selection) -> RunFields:
     """Return the fields that rows hold.
 
     Args:
         own_rows: The run's own row and its annotations.
         rows: The rows of its parameters and steps.
-        parse_step: Parses the fields of a step that the database has extracted.
+        selection: What was read of its steps.
 
     Raises:
         IndexError: If the run has no row of its own.
@@ -217,15 +236,13 @@ def _to_fields(
     annotations = [row.fragment for row in own_rows if row.attribute_type in fragments.ANNOTATIONS]
     own = _parse_header(headers[-1].attribute_value)
     params: Dict[str, Any] = {}
-    steps: Dict[str, StepFields] = {}
+    step_values: Dict[str, str] = {}
     for _, attribute_type, name, value in rows:
         if attribute_type in fragments.PARAMETER:
             params[name] = from_json(value)
         else:
-            # The value is a list if the database has extracted the fields. Otherwise it is the whole step log.
-            step = parse_step(value) if value[:1] == "[" else _parse_whole_step(value)
-            if step[TYPE] not in fragments.TERMINAL_STEP_TYPES:
-                steps[name] = step
+            step_values[name] = value
+    steps = zip(step_values, selection.parse_steps([*step_values.values()]))
     return RunFields(
         headers[0].run_id,
         own["status"],
@@ -234,7 +251,7 @@ def _to_fields(
         own["run_config"].get("pipeline_file"),
         from_created_at(headers[0].created_at),
         flatten(params),
-        steps,
+        {name: step for name, step in steps if step[TYPE] not in fragments.TERMINAL_STEP_TYPES},
         [],
         parse_origin(own["run_config"].get(STARTED_BY)),
         tags=tuple(tag for tag in tags_of(annotations) if tag != own["tag"]) if annotations else (),
@@ -265,13 +282,7 @@ def _read_slowly(store: DBStore, run_id: str) -> RunFields:
     )
 
 
-def _parse_whole_step(value: str) -> StepFields:
-    """Return the fields of a step from the whole step log.
-
-    Raises:
-        ValueError: If it does not have the form that magnus writes.
-    """
-    step = _validate_step(value)
+def _fields_of(step: Mapping[str, Any]) -> StepFields:
     attempts, codes = step["attempts"], step["code_identities"]
     times = (attempts[0]["start_time"], attempts[-1]["end_time"]) if attempts else (None, None)
     remote = codes[0].get("code_identifier_url") if codes else None
