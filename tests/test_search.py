@@ -77,6 +77,21 @@ def test_search_finds_runs_that_meet_all_conditions(three_runs: DBStore, where: 
     assert (ids(first), total) == (expected[:1], len(expected))
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("shuffle=false", ["run"]),
+        ("shuffle=True", []),
+        ("shuffle=", []),
+        ("shuffle!=", ["run"]),
+        ("seed=null", ["run"]),
+    ],
+)
+def test_booleans_and_null_are_compared_with_their_names(store: DBStore, condition: str, expected: List[str]) -> None:
+    put(store, "run", {}, shuffle=False, seed=None)
+    assert ids(runs.search(store, condition)) == expected
+
+
 def test_best_metric_of_the_branches_of_a_map_counts(store: DBStore) -> None:
     for run_id, losses in (("wide", (1, 9)), ("narrow", (4, 5))):
         branches = {}

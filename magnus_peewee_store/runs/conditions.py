@@ -216,8 +216,10 @@ class _Operand:
             return value.timestamp() == self._number
         if _is_number(value):
             return self._number is not None and (value == self._number or (value != value and self._is_nan()))
-        if value is None or isinstance(value, bool):
-            return self._text.lower() in (str(value).lower(), "null" if value is None else "")
+        if isinstance(value, bool):
+            return self._text.lower() == str(value).lower()
+        if value is None:
+            return self._text.lower() in ("none", "null")
         return _as_json(value) == _as_json(_parse_json(self._text))
 
     def _is_nan(self) -> bool:
