@@ -221,8 +221,8 @@ def _output_files(graph: Graph, is_mapped: bool = False) -> Dict[Tuple[str, bool
     """Return the internal names of a graph's tasks by the file that `magnus.tasks` collects their output in.
 
     Returns:
-        A key has two parts: the name in the file name, and whether the value of a map follows it. These values are not
-        known before the run. So tasks of two maps count as writing the same file.
+        A key has two parts: the task's name as the file name contains it, and whether the value of a map follows it.
+        These values are not known before the run. So tasks of two maps count as writing the same file.
     """
     files: Dict[Tuple[str, bool], List[str]] = {}
     for node in graph.nodes.values():

@@ -100,7 +100,7 @@ class Heartbeat:
                 self.stop()
 
     def stop(self) -> None:
-        """Stop. The row stays, because pipelines need no right to delete rows."""
+        """Stop. The row stays, so that pipelines need no right to delete rows."""
         thread, self._thread = self._thread, None
         self._stopping.set()
         if thread:
@@ -149,7 +149,7 @@ class Heartbeat:
 
         try:
             with _fork_lock.current:
-                # The run's own row is required. Otherwise a heartbeat would remain of a run that is deleted.
+                # The run's own row is required. Otherwise a heartbeat could be written after the run was deleted.
                 self._table.upsert_once(self._run_id, make_row, [_HEADER], WRITE_TIMEOUT)
             return True
         except Exception as error:  # A heartbeat must not disturb the run, whatever goes wrong.

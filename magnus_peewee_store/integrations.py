@@ -80,7 +80,7 @@ class LocalContainer(Local):
         Raises:
             ConnectionStringError: If the database is in memory, or the connection string is not valid.
         """
-        # In a container, the secrets handler does not know its file yet.
+        # In a container, magnus tells the secrets handler the path of its file only after this check.
         _refuse_memory(self.service.find_file(should_use_secrets=False), "containers")
 
     def configure_for_traversal(self, **kwargs: Any) -> None:

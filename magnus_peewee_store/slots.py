@@ -29,7 +29,7 @@ class Slots:
             own: The slots that this process has taken. None stands for its own slot.
 
         Returns:
-            Whether all slots are taken, and the slot.
+            (False, the slot), or (True, None) if all slots are taken.
         """
         import fcntl  # Windows has no fcntl.
 

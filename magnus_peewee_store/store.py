@@ -105,7 +105,7 @@ class DBStore(BaseRunLogStore):
             should_use_secrets: Whether to fill in the placeholders of the connection string.
 
         Returns:
-            The absolute path of the file, or `:memory:`; None for a server, or if the scheme is in a missing secret.
+            The absolute path of the file, or `:memory:`; None for a server, or if a missing secret contains the scheme.
 
         Raises:
             ConfigurationError: If the configuration is not valid.

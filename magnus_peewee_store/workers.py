@@ -194,7 +194,7 @@ class _Worker:
     def send(self, signal_number: int) -> None:
         """Send a signal to the process and to what it has started, such as a shell command."""
         if self._process.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: it is a zombie.
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses to signal a zombie.
                 os.killpg(self._process.pid, signal_number)
 
     def kill(self) -> None:
@@ -344,7 +344,10 @@ def _restored_state() -> Iterator[None]:
 
 
 def _line_buffered(stream: Any, fd: int) -> IO[str]:
-    """Return a stream that writes each line to `fd` at once: `stream`, unless it writes elsewhere, as in a notebook."""
+    """Return a line-buffered stream to `fd`: `stream` itself, or a new one if `stream` writes elsewhere.
+
+    In a notebook, `stream` writes elsewhere.
+    """
     if isinstance(stream, io.TextIOWrapper):
         with contextlib.suppress(OSError):
             if stream.fileno() == fd:

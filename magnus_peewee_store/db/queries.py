@@ -79,7 +79,7 @@ class Queries:
 
     @compiled
     def lock(self) -> Any:
-        """Lock rows in the order in which `insert_or_update` locks many, and return their types and keys.
+        """Lock rows in the same order as `insert_or_update` with many rows, and return their types and keys.
 
         Params: run_id; rows, which is a JSON text of types and keys.
         """

@@ -49,12 +49,12 @@ class TableReader(TableAccess):
         """Return the id of each run that has a row of these types, with the row's created_at, newest first.
 
         Args:
-            types: Types of which a run has one row, such as its own row.
+            types: Types that occur only once in a run, such as the type of the run's own row.
             since: Return only rows created at this time or later.
             prefix: Return only runs whose id begins with it.
             containing: Return only rows whose value contains each of these texts, ignoring case.
-            containing_or_with_row: Other rows by text. For each of them, return only rows whose value contains the
-                text, or whose run has the other row.
+            containing_or_with_row: Maps each text to another row. For each text, return only rows whose value contains
+                it, or whose run has the other row.
             limit: The largest number of runs.
         """
         log = self._log

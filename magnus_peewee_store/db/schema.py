@@ -129,7 +129,7 @@ class Schema:
         pk = columns["pk"]
         compares_bytes = self.database.compares_bytes()
         return Layout(
-            # MySQL's upsert updates the row that any unique index finds, even if the index confuses names.
+            # MySQL's upsert updates a row that conflicts in any unique index, even in one that confuses names.
             has_unique_index=compares_bytes
             and (UNIQUE, True) in self._usable_indexes()
             and (self.database.has_conflict_target or not self._confusing_indexes()),
@@ -180,7 +180,7 @@ class Schema:
             is_new = not self.exists()
             if is_new:
                 self.model._meta.table_settings = self.database.table_settings
-                # The indexes come last: duplicates in a legacy table would make the unique index fail.
+                # Missing indexes are created below, for a new table and for a legacy table alike.
                 self.model._schema.create_table()
                 self.database.after_create()
             if (UNIQUE, True) not in self._usable_indexes():

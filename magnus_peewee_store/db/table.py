@@ -15,7 +15,7 @@ from magnus_peewee_store.db.rows import Requirement, Row, StoredRow, check_texts
 from magnus_peewee_store.exceptions import ValueTooLargeError
 from magnus_peewee_store.times import utcnow
 
-# The maximum size of the rows in one statement. Even if each quote takes 4 characters, they fit into MySQL's packet.
+# The maximum size of the rows in one statement. They fit into MySQL's packet, even if escaping quadruples their size.
 BATCH_BYTES = 100_000
 DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
@@ -148,6 +148,7 @@ class LogTable(TableReader):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
 
     def _run_lock(self, run_id: str) -> Any:
+        """Open a transaction. It also locks the run if the table has no unique index."""
         return self.database.atomic() if self._has_unique_index else self.database.run_lock(run_id)
 
     def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_retry: bool) -> bool:
@@ -216,7 +217,7 @@ class LogTable(TableReader):
         return [*batches]
 
     def _lock(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
-        """Lock the required rows, and the rows that several statements will write. This prevents deadlocks.
+        """Lock the required rows. If the database locks in order, also lock the rows to write, to prevent deadlocks.
 
         Returns:
             False if the run lacks a row that `requires` names.

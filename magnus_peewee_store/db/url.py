@@ -138,8 +138,8 @@ class ConnectionString:
             get_secret: Returns the secret of a name; raises KeyError if there is none.
 
         Returns:
-            The absolute path of an SQLite file, or `:memory:`; None for a server, or if the scheme is in a missing
-            secret.
+            The absolute path of an SQLite file, or `:memory:`; None for a server, or if a missing secret contains
+            the scheme.
 
         Raises:
             ConnectionStringError: If the text is not the URL of a database. The message contains no secret.

@@ -103,7 +103,7 @@ class Backend(peewee.Database):
     view_document: ClassVar[str] = (
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
-    view_functions: ClassVar[Dict[str, str]] = {}  # what the views need, by signature
+    view_functions: ClassVar[Dict[str, str]] = {}  # CREATE FUNCTION statements for the views, by signature
     extra = ""  # the name of this package's extra that installs the driver
 
     def __init__(

@@ -1,4 +1,4 @@
-"""MariaDB and MySQL, through PyMySQL."""
+"""MariaDB and MySQL, through PyMySQL or mysql-connector."""
 
 import contextlib
 import re
@@ -32,7 +32,7 @@ DENIED = re.compile(
     r"(?P<privileges>[A-Z, ]+) command denied to user .* for table [`'](?:.*`\.`)?(?P<table>[^`']+)[`']"
 )
 
-# The endings of collations that compare byte for byte, with trailing spaces: of MariaDB, of MySQL, and of VARBINARY.
+# The endings of collations that compare byte for byte, including trailing spaces: MariaDB's, MySQL's, VARBINARY's.
 EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
 # A member is found by its ordinal, because MariaDB does not find a key that the document writes with escapes.

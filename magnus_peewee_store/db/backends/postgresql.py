@@ -329,7 +329,8 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     def _initialize_connection(self, connection: Any) -> None:
         if hasattr(connection, "prepare_threshold"):
             # A pooler in transaction mode may send the next statement to another session, which does not know the
-            # prepared statements of this one. If the session is not that of the connection, there is a pooler.
+            # prepared statements of this one. There is a pooler if the server's process id differs from the one that
+            # the connection received when it was opened.
             [session] = connection.execute("SELECT pg_backend_pid()").fetchone()
             if session != connection.info.backend_pid:
                 connection.prepare_threshold = None
