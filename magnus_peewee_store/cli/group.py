@@ -33,7 +33,7 @@ USER_ERRORS = (
     peewee.PeeweeException,
     UnicodeError,
 )
-DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and what names the database
+DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and its source
 EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
 COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class CommandGroup(click.Group):
-    """Commands in the order of their definition. Errors that the user can act on end in a message, not a traceback."""
+    """Commands in the order of their definition. For errors that the user can act on, it prints only a message."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
         """Return the names of the commands."""
@@ -119,7 +119,7 @@ def open_until_command_ends(store: DBStore, source: str) -> None:
     """Resolve the secrets of a store, and close it when the command ends.
 
     Args:
-        source: What names the database, for error messages.
+        source: Where its connection string comes from (an option, a file or a variable), for error messages.
 
     Raises:
         click.ClickException: If its configuration is not valid, or the secrets handler fails.
@@ -137,7 +137,7 @@ def open_until_command_ends(store: DBStore, source: str) -> None:
 
 
 def _message(error: Exception, masked_url: str, source: str) -> str:
-    """Return what is wrong. For an error of a database, add which database it is, and what names it."""
+    """Return what is wrong. For an error of a database, add its masked URL and the source of its URL."""
     if isinstance(error, OSError) and error.filename:
         return printable(f"{error.filename}: {error.strerror}")
     text = " ".join(str(error).split())
@@ -150,6 +150,6 @@ def _message(error: Exception, masked_url: str, source: str) -> str:
     if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
         if masked_url in text:
             text += f" ({source})"
-        elif "://" not in text:  # or it is about another database
+        elif "://" not in text:  # A message with another URL is about another database.
             text += f" The database is {masked_url} ({source})."
     return printable(text)

@@ -104,7 +104,11 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
 
 
 def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> bool:
-    """Report problems as they happen, and the numbers at the end or when interrupted. Return True without problems."""
+    """Report problems as they happen, and the numbers at the end or when interrupted.
+
+    Returns:
+        True if no run failed or is incomplete.
+    """
     counts: Dict[str, int] = dict.fromkeys((WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED), 0)
     try:
         with progress_bar("runs", total) as advance:

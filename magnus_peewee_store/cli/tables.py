@@ -20,7 +20,7 @@ WIDE = 110  # a terminal with room for whole times
 GAP = 2  # between two columns
 LONGEST_VALUE = 24  # of a value on a terminal
 SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}  # of these columns if there is little room
-SHORTEST_RUN_ID = 18  # of the column RUN if that is still too wide: the beginning of an id is enough to name a run
+SHORTEST_RUN_ID = 18  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
 
 
 class _Column(NamedTuple):

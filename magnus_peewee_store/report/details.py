@@ -19,7 +19,7 @@ _REPR.maxstring = _REPR.maxother = 60
 
 
 def as_run(run: Union[Run, RunLog]) -> Run:
-    """Return a run. For a run log, everything else is unknown."""
+    """Return a run. If only its run log is given, everything else about the run is unknown."""
     return run if isinstance(run, Run) else Run(run, None)
 
 

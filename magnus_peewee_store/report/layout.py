@@ -36,9 +36,9 @@ class Mark(NamedTuple):
     """
     style: StatusStyle
     start: Optional[datetime]
-    """Where it starts; None at the start of the axis."""
+    """When it starts; None means the start of the axis."""
     end: Optional[datetime]
-    """Where it ends, if that is recorded."""
+    """When it ends, if that is recorded."""
     details: Dict[str, str]
 
 

@@ -46,7 +46,7 @@ def write_site(
     Args:
         found: The runs, in the order of the table.
         folder: The folder to write to. It is created if it does not exist.
-        where: The conditions that chose the runs, which the site shows.
+        where: The conditions that chose the runs. The site shows these conditions.
         progress: Called with 1 after each run.
 
     Returns:

@@ -54,7 +54,7 @@ SKIPPED = StatusStyle("skipped", "↷", "skipped")
 
 
 def status_style(status: str) -> StatusStyle:
-    """Return the style of a status. An unknown status is its own word."""
+    """Return the style of a status. The word for an unknown status is the status itself."""
     return STATUS_STYLES.get(status) or StatusStyle("waiting", "?", status)
 
 

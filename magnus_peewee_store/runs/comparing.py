@@ -8,7 +8,7 @@ from magnus.datastore import RunLog
 from magnus_peewee_store.runs.reading import Run, code_versions, duration_of, flatten, steps_of
 from magnus_peewee_store.runs.tracing import OUTPUT_FILE
 
-LEAST_CHANGE = 0.1  # in seconds and as a fraction: durations that differ by less than one of them are equal
+LEAST_CHANGE = 0.1  # durations that differ by less than 0.1 seconds, or by less than a tenth, count as equal
 
 Values = Dict[str, Any]
 

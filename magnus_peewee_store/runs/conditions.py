@@ -26,7 +26,8 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "~": operator.contains,
 }
-HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")  # those that the run's own row holds
+# The fields that the run's own row and its annotations hold.
+HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")
 VALUE_FIELDS = ("project",)  # those that only a `RunSummary` has
 FIELDS: Dict[str, Callable[[Any], Any]] = {
     "run_id": lambda run: run.run_id,
@@ -52,7 +53,10 @@ class Condition(NamedTuple):
     """A comparison that a run meets if any of the name's values meets it."""
 
     name: str
-    """A field, a parameter or a metric. The last part of a metric's name is enough, without the number of a step."""
+    """A field, a parameter or a metric.
+
+    The last part of a metric's name is enough. The number that `track_this(step=1, loss=...)` adds can be left out.
+    """
     operator: str
     """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
     value: str
@@ -146,11 +150,11 @@ class Filter:
 
     def is_met_by(self, run: RunProgress) -> bool:
         """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it."""
-        is_enough = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
-        return is_enough(map(self._operand.compare, self.name.values(run)))
+        quantifier = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
+        return quantifier(map(self._operand.compare, self.name.values(run)))
 
     def is_on_header(self) -> bool:
-        """Return True if the run's own row is enough to evaluate it."""
+        """Return True if the run's own row and its annotations are enough to evaluate it."""
         return self.condition.name in HEADER_FIELDS
 
     def earliest_start(self) -> Optional[datetime]:

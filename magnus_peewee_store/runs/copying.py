@@ -44,7 +44,7 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
             elif rows == present[run_id]:
                 yield Outcome(run_id, SKIPPED)
             elif present[run_id] and _creation_of(rows) != _creation_of(present[run_id]):
-                # magnus may generate an id twice. A copy would have the created_at of the original.
+                # magnus may generate an id twice. Two copies of the same run would have the same created_at.
                 yield Outcome(run_id, SKIPPED, "skipped: the other database has another run with this id")
             else:
                 yield _replace(target, rows, UPDATED if present[run_id] else WRITTEN)

@@ -106,7 +106,7 @@ _STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_O
 
 
 class _Selection:
-    """Which rows to read besides steps, and how many of the fields of a step."""
+    """What to read: the types of the rows besides steps, and the first `count` fields of each step."""
 
     def __init__(self, types: Types, count: int) -> None:
         self.types = types
@@ -115,7 +115,7 @@ class _Selection:
         self._parse_extracted_steps = SchemaValidator(core_schema.list_schema(step_schema)).validate_json
 
     def parse_steps(self, values: Sequence[str]) -> List[StepFields]:
-        """Return the fields of steps: from lists, if the database has extracted them, otherwise from whole step logs.
+        """Return the fields of steps. Each value is a list of fields that the database extracted, or a whole step log.
 
         Raises:
             ValueError: If a value does not have the form that magnus writes.

@@ -131,7 +131,10 @@ def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
 
 
 def _rows_of(run_log: RunLog, modified: datetime) -> List[StoredRow]:
-    """Return the rows of an imported run. Their created_at is its first attempt; without one, the time of its file."""
+    """Return the rows of an imported run.
+
+    Their created_at starts at the time of the run's first attempt. If no attempt has a time, it starts at `modified`.
+    """
     if not run_log.run_id:
         raise ValueError("its run_id is empty")
     run_log.run_config = scrub(run_log.run_config)

@@ -16,7 +16,7 @@ def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
 def headings(names: Sequence[str]) -> List[str]:
     """Return the names without their prefixes. The last part of a metric's name is enough if no other name ends in it.
 
-    The number of a step belongs to the last part.
+    The number that `track_this(step=1, loss=...)` adds belongs to the last part.
     """
     texts = [_without_prefix(name) for name in names]
     starts = [without_number(text).rpartition(".")[0] for text in texts]

@@ -96,7 +96,7 @@ def summarize(store: DBStore, run_ids: Sequence[str]) -> List[RunSummary]:
 
 
 def summarize_progress(store: DBStore, run_ids: Sequence[str]) -> List[RunProgress]:
-    """Return what `summarize` returns, without parameters and metrics, which take longest to read."""
+    """Return what `summarize` returns, without the fields that only `RunSummary` has: they take longest to read."""
     return [RunProgress(**_progress_of(*each)) for each in _read(store, run_ids, read_progress)]
 
 

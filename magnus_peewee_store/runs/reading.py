@@ -89,7 +89,7 @@ class Run:
         return repository_name(remote) if remote else self.origin.folder
 
     def _repr_html_(self) -> str:
-        # Imported here because only notebooks need it. It is an image, so its styles do not affect the notebook.
+        # Imported here because only notebooks need it. The timeline is an image, so its styles affect nothing else.
         from magnus_peewee_store.report import to_svg
 
         image = base64.b64encode(to_svg(self).encode()).decode()
@@ -176,7 +176,10 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
 
 
 def _common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
-    """Return the UTC offset of the processes of a run; None if they differ. Attempts do not say who wrote them."""
+    """Return the UTC offset of the processes of a run; None if they differ.
+
+    If they differ, the offset of an attempt is unknown, because attempts do not say which process wrote them.
+    """
     offsets = {beat.utc_offset for beat in beats} | ({origin.utc_offset} if origin != Origin() else set())
     return offsets.pop() if len(offsets) == 1 else None
 

@@ -146,7 +146,7 @@ def _search(
 
 
 def _count(store: DBStore, filters: Sequence[Filter]) -> int:
-    """Count the runs that meet filters. Each filter must need only the run's own row."""
+    """Count the runs that meet filters. For each filter, `is_on_header` must return True."""
     if not filters:
         return store.table.count_runs(fragments.RUN_LOG)
     runs = _candidates(store, filters, None, summarize_headers)

@@ -15,7 +15,8 @@ from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at
 
-OUTPUT_FILE = ".execution.log"  # in the names of the files that hold the output of steps; in a map, a value follows it
+# The name of a file that holds the output of a step contains this. In a map, the value of the branch follows it.
+OUTPUT_FILE = ".execution.log"
 SHORTEST_HASH = 6  # digits
 
 
@@ -35,7 +36,7 @@ class DataUse(NamedTuple):
 
 
 def hash_of(file_or_hash: str) -> str:
-    """Return the hash of a file, as magnus computes it. A hash, or the beginning of one, is returned as it is.
+    """Return the hash of a file, as magnus computes it. A hash, or the beginning of one, is returned in lower case.
 
     Raises:
         FileNotFoundError: If the text is neither a file nor a hash.
