@@ -201,7 +201,7 @@ def _dimension(column: Column, positions: Sequence[Optional[float]], ticks: Mapp
         "range": [low - gap if has_missing or low == high else low, high + gap if low == high else high],
         "constraintrange": [low, high] if has_missing else None,
         "tickvals": list(ticks.values()) or None,
-        # Not escaped, because plotly does not read these texts as HTML.
+        # Not escaped: parallel coordinates show texts as they are, not as HTML.
         "ticktext": [replace_invalid(shorten(text, LONGEST_TICK)) for text in ticks] or None,
     }
 
