@@ -145,7 +145,7 @@ class _Worker:
         selector.register(self._process.sentinel, selectors.EVENT_READ, (self, "sentinel"))
 
     def assign(self, waiting: Deque[int]) -> None:
-        """Hand the next job to the process, or let it end if there is none."""
+        """Hand the next job to the process. If no job is left, let the process end."""
         message = waiting[0].to_bytes(len(_STOP), "big") if waiting else _STOP
         try:
             os.write(self._writers["next job"], message)
@@ -277,7 +277,7 @@ class _Worker:
         return b""
 
     def _detach(self) -> None:
-        """Give the child its own session and output, and have it end with its parent."""
+        """In the child: start a session, redirect the output, and end when the parent ends."""
         # Its own process group, so that a signal also reaches what it starts. Its own session, because the terminal
         # stops a background group that reads from it.
         os.setsid()

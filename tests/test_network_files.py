@@ -22,7 +22,7 @@ CLUSTER = """\
 26 1 253:0 / / rw,relatime shared:1 - xfs /dev/mapper/rl-root rw,attr2,inode64,noquota
 45 26 0:41 / /home rw,relatime shared:24 - nfs4 filer:/export/home rw,vers=4.2,hard,proto=tcp
 46 45 0:44 / /home/scott/scratch rw,relatime shared:25 - xfs /dev/nvme0n1p1 rw
-48 26 0:47 / /lustre/work rw,noatime shared:28 - lustre 10.0.0.1@o2ib:/work rw,flock,lazystatfs
+48 26 0:47 / /lustre/group rw,noatime shared:28 - lustre 10.0.0.1@o2ib:/work rw,flock,lazystatfs
 50 26 0:48 / /gpfs/projects rw,relatime shared:30 - gpfs projects rw
 52 26 0:50 / /mnt/beegfs rw,relatime shared:32 - beegfs beegfs_nodev rw,cfgFile=/etc/beegfs/beegfs-client.conf
 54 26 0:52 / /tmp rw,nosuid,nodev shared:34 - tmpfs tmpfs rw
@@ -38,7 +38,7 @@ LAPTOP = """\
 """
 CONTAINER = """\
 700 600 0:120 / / rw,relatime master:300 - overlay overlay rw,lowerdir=/l/A,upperdir=/u,workdir=/w
-720 700 0:130 /runs /work/runs rw,relatime master:310 - nfs4 10.96.0.7:/exports rw,vers=4.1
+720 700 0:130 /runs /srv/runs rw,relatime master:310 - nfs4 10.96.0.7:/exports rw,vers=4.1
 721 700 259:1 /var/lib/kubelet/pods/x /etc/hosts rw,relatime - ext4 /dev/root rw
 """
 WSL = """\
@@ -54,7 +54,7 @@ WSL = """\
         (CLUSTER, "/home", "nfs4"),
         (CLUSTER, "/homes/scott", None),
         (CLUSTER, "/home/scott/scratch/runs", None),
-        (CLUSTER, "/lustre/work/team", "lustre"),
+        (CLUSTER, "/lustre/group/team", "lustre"),
         (CLUSTER, "/gpfs/projects", "gpfs"),
         (CLUSTER, "/mnt/beegfs/x", "beegfs"),
         (CLUSTER, "/tmp", None),
@@ -65,8 +65,8 @@ WSL = """\
         (LAPTOP, "/home/scott/local", None),
         (LAPTOP, "/run/user/1000/doc", None),
         (LAPTOP, "/media/usb/runs", None),
-        (CONTAINER, "/work/runs/.run_log_store", "nfs4"),
-        (CONTAINER, "/work", None),
+        (CONTAINER, "/srv/runs/.run_log_store", "nfs4"),
+        (CONTAINER, "/srv", None),
         (WSL, "/mnt/c/Users/scott", "9p"),
         (WSL, "/home/scott", None),
         ("", "/home", None),

@@ -110,7 +110,7 @@ class ConnectionString:
         """Fill in the secrets and parse the URL.
 
         Args:
-            get_secret: Returns the secret of a name; raises KeyError if there is none.
+            get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
 
         Raises:
             ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
@@ -135,7 +135,7 @@ class ConnectionString:
         If the scheme is that of a server, no secret is looked up: the secret may not be available here.
 
         Args:
-            get_secret: Returns the secret of a name; raises KeyError if there is none.
+            get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
 
         Returns:
             The absolute path of an SQLite file, or `:memory:`; None for a server, or if a missing secret contains
@@ -189,7 +189,7 @@ def make_database(
 
     Args:
         connection_string: See `ConnectionString`.
-        get_secret: Returns the secret of a name; raises KeyError if there is none.
+        get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
         retry_timeout: For how many seconds transient errors are retried.
         folder: The folder that holds the SQLite file, instead of the one that the connection string names.
 

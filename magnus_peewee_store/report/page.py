@@ -68,7 +68,7 @@ def to_html(run: Union[Run, RunLog], index_url: Optional[str] = None) -> str:
 
 def _head(title: str) -> ET.Element:
     properties = custom_properties({"font": FONT, "label-width": f"{LABEL_WIDTH}px"})
-    css = timeline_css() + properties + read_file("page.css")
+    css = timeline_css() + properties + read_file("base.css") + read_file("page.css")
     css_hash = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     head = element("head")
     add(head, "meta", charset="utf-8")

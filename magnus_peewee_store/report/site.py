@@ -123,7 +123,7 @@ def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_sc
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
     urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]
-    css = palette_css() + custom_properties({"font": FONT}) + read_file("site.css")
+    css = palette_css() + custom_properties({"font": FONT}) + read_file("base.css") + read_file("site.css")
     return string.Template(read_file("site.html")).substitute(
         title="Runs",
         library_css=table_script.with_suffix(".css").read_text(encoding="utf-8"),

@@ -19,7 +19,7 @@ def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[
     The steps in reused branches have no attempts, because they did not run in this run.
 
     Args:
-        read: Returns the log of an original run; None if there is none.
+        read: Returns the log of an original run; None if the run is unknown.
 
     Returns:
         A copy of the run log, or the run log itself if it has no reused steps. Also the id of the run that each reused
