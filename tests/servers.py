@@ -252,7 +252,8 @@ class Server:
             result = subprocess.run(
                 self._as_user(*command),
                 cwd=str(self.folder),
-                env=self.installation.environment,
+                # MariaDB deletes the temporary tables of other servers from a shared folder.
+                env={**self.installation.environment, "TMPDIR": str(self.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
