@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List
@@ -24,10 +26,13 @@ from logs import sample_run, step
 from magnus import context
 from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
+from rich.console import Console
 from servers import free_port
 
 from magnus_peewee_store import DBStore, cli
+from magnus_peewee_store.cli.tables import runs_table
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
+from magnus_peewee_store.runs.listing import RunProgress
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
 DEADLINE = 60.0
@@ -445,6 +450,21 @@ def test_tables_fit_the_terminal(default_store: DBStore, tmp_path: Path, columns
             assert any(long in line for line in lines) == (columns == 200)
         if command == ["show", "calm"]:
             assert any("characters)" in line for line in lines)
+
+
+def test_list_cuts_long_cells_and_aligns_columns() -> None:
+    started = datetime(2024, 1, 31, 12, tzinfo=timezone.utc)
+    found = [
+        RunProgress(f"run-{'x' * 40}", "FAIL", "weekly", started, 9.5, 1, 10, "a-step-with-a-long-name", []),
+        RunProgress("走る", "SUCCESS", None, started, 125.0, 1000, 1000, None, []),
+    ]
+    output = io.StringIO()
+    Console(width=80, file=output).print(runs_table(found, 80)[0])
+    assert [line.rstrip() for line in output.getvalue().splitlines()] == [
+        "RUN                     STATUS   STARTED         TOOK      STEPS  TAG     FAILED",
+        "run-xxxxxxxxxxxxxxxxx…  FAIL     Jan 31  2024    9.5s       1/10  weekly  a-ste…",
+        "走る                    SUCCESS  Jan 31  2024  2m 05s  1000/1000",
+    ]
 
 
 def test_piped_output_is_not_truncated(default_store: DBStore, run: RunCommand) -> None:

@@ -76,11 +76,12 @@ def test_many_parameters_are_written_in_one_statement(store: DBStore) -> None:
 
 
 @pytest.mark.parametrize("summarize", [runs.summarize, summarize_progress])
-def test_ended_runs_are_summarized_in_two_queries(store: DBStore, summarize: Any) -> None:
+def test_ended_runs_are_summarized_in_one_query(store: DBStore, summarize: Any) -> None:
     for run_id in ("first", "second"):
         store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"step": step("step", status="SUCCESS")}))
-        runs.tag_run(store, run_id, "best")
-    assert statements_of(store, lambda: summarize(store, ["first", "second"])) == ["SELECT"] * 2
+    for run_id in ("first", "second"):
+        runs.tag_run(store, run_id, "best")  # Now the rows of the two runs alternate.
+    assert statements_of(store, lambda: summarize(store, ["first", "second"])) == ["SELECT"]
 
 
 def test_list_without_values_reads_no_parameters(store: DBStore) -> None:

@@ -1,11 +1,11 @@
 """The table of runs, one line a run."""
 
+import itertools
 from datetime import datetime
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple, Union
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
 from rich.text import Text
 
 from magnus_peewee_store.cli.console import UNLIMITED, printable
@@ -22,14 +22,17 @@ LONGEST_VALUE = 24  # of a value on a terminal
 SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}  # of these columns if there is little room
 SHORTEST_RUN_ID = 18  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
 
+Cell = Union[str, Text]  # Text only for a cell with a style: a Text takes longer to make and to print
 
-class _Column(NamedTuple):
-    heading: str
-    cells: List[Text]
-    is_number: bool = False
 
-    def width(self, longest: int = UNLIMITED) -> int:
-        return min(longest, max([cell_len(self.heading), *(each.cell_len for each in self.cells)]))
+class _Column:
+    """A column, as wide as its widest cell."""
+
+    def __init__(self, heading: str, cells: Sequence[Cell], is_number: bool = False) -> None:
+        self.heading = heading
+        self.cells = cells
+        self.is_number = is_number
+        self.width = max([cell_len(heading), *map(_width_of, cells)])
 
 
 class RunsTable:
@@ -41,20 +44,29 @@ class RunsTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts of each line, as rich asks for them."""
-        is_last = [False] * (len(self._columns) - 1) + [True]
-        for row in zip(*([Text(each.heading, "bold"), *each.cells] for each in self._columns)):
-            for cell, column, width, ends_line in zip(row, self._columns, self._widths, is_last):
-                cell.truncate(width, overflow="ellipsis")
-                fill = Segment(" " * (width - cell.cell_len))
-                if column.is_number:
-                    yield fill
-                if cell.spans:
-                    yield from cell.render(console)
-                else:
-                    yield Segment(cell.plain, console.get_style(cell.style))
-                if not column.is_number:
-                    yield fill
-                yield Segment("\n" if ends_line else " " * GAP)
+        columns = [
+            [_fit(cell, width, column.is_number) for cell in [Text(column.heading, "bold"), *column.cells]]
+            for column, width in zip(self._columns, self._widths)
+        ]
+        ends = [" " * GAP] * (len(columns) - 1) + ["\n"]
+        for row in zip(*columns):
+            yield from Text.assemble(*itertools.chain.from_iterable(zip(row, ends))).render(console)
+
+
+def _width_of(cell: Cell) -> int:
+    return cell_len(cell) if isinstance(cell, str) else cell.cell_len
+
+
+def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
+    """Return a cell of exactly this width: cut with an ellipsis, or filled with spaces."""
+    if isinstance(cell, Text):
+        cell.truncate(width, overflow="ellipsis")
+        cell.align("right" if is_number else "left", width)
+        return cell
+    spare = width - cell_len(cell)
+    if spare < 0:
+        return set_cell_size(cell, width - 1) + "…"
+    return " " * spare + cell if is_number else cell + " " * spare
 
 
 def runs_table(
@@ -69,33 +81,33 @@ def runs_table(
         has_status: Whether to show the status and the times, too.
     """
     is_wide = width >= WIDE
-    columns = [_Column("RUN", [Text(printable(run.run_id)) for run in summaries])]
+    columns = [_Column("RUN", [printable(run.run_id) for run in summaries])]
     if has_status:
         columns += [
             _Column("STATUS", [_status(run) for run in summaries]),
-            _Column("STARTED", [Text(format_time(run.started, short=not is_wide)) for run in summaries]),
-            _Column("TOOK", [Text(format_duration(run.duration)) for run in summaries], is_number=True),
+            _Column("STARTED", [format_time(run.started, short=not is_wide) for run in summaries]),
+            _Column("TOOK", [format_duration(run.duration) for run in summaries], is_number=True),
         ]
     if not names:
-        steps = [Text(f"{run.steps_done}/{run.steps_known}") for run in summaries]
+        steps = [f"{run.steps_done}/{run.steps_known}" for run in summaries]
         columns.append(_Column("STEPS", steps, is_number=True))
         details = [
-            _Column("TAG", [Text(printable(", ".join(filter(None, [run.tag, *run.tags])))) for run in summaries]),
+            _Column("TAG", [printable(", ".join(filter(None, [run.tag, *run.tags]))) for run in summaries]),
             _Column(
                 "FAILED STEP" if is_wide else "FAILED",
-                [Text(printable(run.failed_step or ""), "red") for run in summaries],
+                [Text(printable(run.failed_step), "red") if run.failed_step else "" for run in summaries],
             ),
         ]
         columns += [column for column in details if is_wide or any(map(bool, column.cells))]
     wanted = [
-        _Column(printable(heading), [Text(_cell(name, run)) for run in summaries], _is_numeric(name, summaries))
+        _Column(printable(heading), [_cell(name, run) for run in summaries], _is_numeric(name, summaries))
         for heading, name in zip(headings([each.text for each in names]), names)
     ]
     longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
-    room = width - sum(min(each.width(), SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
-    while wanted and sum(each.width(longest) + GAP for each in wanted) > room + GAP:
+    room = width - sum(min(each.width, SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
+    while wanted and sum(min(each.width, longest) + GAP for each in wanted) > room + GAP:
         wanted.pop()
-    widths = [each.width() for each in columns] + [each.width(longest) for each in wanted]
+    widths = [each.width for each in columns] + [min(each.width, longest) for each in wanted]
     _shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
     _shrink(widths, [SHORTEST_RUN_ID], width)
     return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]

@@ -1,6 +1,6 @@
 """The SQL that reads and writes rows of `db_log`, each query compiled once."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import peewee
 from peewee import fn
@@ -9,6 +9,7 @@ from magnus_peewee_store.db.compiled import CompiledQuery, compiled, param
 from magnus_peewee_store.db.schema import UNIQUE, Layout
 
 Types = Tuple[str, ...]  # alternatives of attribute_type
+Paths = Tuple[Tuple[Union[str, int], ...], ...]  # for values in a JSON document, the keys and indexes that lead to them
 
 
 class Queries:
@@ -60,6 +61,20 @@ class Queries:
     def select_one(self, types: Optional[Types], has_name: bool) -> Any:
         """Find any one row of a run. Params: run_id, name."""
         return self.rows_of(param("run_id"), types, param("name") if has_name else None).select(self._log.pk).limit(1)
+
+    @compiled
+    def select_fields(self, count: int, types: Types, field_types: Types, paths: Paths) -> Any:
+        """Read rows of several runs; see `TableReader.read_fields`. Params: run_id_0, run_id_1 and so on."""
+        log = self._log
+        value, created_at = log.attribute_value, log.created_at
+        if field_types:
+            has_fields = log.attribute_type.in_(field_types)
+            value = peewee.Case(None, [(has_fields, self.database.json_fields(value, paths))], value)
+            created_at = peewee.Case(None, [(has_fields, peewee.SQL("NULL"))], created_at)
+        run_ids = [param(f"run_id_{number}") for number in range(count)]
+        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value, created_at)
+        rows = rows.where(self.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types))
+        return rows.order_by(log.run_id, log.created_at, log.pk)
 
     @compiled
     def insert(self) -> Any:

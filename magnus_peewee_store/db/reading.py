@@ -1,14 +1,13 @@
 """Read the rows of the table `db_log`."""
 
 import datetime
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-import peewee
 from peewee import fn
 
 from magnus_peewee_store.db.access import TableAccess, retrying
 from magnus_peewee_store.db.backends import Backend
-from magnus_peewee_store.db.queries import Types
+from magnus_peewee_store.db.queries import Paths, Types
 from magnus_peewee_store.db.rows import Requirement, Row, StoredRow, check_texts
 
 
@@ -103,22 +102,19 @@ class TableReader(TableAccess):
         return [self._to_stored(row) for row in rows]
 
     @retrying
-    def read_fields(
-        self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Sequence[Sequence[Union[str, int]]]
-    ) -> List[Any]:
-        """Return run_id, attribute_type, attribute_key and a value for rows of several runs, each run's oldest first.
+    def read_fields(self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Paths) -> List[Any]:
+        """Return run_id, attribute_type, attribute_key, a value and created_at for rows of several runs.
 
-        For `types`, the value is attribute_value. For `field_types`, it is what `Backend.json_fields` returns.
+        Each run's rows come together, oldest first. For `types`, the value is attribute_value, and `parse_created_at`
+        converts created_at. For `field_types`, the value is what `Backend.json_fields` returns, and created_at is None.
         """
-        log = self._log
-        value = self.database.json_fields(log.attribute_value, paths)
-        value = peewee.Case(None, [(log.attribute_type.in_(field_types), value)], log.attribute_value)
-        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value)
-        rows = rows.where(
-            self._queries.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types)
-        )
+        query = self._queries.select_fields(len(run_ids), types, field_types, paths)
         # peewee's conversions would take longer than the query.
-        return list(self.database.execute(rows.order_by(log.run_id, log.created_at, log.pk)).fetchall())
+        return list(query.run(**{f"run_id_{number}": run_id for number, run_id in enumerate(run_ids)}).fetchall())
+
+    def parse_created_at(self, created_at: Any) -> Any:
+        """Convert a created_at that the driver returned."""
+        return self._log.created_at.python_value(created_at)
 
     def scan(self, size: int) -> Iterator[List[StoredRow]]:
         """Yield the whole table in the order of pk, in lists of at most `size` rows."""
@@ -153,4 +149,4 @@ class TableReader(TableAccess):
 
     def _to_stored(self, row: Sequence[Any]) -> StoredRow:
         """Convert a row that the driver returned. peewee's own conversion takes as long as the query."""
-        return StoredRow._make((*row[:4], self._log.created_at.python_value(row[4])))
+        return StoredRow._make((*row[:4], self.parse_created_at(row[4])))

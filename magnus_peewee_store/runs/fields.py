@@ -3,14 +3,15 @@
 import itertools
 import operator
 from datetime import datetime
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from magnus.datastore import StepLog
 from pydantic_core import SchemaValidator, core_schema, from_json
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
-from magnus_peewee_store.db.rows import StoredRow
+from magnus_peewee_store.db.rows import Row
+from magnus_peewee_store.db.table import LogTable
 from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, to_run
@@ -54,10 +55,12 @@ class RunFields(NamedTuple):
         remote = next((step[REMOTE] for step in self.steps.values() if step[REMOTE]), None)
         return repository_name(remote) if remote else self.origin.folder
 
-    def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
-        """Return the metrics of each step, also of reused steps, by the step's internal name."""
-        metrics = {name: step[METRICS] for name, step in self.steps.items() if step[METRICS]}
-        return {**metrics, **self.reused_metrics}
+    def metrics_by_step(self) -> Iterator[Tuple[str, Dict[str, Any]]]:
+        """Yield the internal name and the metrics of each step, then those of reused steps."""
+        for name, step in self.steps.items():
+            if step[METRICS]:
+                yield name, step[METRICS]
+        yield from self.reused_metrics.items()
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -106,10 +109,16 @@ _STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_O
 
 
 class _Selection:
-    """What to read: the types of the rows besides steps, and the first `count` fields of each step."""
+    """What to read: the run's own row and its annotations, other rows by type, and the first fields of each step.
+
+    Args:
+        types: The types of the other rows.
+        count: How many fields of each step to read. With 0, steps are not read.
+    """
 
     def __init__(self, types: Types, count: int) -> None:
-        self.types = types
+        self.types = fragments.RUN_LOG + fragments.ANNOTATIONS + types
+        self.field_types = fragments.STEP if count else ()
         self.paths = _STEP_PATHS[:count]
         step_schema = core_schema.tuple_schema([*_STEP_SCHEMAS[:count]])
         self._parse_extracted_steps = SchemaValidator(core_schema.list_schema(step_schema)).validate_json
@@ -135,6 +144,7 @@ class _Selection:
 
 _WITH_VALUES = _Selection(fragments.PARAMETER, len(_STEP_PATHS))
 _WITHOUT_VALUES = _Selection((), IS_MOCK)  # only the fields before IS_MOCK
+_WITHOUT_STEPS = _Selection((), 0)
 
 
 def read_fields(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
@@ -159,7 +169,7 @@ def read_progress(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
 
 def read_headers(store: DBStore, run_ids: Sequence[str]) -> List[RunFields]:
     """Return what the runs' own rows and their annotations hold, in the order of the ids."""
-    return [*_read_own_fields(store, run_ids, None).values()]
+    return [*_read_own_fields(store, run_ids, _WITHOUT_STEPS).values()]
 
 
 def _missing_originals(runs: Mapping[str, RunFields], known: Mapping[str, RunFields]) -> List[str]:
@@ -203,53 +213,50 @@ def _add_reused_from(run: RunFields, original: Optional[RunFields]) -> RunFields
     return run._replace(reused=reused, reused_metrics=found)
 
 
-def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: Optional[_Selection]) -> Dict[str, RunFields]:
-    """Return the fields of runs, in the order of the ids. Without a selection, steps and parameters are not read."""
-    own_rows: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
-    for row in store.table.read_runs(run_ids, fragments.RUN_LOG + fragments.ANNOTATIONS):
-        own_rows.setdefault(row.run_id, []).append(row)
-    rows = store.table.read_fields(run_ids, selection.types, fragments.STEP, selection.paths) if selection else ()
+def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: _Selection) -> Dict[str, RunFields]:
+    """Return the fields of runs, in the order of the ids, without the metrics of reused steps."""
+    table = store.table
+    rows = table.read_fields(run_ids, selection.types, selection.field_types, selection.paths)
     rows_of = {run_id: list(group) for run_id, group in itertools.groupby(rows, operator.itemgetter(0))}
     fields = {}
     for run_id in run_ids:
         try:
-            fields[run_id] = _to_fields(own_rows[run_id], rows_of.get(run_id, ()), selection or _WITH_VALUES)
+            fields[run_id] = _to_fields(table, run_id, rows_of.get(run_id, ()), selection)
         except (IndexError, ValueError, RecursionError):
             # A row is not as expected, or there is no header.
             fields[run_id] = _read_slowly(store, run_id)
     return fields
 
 
-def _to_fields(own_rows: Sequence[StoredRow], rows: Iterable[Sequence[Any]], selection: _Selection) -> RunFields:
-    """Return the fields that rows hold.
-
-    Args:
-        own_rows: The run's own row and its annotations.
-        rows: The rows of its parameters and steps.
-        selection: What was read of its steps.
+def _to_fields(table: LogTable, run_id: str, rows: Iterable[Sequence[Any]], selection: _Selection) -> RunFields:
+    """Return the fields that the rows of a run hold.
 
     Raises:
         IndexError: If the run has no row of its own.
         ValueError: If a row does not have the form that magnus writes.
     """
-    headers = [row for row in own_rows if row.attribute_type in fragments.RUN_LOG]
-    annotations = [row.fragment for row in own_rows if row.attribute_type in fragments.ANNOTATIONS]
-    own = _parse_header(headers[-1].attribute_value)
+    headers: List[Tuple[str, Any]] = []
+    annotations: List[Row] = []
     params: Dict[str, Any] = {}
     step_values: Dict[str, str] = {}
-    for _, attribute_type, name, value in rows:
-        if attribute_type in fragments.PARAMETER:
-            params[name] = from_json(value)
-        else:
+    for _, attribute_type, name, value, created_at in rows:
+        if attribute_type in fragments.STEP:
             step_values[name] = value
+        elif attribute_type in fragments.PARAMETER:
+            params[name] = from_json(value)
+        elif attribute_type in fragments.RUN_LOG:
+            headers.append((value, created_at))
+        else:
+            annotations.append((attribute_type, name, value))
+    own = _parse_header(headers[-1][0])
     steps = zip(step_values, selection.parse_steps([*step_values.values()]))
     return RunFields(
-        headers[0].run_id,
+        run_id,
         own["status"],
         own["tag"],
         own["original_run_id"],
         own["run_config"].get("pipeline_file"),
-        from_created_at(headers[0].created_at),
+        from_created_at(table.parse_created_at(headers[0][1])),
         flatten(params),
         {name: step for name, step in steps if step[TYPE] not in fragments.TERMINAL_STEP_TYPES},
         [],
