@@ -9,7 +9,6 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 UNLIMITED = 100_000  # columns
 LIST_LENGTH = 10  # items that a message lists before it says "..."
@@ -64,6 +63,9 @@ def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], No
     if not console.is_terminal:
         yield lambda count: None
         return
+    # Imported here because each magnus command imports this module at its start.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(unit, total=total)

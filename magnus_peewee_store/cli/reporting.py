@@ -10,7 +10,6 @@ from magnus_peewee_store.cli.console import progress_bar
 from magnus_peewee_store.cli.filters import filter_options
 from magnus_peewee_store.cli.group import on_database
 from magnus_peewee_store.cli.views import echo_all_unreadable
-from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.conditions import Condition
 from magnus_peewee_store.store import DBStore
 
@@ -28,6 +27,9 @@ def report(store: DBStore, where: List[Condition], output: str) -> None:
     Example:
       magnus db report -o report --since 30d
     """
+    # Imported here because each magnus command imports this module at its start.
+    from magnus_peewee_store.report.site import write_site
+
     found = runs.search(store, where)
     with progress_bar("runs", len(found)) as advance:
         index = write_site(store, found, Path(output), where, advance)

@@ -10,7 +10,7 @@ import click
 from magnus import defaults
 from magnus.datastore import RunLog
 
-from magnus_peewee_store import report, runs
+from magnus_peewee_store import runs
 from magnus_peewee_store.cli import following, views
 from magnus_peewee_store.cli.console import echo_json, make_console, printable
 from magnus_peewee_store.cli.group import json_option, on_database
@@ -80,8 +80,11 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
     Example:
       magnus db timeline calm-hoover -o run.html
     """
+    # Imported here because each magnus command imports this module at its start.
+    from magnus_peewee_store.report import to_html, to_svg
+
     path = Path(output)
-    draw = {".html": report.to_html, ".htm": report.to_html, ".svg": report.to_svg}.get(path.suffix.lower())
+    draw = {".html": to_html, ".htm": to_html, ".svg": to_svg}.get(path.suffix.lower())
     if draw is None:
         raise click.UsageError(f"'{output}' does not end in .html or .svg.")
     run = runs.read_run(store, run_id)
