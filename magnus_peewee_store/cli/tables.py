@@ -1,11 +1,11 @@
 """The table of runs, one line a run."""
 
-import itertools
 from datetime import datetime
 from typing import Any, List, Sequence, Tuple, Union
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 from magnus_peewee_store.cli.console import UNLIMITED, printable
@@ -43,14 +43,22 @@ class RunsTable:
         self._widths = widths
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the parts of each line, as rich asks for them."""
+        """Yield each line in few parts, because rich takes long for each part."""
         columns = [
             [_fit(cell, width, column.is_number) for cell in [Text(column.heading, "bold"), *column.cells]]
             for column, width in zip(self._columns, self._widths)
         ]
         ends = [" " * GAP] * (len(columns) - 1) + ["\n"]
         for row in zip(*columns):
-            yield from Text.assemble(*itertools.chain.from_iterable(zip(row, ends))).render(console)
+            plain = ""
+            for cell, end in zip(row, ends):
+                if isinstance(cell, str):
+                    plain += cell + end
+                else:
+                    yield Segment(plain)
+                    yield from cell.render(console, end)
+                    plain = ""
+            yield Segment(plain)
 
 
 def _width_of(cell: Cell) -> int:
