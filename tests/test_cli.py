@@ -1,6 +1,7 @@
 """Test `magnus db`: each command on each database, on terminals and in pipes, and with wrong input."""
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -452,19 +453,50 @@ def test_tables_fit_the_terminal(default_store: DBStore, tmp_path: Path, columns
             assert any("characters)" in line for line in lines)
 
 
+def draw_list(*found: RunProgress, **options: Any) -> List[str]:
+    """Return the lines of a list that is 80 columns wide."""
+    console = Console(width=80, file=io.StringIO(), **options)
+    with console.capture() as capture:
+        console.print(runs_table(found, console.width)[0])
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def listed_run(run_id: str, status: str, **fields: Any) -> RunProgress:
+    """Return a run that started at a time which is the same day in every time zone."""
+    unknown = {field.name: None for field in dataclasses.fields(RunProgress)}
+    started = datetime(2024, 1, 31, 11, tzinfo=timezone.utc)
+    other = {"started": started, "steps_done": 0, "steps_known": 0, "unreadable": [], "tags": (), "notes": ()}
+    return RunProgress(**{**unknown, **other, "run_id": run_id, "status": status, **fields})
+
+
 def test_list_cuts_long_cells_and_aligns_columns() -> None:
-    started = datetime(2024, 1, 31, 12, tzinfo=timezone.utc)
-    found = [
-        RunProgress(f"run-{'x' * 40}", "FAIL", "weekly", started, 9.5, 1, 10, "a-step-with-a-long-name", []),
-        RunProgress("走る", "SUCCESS", None, started, 125.0, 1000, 1000, None, []),
-    ]
-    output = io.StringIO()
-    Console(width=80, file=output).print(runs_table(found, 80)[0])
-    assert [line.rstrip() for line in output.getvalue().splitlines()] == [
+    long = {"tag": "weekly", "duration": 9.5, "steps_known": 10, "failed_step": "a-step-with-a-long-name"}
+    wide = "走る"  # Each of these characters is two columns wide.
+    lines = draw_list(
+        listed_run(f"run-{'x' * 40}", "FAIL", **long),
+        listed_run(wide, "SUCCESS", duration=125.0, steps_done=1000, steps_known=1000),
+        color_system=None,
+    )
+    assert lines == [
         "RUN                     STATUS   STARTED         TOOK      STEPS  TAG     FAILED",
-        "run-xxxxxxxxxxxxxxxxx…  FAIL     Jan 31  2024    9.5s       1/10  weekly  a-ste…",
+        "run-xxxxxxxxxxxxxxxxx…  FAIL     Jan 31  2024    9.5s       0/10  weekly  a-ste…",
         "走る                    SUCCESS  Jan 31  2024  2m 05s  1000/1000",
     ]
+
+
+def test_list_is_coloured() -> None:
+    found = [
+        listed_run("good", "SUCCESS"),
+        listed_run("bad", "FAIL", failed_step="train"),
+        listed_run("lost", "PROCESSING"),
+        listed_run("stale", "PROCESSING", is_stale=True, silence=90.0),
+    ]
+    heading, good, bad, lost, stale = draw_list(*found, color_system="standard", force_terminal=True)
+    assert heading.startswith("\x1b[1mRUN")
+    assert "\x1b[32mSUCCESS" in good
+    assert "\x1b[1;31mFAIL" in bad and "\x1b[31mtrain" in bad
+    assert "\x1b[36mPROCESSING" in lost
+    assert "\x1b[1;31mSTALE" in stale
 
 
 def test_piped_output_is_not_truncated(default_store: DBStore, run: RunCommand) -> None:

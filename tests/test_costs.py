@@ -9,7 +9,7 @@ from logs import step
 from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import DBStore, runs
-from magnus_peewee_store.runs.listing import summarize_progress
+from magnus_peewee_store.runs.listing import summarize_headers, summarize_progress
 
 
 def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
@@ -80,7 +80,9 @@ def test_ended_runs_are_summarized_in_one_query(store: DBStore, summarize: Any) 
     for run_id in ("first", "second"):
         store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"step": step("step", status="SUCCESS")}))
     for run_id in ("first", "second"):
-        runs.tag_run(store, run_id, "best")  # Now the rows of the two runs alternate.
+        runs.tag_run(
+            store, run_id, "best"
+        )  # A run's own row and its annotations are not next to each other in the table.
     assert statements_of(store, lambda: summarize(store, ["first", "second"])) == ["SELECT"]
 
 
@@ -175,6 +177,14 @@ def rows_read(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
     return read() - before
 
 
+def rows_read_again(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
+    """Return how many rows a call reads after its queries were compiled."""
+    call()
+    count = rows_read(store, database, call)
+    assert count > 0
+    return count
+
+
 def test_cost_of_a_step_does_not_depend_on_table_size(store: DBStore, database: Any) -> None:
     for number in range(20):
         store.put_run_log(make_run_log(f"other {number}", steps=50))
@@ -184,4 +194,23 @@ def test_cost_of_a_step_does_not_depend_on_table_size(store: DBStore, database: 
     store.put_run_log(make_run_log("run", steps=3000))
     many = rows_read(store, database, lambda: log_step(store, "late"))
     assert few > 0
+    assert many <= 1.1 * few + 2
+
+
+def test_cost_of_a_header_does_not_depend_on_the_steps(store: DBStore, database: Any) -> None:
+    for number in range(20):
+        store.put_run_log(make_run_log(f"other {number}", steps=50))
+    store.put_run_log(make_run_log("run", steps=10))
+    few = rows_read_again(store, database, lambda: summarize_headers(store, ["run"]))
+    store.put_run_log(make_run_log("run", steps=3000))
+    many = rows_read_again(store, database, lambda: summarize_headers(store, ["run"]))
+    assert many <= 1.1 * few + 2
+
+
+def test_cost_of_reading_a_run_does_not_depend_on_other_runs(store: DBStore, database: Any) -> None:
+    store.put_run_log(make_run_log("run", steps=10))
+    few = rows_read_again(store, database, lambda: runs.read_run(store, "run"))
+    for number in range(300):
+        store.put_run_log(make_run_log(f"other {number}", steps=1))
+    many = rows_read_again(store, database, lambda: runs.read_run(store, "run"))
     assert many <= 1.1 * few + 2

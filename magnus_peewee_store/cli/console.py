@@ -63,7 +63,7 @@ def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], No
     if not console.is_terminal:
         yield lambda count: None
         return
-    # Imported here because each magnus command imports this module at its start.
+    # Imported here because every magnus command loads this module, and this import is slow.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

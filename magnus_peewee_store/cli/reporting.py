@@ -27,7 +27,7 @@ def report(store: DBStore, where: List[Condition], output: str) -> None:
     Example:
       magnus db report -o report --since 30d
     """
-    # Imported here because each magnus command imports this module at its start.
+    # Imported here because every magnus command loads this module, and this import is slow.
     from magnus_peewee_store.report.site import write_site
 
     found = runs.search(store, where)

@@ -80,7 +80,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
     Example:
       magnus db timeline calm-hoover -o run.html
     """
-    # Imported here because each magnus command imports this module at its start.
+    # Imported here because every magnus command loads this module, and this import is slow.
     from magnus_peewee_store.report import to_html, to_svg
 
     path = Path(output)

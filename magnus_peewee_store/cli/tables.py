@@ -22,7 +22,7 @@ LONGEST_VALUE = 24  # of a value on a terminal
 SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}  # of these columns if there is little room
 SHORTEST_RUN_ID = 18  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
 
-Cell = Union[str, Text]  # Text only for a cell with a style: a Text takes longer to make and to print
+Cell = Union[str, Text]  # a Text only if it has a style, because a Text is slower to create and to print
 
 
 class _Column:
@@ -43,7 +43,7 @@ class RunsTable:
         self._widths = widths
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield each line in few parts, because rich takes long for each part."""
+        """Yield each line as few segments, because rich takes long for each of them."""
         columns = [
             [_fit(cell, width, column.is_number) for cell in [Text(column.heading, "bold"), *column.cells]]
             for column, width in zip(self._columns, self._widths)
@@ -54,10 +54,13 @@ class RunsTable:
             for cell, end in zip(row, ends):
                 if isinstance(cell, str):
                     plain += cell + end
-                else:
-                    yield Segment(plain)
-                    yield from cell.render(console, end)
-                    plain = ""
+                    continue
+                yield Segment(plain)
+                if cell.spans:
+                    yield from cell.render(console)
+                else:  # Text.render ignores the style of a Text without spans.
+                    yield Segment(cell.plain, console.get_style(cell.style))
+                plain = end
             yield Segment(plain)
 
 
@@ -66,7 +69,7 @@ def _width_of(cell: Cell) -> int:
 
 
 def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
-    """Return a cell of exactly this width: cut with an ellipsis, or filled with spaces."""
+    """Return a cell of exactly this width: cut with an ellipsis, or filled with spaces. A Text is changed in place."""
     if isinstance(cell, Text):
         cell.truncate(width, overflow="ellipsis")
         cell.align("right" if is_number else "left", width)

@@ -9,7 +9,7 @@ from magnus_peewee_store.db.compiled import CompiledQuery, compiled, param
 from magnus_peewee_store.db.schema import UNIQUE, Layout
 
 Types = Tuple[str, ...]  # alternatives of attribute_type
-Paths = Tuple[Tuple[Union[str, int], ...], ...]  # for values in a JSON document, the keys and indexes that lead to them
+Paths = Tuple[Tuple[Union[str, int], ...], ...]  # one for each value in a JSON document: the keys that lead to it
 
 
 class Queries:
@@ -33,6 +33,14 @@ class Queries:
         """Return the SQL expression that compares a column byte for byte. Only legacy tables need a conversion."""
         return column if self.layout.compares_bytes else self.database.binary(column)
 
+    @property
+    def sorted_created_at(self) -> Any:
+        """The column created_at in the ORDER BY of a query for rows of some types.
+
+        COALESCE stops SQLite from choosing the created_at index, and reading the whole run, just to avoid a small sort.
+        """
+        return fn.COALESCE(self._log.created_at, self._log.created_at)
+
     def rows_of(self, run_id: Any, types: Optional[Types] = None, name: Any = None) -> Any:
         """Return a peewee query for rows of a run, or of all runs if `run_id` is None."""
         log = self._log
@@ -52,8 +60,7 @@ class Queries:
         rows = self.rows_of(param("run_id"), types, param("name") if has_name else None)
         if except_types:
             rows = rows.where(log.attribute_type.not_in(except_types))
-        # COALESCE stops SQLite from choosing the created_at index just to avoid a small sort.
-        created_at = log.created_at if types is None else fn.COALESCE(log.created_at, log.created_at)
+        created_at = log.created_at if types is None else self.sorted_created_at
         rows = rows.select(log.attribute_type, log.attribute_key, log.attribute_value).order_by(created_at, log.pk)
         return rows.for_update() if is_locking else rows
 
@@ -63,18 +70,17 @@ class Queries:
         return self.rows_of(param("run_id"), types, param("name") if has_name else None).select(self._log.pk).limit(1)
 
     @compiled
-    def select_fields(self, count: int, types: Types, field_types: Types, paths: Paths) -> Any:
+    def select_fields(self, run_count: int, types: Types, field_types: Types, paths: Paths) -> Any:
         """Read rows of several runs; see `TableReader.read_fields`. Params: run_id_0, run_id_1 and so on."""
         log = self._log
-        value, created_at = log.attribute_value, log.created_at
+        run_id, value = self.comparable(log.run_id), log.attribute_value
         if field_types:
             has_fields = log.attribute_type.in_(field_types)
             value = peewee.Case(None, [(has_fields, self.database.json_fields(value, paths))], value)
-            created_at = peewee.Case(None, [(has_fields, peewee.SQL("NULL"))], created_at)
-        run_ids = [param(f"run_id_{number}") for number in range(count)]
-        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value, created_at)
-        rows = rows.where(self.comparable(log.run_id).in_(run_ids), log.attribute_type.in_(types + field_types))
-        return rows.order_by(log.run_id, log.created_at, log.pk)
+        run_ids = [param(f"run_id_{number}") for number in range(run_count)]
+        rows = log.select(log.run_id, log.attribute_type, log.attribute_key, value, log.created_at)
+        rows = rows.where(run_id.in_(run_ids), log.attribute_type.in_(types + field_types))
+        return rows.order_by(run_id, self.sorted_created_at, log.pk)
 
     @compiled
     def insert(self) -> Any:

@@ -80,9 +80,10 @@ class TableReader(TableAccess):
         """Return rows of at most a few hundred runs, oldest first."""
         log = self._log
         rows = log.select(*self._stored).where(self._queries.comparable(log.run_id).in_(run_ids))
+        created_at = log.created_at
         if types is not None:
-            rows = rows.where(log.attribute_type.in_(types))
-        rows = self.database.execute(rows.order_by(log.created_at, log.pk)).fetchall()
+            rows, created_at = rows.where(log.attribute_type.in_(types)), self._queries.sorted_created_at
+        rows = self.database.execute(rows.order_by(created_at, log.pk)).fetchall()
         return [self._to_stored(row) for row in rows]
 
     @retrying
@@ -103,10 +104,11 @@ class TableReader(TableAccess):
 
     @retrying
     def read_fields(self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Paths) -> List[Any]:
-        """Return run_id, attribute_type, attribute_key, a value and created_at for rows of several runs.
+        """Return rows of several runs as (run_id, attribute_type, attribute_key, value, created_at).
 
-        Each run's rows come together, oldest first. For `types`, the value is attribute_value, and `parse_created_at`
-        converts created_at. For `field_types`, the value is what `Backend.json_fields` returns, and created_at is None.
+        The rows are grouped by run, and each group is sorted, oldest first. For `types`, value is attribute_value. For
+        `field_types`, it is what `Backend.json_fields` returns. created_at is as the driver returns it; see
+        `parse_created_at`.
         """
         query = self._queries.select_fields(len(run_ids), types, field_types, paths)
         # peewee's conversions would take longer than the query.

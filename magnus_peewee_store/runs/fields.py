@@ -3,7 +3,7 @@
 import itertools
 import operator
 from datetime import datetime
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from magnus.datastore import StepLog
 from pydantic_core import SchemaValidator, core_schema, from_json
@@ -11,7 +11,6 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.rows import Row
-from magnus_peewee_store.db.table import LogTable
 from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.annotations import Note, notes_of, tags_of
 from magnus_peewee_store.runs.reading import UnreadableRow, flatten, steps_of, to_run
@@ -55,12 +54,10 @@ class RunFields(NamedTuple):
         remote = next((step[REMOTE] for step in self.steps.values() if step[REMOTE]), None)
         return repository_name(remote) if remote else self.origin.folder
 
-    def metrics_by_step(self) -> Iterator[Tuple[str, Dict[str, Any]]]:
-        """Yield the internal name and the metrics of each step, then those of reused steps."""
-        for name, step in self.steps.items():
-            if step[METRICS]:
-                yield name, step[METRICS]
-        yield from self.reused_metrics.items()
+    def metrics_by_step(self) -> Dict[str, Dict[str, Any]]:
+        """Return the metrics of each step, also of reused steps, by the step's internal name."""
+        metrics = {name: step[METRICS] for name, step in self.steps.items() if step[METRICS]}
+        return {**metrics, **self.reused_metrics}
 
 
 _TEXT = core_schema.str_schema(strict=True)
@@ -109,18 +106,18 @@ _STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_O
 
 
 class _Selection:
-    """What to read: the run's own row and its annotations, other rows by type, and the first fields of each step.
+    """What to read: the run's own row, its annotations, rows of other types, and the first fields of each step.
 
     Args:
-        types: The types of the other rows.
-        count: How many fields of each step to read. With 0, steps are not read.
+        other_types: The other types.
+        field_count: How many fields of each step to read. With 0, steps are not read.
     """
 
-    def __init__(self, types: Types, count: int) -> None:
-        self.types = fragments.RUN_LOG + fragments.ANNOTATIONS + types
-        self.field_types = fragments.STEP if count else ()
-        self.paths = _STEP_PATHS[:count]
-        step_schema = core_schema.tuple_schema([*_STEP_SCHEMAS[:count]])
+    def __init__(self, other_types: Types, field_count: int) -> None:
+        self.types = fragments.RUN_LOG + fragments.ANNOTATIONS + other_types
+        self.field_types = fragments.STEP if field_count else ()
+        self.paths = _STEP_PATHS[:field_count]
+        step_schema = core_schema.tuple_schema([*_STEP_SCHEMAS[:field_count]])
         self._parse_extracted_steps = SchemaValidator(core_schema.list_schema(step_schema)).validate_json
 
     def parse_steps(self, values: Sequence[str]) -> List[StepFields]:
@@ -214,21 +211,26 @@ def _add_reused_from(run: RunFields, original: Optional[RunFields]) -> RunFields
 
 
 def _read_own_fields(store: DBStore, run_ids: Sequence[str], selection: _Selection) -> Dict[str, RunFields]:
-    """Return the fields of runs, in the order of the ids, without the metrics of reused steps."""
+    """Return the fields that the runs' own rows hold, in the order of the ids. Reused steps are not filled in."""
     table = store.table
     rows = table.read_fields(run_ids, selection.types, selection.field_types, selection.paths)
     rows_of = {run_id: list(group) for run_id, group in itertools.groupby(rows, operator.itemgetter(0))}
     fields = {}
     for run_id in run_ids:
         try:
-            fields[run_id] = _to_fields(table, run_id, rows_of.get(run_id, ()), selection)
+            fields[run_id] = _to_fields(run_id, rows_of.get(run_id, ()), selection, table.parse_created_at)
         except (IndexError, ValueError, RecursionError):
             # A row is not as expected, or there is no header.
             fields[run_id] = _read_slowly(store, run_id)
     return fields
 
 
-def _to_fields(table: LogTable, run_id: str, rows: Iterable[Sequence[Any]], selection: _Selection) -> RunFields:
+def _to_fields(
+    run_id: str,
+    rows: Iterable[Sequence[Any]],
+    selection: _Selection,
+    parse_created_at: Callable[[Any], Optional[datetime]],
+) -> RunFields:
     """Return the fields that the rows of a run hold.
 
     Raises:
@@ -240,15 +242,16 @@ def _to_fields(table: LogTable, run_id: str, rows: Iterable[Sequence[Any]], sele
     params: Dict[str, Any] = {}
     step_values: Dict[str, str] = {}
     for _, attribute_type, name, value, created_at in rows:
-        if attribute_type in fragments.STEP:
-            step_values[name] = value
-        elif attribute_type in fragments.PARAMETER:
+        if attribute_type in fragments.PARAMETER:
             params[name] = from_json(value)
         elif attribute_type in fragments.RUN_LOG:
             headers.append((value, created_at))
-        else:
+        elif attribute_type in fragments.ANNOTATIONS:
             annotations.append((attribute_type, name, value))
-    own = _parse_header(headers[-1][0])
+        else:
+            step_values[name] = value
+    (_, created_at), (header, _) = headers[0], headers[-1]
+    own = _parse_header(header)
     steps = zip(step_values, selection.parse_steps([*step_values.values()]))
     return RunFields(
         run_id,
@@ -256,7 +259,7 @@ def _to_fields(table: LogTable, run_id: str, rows: Iterable[Sequence[Any]], sele
         own["tag"],
         own["original_run_id"],
         own["run_config"].get("pipeline_file"),
-        from_created_at(table.parse_created_at(headers[0][1])),
+        from_created_at(parse_created_at(created_at)),
         flatten(params),
         {name: step for name, step in steps if step[TYPE] not in fragments.TERMINAL_STEP_TYPES},
         [],

@@ -76,7 +76,7 @@ def metrics_dataframe(
     rows = []
     for run_ids in batches([run.run_id for run in search(store, where, order_by, limit, descending)], BATCH_SIZE):
         for run in read_fields(store, run_ids):
-            for name, metrics in run.metrics_by_step():
+            for name, metrics in run.metrics_by_step().items():
                 branch = fragments.parent_branch(name)
                 step = fragments.own_name(name, branch)
                 rows += [(run.run_id, step, branch, metric, value) for metric, value in flatten(metrics).items()]

@@ -17,7 +17,7 @@ from magnus_peewee_store.runs.reading import flatten
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 
-BATCH_SIZE = 50  # runs to read in one query; with more of them, garbage collection takes longer
+BATCH_SIZE = 50  # runs to read in one query; larger batches cost more garbage collection than the queries they save
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ def _failed_step(run: RunFields) -> str:
 
 def _metrics_of(run: RunFields) -> Dict[str, Any]:
     metrics: Dict[str, Any] = {}
-    for step_name, step_metrics in run.metrics_by_step():
+    for step_name, step_metrics in run.metrics_by_step().items():
         for name, value in step_metrics.items():
             if isinstance(value, dict) and value:
                 metrics.update(flatten(value, f"{step_name}.{name}."))
