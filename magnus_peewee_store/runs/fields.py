@@ -126,14 +126,17 @@ class _Selection:
         Raises:
             ValueError: If a value does not have the form that magnus writes.
         """
-        are_lists = {value[:1] == "[" for value in values}
-        if len(are_lists) > 1:
-            return [step for value in values for step in self.parse_steps([value])]
-        # All at once, because many calls take longer.
+        if not values:
+            return []
+        # All at once, because many calls take longer. Usually, all values have the same form.
         text = f"[{','.join(values)}]"
-        steps = (
-            self._parse_extracted_steps(text) if are_lists == {True} else [*map(_fields_of, _parse_whole_steps(text))]
-        )
+        are_lists = values[0].startswith("[")
+        try:
+            steps = self._parse_extracted_steps(text) if are_lists else [*map(_fields_of, _parse_whole_steps(text))]
+        except ValueError:
+            if len(values) == 1:
+                raise
+            return [step for value in values for step in self.parse_steps([value])]
         if len(steps) != len(values):
             raise ValueError("a value is not one JSON document")
         return steps
@@ -240,7 +243,8 @@ def _to_fields(
     headers: List[Tuple[str, Any]] = []
     annotations: List[Row] = []
     params: Dict[str, Any] = {}
-    step_values: Dict[str, str] = {}
+    step_names: List[str] = []
+    step_values: List[str] = []
     for _, attribute_type, name, value, created_at in rows:
         if attribute_type in fragments.PARAMETER:
             params[name] = from_json(value)
@@ -249,10 +253,11 @@ def _to_fields(
         elif attribute_type in fragments.ANNOTATIONS:
             annotations.append((attribute_type, name, value))
         else:
-            step_values[name] = value
+            step_names.append(name)
+            step_values.append(value)
     (_, created_at), (header, _) = headers[0], headers[-1]
     own = _parse_header(header)
-    steps = zip(step_values, selection.parse_steps([*step_values.values()]))
+    steps = zip(step_names, selection.parse_steps(step_values))
     return RunFields(
         run_id,
         own["status"],

@@ -173,7 +173,8 @@ def _duration_of(run: RunFields) -> Optional[float]:
     """Return what `reading.duration_of` returns."""
     if run.status not in ENDED and run.started:
         return max(0.0, (datetime.now(timezone.utc) - run.started).total_seconds())
-    times = [time for step in run.steps.values() for time in step[START : END + 1] if time]
+    steps = run.steps.values()
+    times = [step[START] for step in steps if step[START]] + [step[END] for step in steps if step[END]]
     if {*map(len, times)} <= {*ISO_LENGTHS}:
         times = [min(times), max(times)] if times else []  # Compared as texts, because parsing takes longer.
     parsed = [time for time in map(parse_time, times) if time]
