@@ -80,9 +80,8 @@ def test_ended_runs_are_summarized_in_one_query(store: DBStore, summarize: Any) 
     for run_id in ("first", "second"):
         store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"step": step("step", status="SUCCESS")}))
     for run_id in ("first", "second"):
-        runs.tag_run(
-            store, run_id, "best"
-        )  # A run's own row and its annotations are not next to each other in the table.
+        # Now the run's own row and its tag are not next to each other in the table.
+        runs.tag_run(store, run_id, "best")
     assert statements_of(store, lambda: summarize(store, ["first", "second"])) == ["SELECT"]
 
 
