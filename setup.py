@@ -16,7 +16,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["magnus_peewee_store", "magnus_peewee_store.*"]),
-    package_data={"magnus_peewee_store": ["py.typed"], "magnus_peewee_store.report": ["*.css", "*.html", "*.js"]},
+    package_data={
+        "magnus_peewee_store": ["py.typed"],
+        "magnus_peewee_store.report": ["*.css", "*.html", "*.js"],
+        "magnus_peewee_store.timeline": ["*.css"],
+    },
     python_requires=">=3.8,<3.13",
     install_requires=[
         "peewee>=4.5,<5",
@@ -60,13 +64,13 @@ setup(
     },
     entry_points={
         "run_log_store": ["db = magnus_peewee_store:DBStore"],
-        "executor": ["local-parallel = magnus_peewee_store.executors:LocalParallel"],
+        "executor": ["local-parallel = magnus_peewee_store.parallel.executor:LocalParallel"],
         "integration": [
-            "db-local = magnus_peewee_store.integrations:Local",
-            "db-local-parallel = magnus_peewee_store.integrations:LocalParallel",
-            "db-mocked = magnus_peewee_store.integrations:Mocked",
-            "db-local-container = magnus_peewee_store.integrations:LocalContainer",
-            "db-argo = magnus_peewee_store.integrations:Argo",
+            "db-local = magnus_peewee_store.integrations:LocalIntegration",
+            "db-local-parallel = magnus_peewee_store.integrations:LocalParallelIntegration",
+            "db-mocked = magnus_peewee_store.integrations:MockedIntegration",
+            "db-local-container = magnus_peewee_store.integrations:LocalContainerIntegration",
+            "db-argo = magnus_peewee_store.integrations:ArgoIntegration",
         ],
         "magnus.cli_plugins": ["db = magnus_peewee_store.cli:db"],
     },

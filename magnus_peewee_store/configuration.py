@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from magnus import defaults, utils
 from ruamel.yaml.error import YAMLError
 
-from magnus_peewee_store.db.backends.base import TABLE
+from magnus_peewee_store.db.base import TABLE
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
 from magnus_peewee_store.store import CONFIG_KEYS, DBStore
 

@@ -8,7 +8,7 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
-from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
+from magnus_peewee_store.exceptions import ConditionError, InvalidValueError, UnreadableRowError
 
 
 class Fragment(NamedTuple):
@@ -289,3 +289,19 @@ def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *argum
         raise InvalidValueError(
             f"The {types[0]} '{name}' contains a value that JSON cannot represent: {error}"
         ) from error
+
+
+UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
+STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN)
+
+
+def parse_status(text: str) -> str:
+    """Return a status as magnus writes it. Upper and lower case are the same.
+
+    Raises:
+        ConditionError: If there is no such status. The message lists the known ones.
+    """
+    status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
+    if status not in STATUSES:
+        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join(STATUSES)}.")
+    return status

@@ -1,4 +1,4 @@
-"""Heartbeats: one row per process, which says when the process last worked on its run."""
+"""Heartbeats: one row per process, which says when the process last worked on its run; and what they tell: liveness."""
 
 import atexit
 import json
@@ -7,13 +7,12 @@ import os
 import threading
 import weakref
 from datetime import datetime
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Iterable, List, NamedTuple, Optional
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.rows import Requirement, Row
-from magnus_peewee_store.db.table import LogTable
+from magnus_peewee_store.db.table import LogTable, Requirement, Row
 from magnus_peewee_store.origin import Origin, this_process
-from magnus_peewee_store.times import local_utc_offset, utcnow
+from magnus_peewee_store.times import from_created_at, local_utc_offset, utcnow
 
 logger = logging.getLogger("magnus.db")
 
@@ -204,3 +203,41 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_fork_lock.after_fork_in_parent,
         after_in_child=_fork_lock.after_fork_in_child,
     )
+
+
+# A run is stale if three heartbeats are missing. A heartbeat counts as missing half an interval after it was due.
+STALE_INTERVALS = 3.5
+
+
+class Liveness(NamedTuple):
+    """When an unfinished run was last seen. A run that has ended or has no heartbeats has the default values."""
+
+    last_seen: Optional[datetime] = None
+    """When a process last worked on it, in UTC by the database's clock."""
+    silence: Optional[float] = None
+    """How many seconds ago that was."""
+    is_stale: Optional[bool] = None
+    """Whether three heartbeats are missing, or the run was interrupted."""
+    is_interrupted: bool = False
+    """Whether the process that ran the pipeline exited before the run ended."""
+
+
+def beats_of(rows: Iterable[Row]) -> List[Beat]:
+    """Return the heartbeats among rows of a run, oldest first. Rows that cannot be read are left out."""
+    beats = (parse_beat(row) for row in rows if row[0] in fragments.HEARTBEAT)
+    return [beat for beat in beats if beat]
+
+
+def liveness_of(beats: Iterable[Beat], now: datetime) -> Liveness:
+    """Return when an unfinished run was last seen, given its heartbeats and the time by the database's clock."""
+    known = sorted(beats, key=lambda beat: beat.time)
+    if not known:
+        return Liveness()
+    newest = known[-1]
+    is_interrupted = newest.state == INTERRUPTED
+    is_silent = all(_age(beat, now) > STALE_INTERVALS * beat.interval for beat in known)
+    return Liveness(from_created_at(newest.time), _age(newest, now), is_interrupted or is_silent, is_interrupted)
+
+
+def _age(beat: Beat, now: datetime) -> float:
+    return max(0.0, (now - beat.time).total_seconds())

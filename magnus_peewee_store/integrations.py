@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from magnus.integration import BaseIntegration
 
-from magnus_peewee_store.db.backends.sqlite import MEMORY
+from magnus_peewee_store.db.sqlite import MEMORY
 from magnus_peewee_store.exceptions import ConnectionStringError
 
 logger = logging.getLogger("magnus.db")
@@ -23,7 +23,7 @@ class _DBIntegration(BaseIntegration):
     """
 
 
-class Local(_DBIntegration):
+class LocalIntegration(_DBIntegration):
     """The store with the executor `local`: every database works."""
 
     executor_type = "local"
@@ -45,7 +45,7 @@ class Local(_DBIntegration):
             )
 
 
-class LocalParallel(_DBIntegration):
+class LocalParallelIntegration(_DBIntegration):
     """The store with the executor `local-parallel`: every database works that several processes can share."""
 
     executor_type = "local-parallel"
@@ -63,13 +63,13 @@ class LocalParallel(_DBIntegration):
         self.service.prepare_run()
 
 
-class Mocked(Local):
+class MockedIntegration(LocalIntegration):
     """The store with the executor `mocked`, which runs where `local` does."""
 
     executor_type = "mocked"
 
 
-class LocalContainer(Local):
+class LocalContainerIntegration(LocalIntegration):
     """The store with the executor `local-container`: the folder of an SQLite file is mounted into the containers."""
 
     executor_type = "local-container"
@@ -113,7 +113,7 @@ class LocalContainer(Local):
         self.service.set_folder(CONTAINER_FOLDER)
 
 
-class Argo(_DBIntegration):
+class ArgoIntegration(_DBIntegration):
     """The store with the executor `argo`: only a server works, because pods share no file."""
 
     executor_type = "argo"

@@ -10,9 +10,8 @@ from magnus.secrets import DoNothingSecretManager
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.backends.base import MASK, RETRY_TIMEOUT
-from magnus_peewee_store.db.rows import Requirement
-from magnus_peewee_store.db.table import LogTable
+from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT
+from magnus_peewee_store.db.table import LogTable, Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
 from magnus_peewee_store.exceptions import ConfigurationError, RunExistsError
 from magnus_peewee_store.heartbeat import Heartbeat

@@ -31,9 +31,9 @@ from rich.console import Console
 from servers import free_port
 
 from magnus_peewee_store import DBStore, cli
-from magnus_peewee_store.cli.tables import runs_table
+from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
-from magnus_peewee_store.runs.listing import RunProgress
+from magnus_peewee_store.runs.summaries import RunProgress
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
 DEADLINE = 60.0

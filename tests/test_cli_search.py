@@ -126,7 +126,7 @@ def test_columns_without_room_are_named(magnus_db: Command, monkeypatch: pytest.
     store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
     put(store, "many", {f"a rather long metric {number}": number for number in range(9)})
     store.close()
-    monkeypatch.setattr("magnus_peewee_store.cli.console.UNLIMITED", 80)
+    monkeypatch.setattr("magnus_peewee_store.cli.terminal.UNLIMITED", 80)
     result = magnus_db("runs", "--metrics", "--where", "run_id=many")
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "No room for metrics.train.a rather long metric" in result.stderr and "--columns" in result.stderr

@@ -34,7 +34,7 @@ from magnus_peewee_store import (
     runs,
 )
 from magnus_peewee_store.db.url import ConnectionString, make_database
-from magnus_peewee_store.runs.copying import is_same_database
+from magnus_peewee_store.runs.transfer import is_same_database
 
 
 def secret_getter(**values: str) -> Any:

@@ -9,7 +9,7 @@ from logs import step
 from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import DBStore, runs
-from magnus_peewee_store.runs.listing import summarize_headers, summarize_progress
+from magnus_peewee_store.runs.summaries import summarize_headers, summarize_progress
 
 
 def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:

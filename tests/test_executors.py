@@ -19,7 +19,7 @@ from magnus.secrets import BaseSecrets
 from test_pipelines import dag, mapped, run_log
 
 from magnus_peewee_store import ConnectionStringError, DBStore, integrations
-from magnus_peewee_store.executors import LocalParallel
+from magnus_peewee_store.parallel.executor import LocalParallel
 
 EXECUTORS = {
     "local": LocalExecutor(),

@@ -18,7 +18,7 @@ from test_clusters import GaleraDatabase, start_pair
 from test_faults import Proxy
 
 from magnus_peewee_store import DBStore
-from magnus_peewee_store.db.backends import base
+from magnus_peewee_store.db import base
 
 SECONDS = float(os.environ.get("HISTORY_SECONDS", "3"))  # for each database
 

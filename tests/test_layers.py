@@ -15,16 +15,13 @@ NAME = PACKAGE.name
 LAYERS = (
     ("cli",),
     ("report",),
-    ("runs",),
-    ("configuration", "executors", "integrations"),
-    ("store",),
-    ("heartbeat",),
-    ("fragments", "origin", "scrub", "workers"),
-    ("db", "slots"),
+    ("configuration", "integrations", "parallel", "runs"),
+    ("store", "timeline"),
+    ("heartbeat", "logs"),
+    ("fragments", "origin", "scrub"),
+    ("db",),
     ("exceptions", "times"),
 )
-# A run draws itself in a notebook. The function imports what it needs when it is called.
-LAZY_IMPORTS = {("runs", f"{NAME}.report")}
 LEVELS = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 
 
@@ -56,7 +53,7 @@ def test_every_module_has_a_layer() -> None:
 def test_imports_point_down(path: Path) -> None:
     own = part_of(path)
     for name in imports(path):
-        if name.startswith(f"{NAME}.") and (own, name) not in LAZY_IMPORTS:
+        if name.startswith(f"{NAME}."):
             other = name.split(".")[1]
             assert other == own or LEVELS[other] > LEVELS[own], f"{own} imports {name}"
 

@@ -21,10 +21,9 @@ from magnus import context
 from magnus.datastore import BranchLog, RunLog
 from test_faults import PIPELINE, until
 
-from magnus_peewee_store import DBStore, RunExistsError, cli, report, runs
-from magnus_peewee_store.heartbeat import INTERRUPTED, Beat
+from magnus_peewee_store import DBStore, RunExistsError, cli, runs, timeline
+from magnus_peewee_store.heartbeat import INTERRUPTED, STALE_INTERVALS, Beat, liveness_of
 from magnus_peewee_store.origin import this_process
-from magnus_peewee_store.runs.liveness import STALE_INTERVALS, liveness_of
 
 INTERVAL = 0.2
 KINDS = ["sqlite", "postgresql+psycopg", "mysql+pymysql"]
@@ -447,7 +446,7 @@ def test_timeline_and_show_agree_on_the_duration_of_a_stale_run(store: DBStore) 
     last_seen = run.started + timedelta(minutes=5)
     run = replace(run, liveness=runs.Liveness(last_seen, 1000, True))
     assert run.duration == 300
-    assert "5m until last seen" in report.to_html(run) and "5m until last seen" in report.to_svg(run)
+    assert "5m until last seen" in timeline.to_html(run) and "5m until last seen" in timeline.to_svg(run)
 
 
 def test_prune_keeps_a_run_that_is_alive(store: DBStore, database: AnyDatabase) -> None:
@@ -597,7 +596,7 @@ def test_times_of_attempts_are_shown_in_local_time(
 ) -> None:
     run = runs.read_run(run_in_kiritimati, "run")
     assert run.utc_offset == 14 * 3600
-    assert "UTC+14:00" in report.to_html(run)
+    assert "UTC+14:00" in timeline.to_html(run)
     shown = db("show", "run", "--step", "pause", "--connection-string", sqlite_file.url)
     assert f"from {run.started.astimezone():%Y-%m-%d %H:}" in shown and "zone unknown" not in shown
     as_json = json.loads(db("show", "run", "--json", "--connection-string", sqlite_file.url))
@@ -620,7 +619,7 @@ def test_zone_of_a_run_without_an_offset_is_unknown(sqlite_file: SqliteFile) -> 
     store.put_run_log(RunLog(run_id="run", steps={"a": attempted_step("a", "10:00:00", "10:00:01")}))
     shown = db("show", "run", "--step", "a", "--connection-string", sqlite_file.url)
     assert "from 2024-02-03 10:00:00 to 2024-02-03 10:00:01 (zone unknown)" in shown
-    assert "zone unknown" in report.to_html(runs.read_run(store, "run"))
+    assert "zone unknown" in timeline.to_html(runs.read_run(store, "run"))
 
 
 def test_zone_of_a_run_on_machines_in_two_zones_is_unknown(store: DBStore) -> None:

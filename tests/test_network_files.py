@@ -14,8 +14,8 @@ import peewee
 import pytest
 
 from magnus_peewee_store import DBStore, NetworkFileError, runs
-from magnus_peewee_store.db import network_files
-from magnus_peewee_store.db.network_files import network_type, network_type_in_statfs, network_type_in_table
+from magnus_peewee_store.db import sqlite
+from magnus_peewee_store.db.sqlite import network_type, network_type_in_statfs, network_type_in_table
 
 CLUSTER = """\
 21 26 0:19 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
@@ -89,7 +89,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     [(0x0480_D000, b"apfs", None), (0x0000_1000, b"hfs", None), (0x0000_0018, b"smbfs", "smbfs"), (0, b"nfs", "nfs")],
 )
 def test_macos_statfs(flags: int, name: bytes, expected: str) -> None:
-    statfs = bytearray(network_files.STATFS_SIZE)
+    statfs = bytearray(sqlite.STATFS_SIZE)
     statfs[64:68] = flags.to_bytes(4, sys.byteorder)
     statfs[72 : 72 + len(name)] = name
     assert network_type_in_statfs(bytes(statfs)) == expected
@@ -100,7 +100,7 @@ def test_folder_of_the_tests_is_local(tmp_path: Path) -> None:
 
 
 def test_missing_mount_table_counts_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_files, "MOUNT_TABLE", str(tmp_path / "missing"))
+    monkeypatch.setattr(sqlite, "MOUNT_TABLE", str(tmp_path / "missing"))
     assert network_type(str(tmp_path)) is None
 
 
@@ -142,7 +142,7 @@ def network_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on a mount of its own, whose type counts as that of a network file system."""
     if not os.access("/dev/shm", os.W_OK):
         pytest.skip("needs the mount /dev/shm of Linux")
-    monkeypatch.setattr(network_files, "NETWORK_TYPES", {"tmpfs"})
+    monkeypatch.setattr(sqlite, "NETWORK_TYPES", {"tmpfs"})
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     yield folder
     shutil.rmtree(str(folder))

@@ -22,7 +22,8 @@ from test_pipelines import DB, END, EVERY_NODE_TYPE, FUNCTIONS, mapped, parallel
 from test_pipelines import dag as dag_of
 from test_workers import wait_for, wait_until_gone
 
-from magnus_peewee_store import DBStore, ParallelExecutionError, executors, fragments, runs
+from magnus_peewee_store import DBStore, ParallelExecutionError, fragments, runs
+from magnus_peewee_store.parallel.executor import LocalParallel
 
 REPEAT = int(os.environ.get("PARALLEL_REPEAT", "1"))
 
@@ -662,7 +663,7 @@ def test_systems_that_cannot_fork_are_rejected(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr(os, "fork")
     monkeypatch.setattr(context, "run_context", None)
     with pytest.raises(ParallelExecutionError, match="cannot do. Use the executor 'local'"):
-        executors.LocalParallel().prepare_for_graph_execution()
+        LocalParallel().prepare_for_graph_execution()
 
 
 def test_max_workers_must_be_positive(project: Project) -> None:

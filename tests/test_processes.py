@@ -24,8 +24,7 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import DBStore
-from magnus_peewee_store.db import schema, table, url
-from magnus_peewee_store.db.backends import sqlite
+from magnus_peewee_store.db import schema, sqlite, table, url
 
 PROCESS_COUNT = 20
 

@@ -11,9 +11,8 @@ from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, MissingLibraryError, UnknownNameError, runs
-from magnus_peewee_store.runs.conditions import make_filters, parse_condition
-from magnus_peewee_store.runs.listing import summarize_progress
-from magnus_peewee_store.runs.searching import search_page
+from magnus_peewee_store.runs.search import make_filters, parse_condition, search_page
+from magnus_peewee_store.runs.summaries import summarize_progress
 
 
 def put(store: DBStore, run_id: str, metrics: Dict[str, Any], status: str = "SUCCESS", **params: Any) -> None:

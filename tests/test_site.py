@@ -20,12 +20,12 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store import DBStore, cli, runs
 from magnus_peewee_store.report.columns import field_columns
-from magnus_peewee_store.report.details import shorten
 from magnus_peewee_store.report.run_table import table_options
 from magnus_peewee_store.report.site import draw_index, page_name, read_libraries, write_site
-from magnus_peewee_store.report.styles import DARK, LIGHT
-from magnus_peewee_store.runs.annotations import Note
-from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.annotate import Note
+from magnus_peewee_store.runs.summaries import RunSummary
+from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.styles import DARK, LIGHT
 
 HOSTILE = "\"'></script><script>window.caught = 1</script><img src=x onerror='window.caught = 2'>&amp;${counts}"
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from logs import step
 from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 
-from magnus_peewee_store.report import to_html, to_svg
-from magnus_peewee_store.report.elements import replace_invalid
-from magnus_peewee_store.report.layout import OPEN_END, Scale
-from magnus_peewee_store.report.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
-from magnus_peewee_store.report.svg import DEEPEST_SHADE
+from magnus_peewee_store.timeline import to_html, to_svg
+from magnus_peewee_store.timeline.elements import replace_invalid
+from magnus_peewee_store.timeline.layout import OPEN_END, Scale
+from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
+from magnus_peewee_store.timeline.svg import DEEPEST_SHADE
 from magnus_peewee_store.times import format_duration
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,7 +11,7 @@ from magnus import utils
 from magnus.datastore import RunLog
 
 from magnus_peewee_store import DBStore, RunNotFoundError, open_store, runs
-from magnus_peewee_store.runs.tracing import hash_of
+from magnus_peewee_store.runs.lineage import hash_of
 
 FUNCTIONS = """
 from pathlib import Path

@@ -17,9 +17,9 @@ from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 
 from magnus_peewee_store import DBStore, runs
-from magnus_peewee_store.db.rows import StoredRow
+from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.runs import Outcome
-from magnus_peewee_store.runs.reading import steps_of
 from magnus_peewee_store.times import utcnow
 
 PIPELINE = {

@@ -12,8 +12,8 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 
 import pytest
 
-from magnus_peewee_store import workers
-from magnus_peewee_store.slots import Slots
+from magnus_peewee_store.parallel import workers
+from magnus_peewee_store.parallel.slots import Slots
 
 KILLED = "The process was killed by SIGKILL. Linux does that when memory runs out."
 

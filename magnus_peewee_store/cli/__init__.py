@@ -7,16 +7,12 @@ from magnus import defaults
 from rich.console import Console
 from rich.logging import RichHandler
 
-from magnus_peewee_store.cli.annotating import note, tag, untag
-from magnus_peewee_store.cli.comparing import diff
-from magnus_peewee_store.cli.ending import mark_failed
-from magnus_peewee_store.cli.group import CommandGroup
-from magnus_peewee_store.cli.listing import list_runs
-from magnus_peewee_store.cli.moving import copy_runs, export_runs, import_runs
-from magnus_peewee_store.cli.reporting import report
-from magnus_peewee_store.cli.showing import show, timeline
-from magnus_peewee_store.cli.tracing import lineage, logs
-from magnus_peewee_store.cli.upkeep import check, create_tables, create_views, delete, prune
+from magnus_peewee_store.cli.admin import check, create_tables, create_views
+from magnus_peewee_store.cli.change import delete, mark_failed, note, prune, tag, untag
+from magnus_peewee_store.cli.lists import list_runs
+from magnus_peewee_store.cli.move import copy_runs, export_runs, import_runs
+from magnus_peewee_store.cli.options import CommandGroup
+from magnus_peewee_store.cli.show import diff, lineage, logs, report, show, timeline
 
 COMMANDS = (
     create_tables,

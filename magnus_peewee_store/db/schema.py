@@ -8,8 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 import peewee
 from peewee import fn
 
-from magnus_peewee_store.db.backends import Backend
-from magnus_peewee_store.db.backends.base import KEY_COLUMNS, PARTIAL, TABLE
+from magnus_peewee_store.db.base import KEY_COLUMNS, PARTIAL, TABLE, Backend
 from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError, PrivilegeError, WrongTableError
 from magnus_peewee_store.times import ISO_LENGTHS, utcnow
 

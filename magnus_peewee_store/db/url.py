@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl, quote
 import peewee
 from playhouse import db_url
 
-from magnus_peewee_store.db.backends import Backend, backend_class
-from magnus_peewee_store.db.backends.base import MASK, RETRY_TIMEOUT, Target
-from magnus_peewee_store.db.backends.sqlite import MEMORY
+from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT, Backend, Target
+from magnus_peewee_store.db.mysql import MySQLBackend
+from magnus_peewee_store.db.postgresql import PostgresqlBackend
+from magnus_peewee_store.db.sqlite import MEMORY, SqliteBackend
 from magnus_peewee_store.exceptions import ConnectionStringError
 
 logger = logging.getLogger("magnus.db")
@@ -292,3 +293,12 @@ def _parse_file(url: str, masked_url: str) -> Dict[str, Any]:
         # The path is absolute, because the steps of a pipeline may change the working directory.
         arguments["database"] = os.path.abspath(arguments["database"])
     return arguments
+
+
+BACKENDS = (SqliteBackend, PostgresqlBackend, MySQLBackend)
+
+
+def backend_class(database_class: Type[peewee.Database]) -> Type[Backend]:
+    """Return a class that mixes a database class of peewee with the matching backend class."""
+    backend = next(each for each in BACKENDS if issubclass(database_class, each.peewee_class))
+    return type(database_class.__name__, (backend, database_class), {})

@@ -2,8 +2,7 @@
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
-from magnus_peewee_store.db.backends import Backend
-from magnus_peewee_store.db.backends.base import TABLE
+from magnus_peewee_store.db.base import TABLE, Backend
 
 # Python writes these tokens into JSON, but databases accept them only in quotes.
 UNQUOTED_TOKENS = ("NaN", "Infinity", "-Infinity")

@@ -7,11 +7,10 @@ from collections import Counter
 from datetime import datetime
 from typing import Any, List, NamedTuple, Optional, Sequence
 
-from magnus_peewee_store.report.details import shorten
-from magnus_peewee_store.report.elements import replace_invalid
-from magnus_peewee_store.runs.conditions import FIELDS, METRICS, PARAMS, Name
-from magnus_peewee_store.runs.labels import all_names, headings, rounded
-from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, Name, all_names, headings, rounded
+from magnus_peewee_store.runs.summaries import RunSummary
+from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.elements import replace_invalid
 from magnus_peewee_store.times import format_time
 
 LONGEST_VALUE = 100  # characters

@@ -9,9 +9,9 @@ import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from magnus_peewee_store.report.columns import Column, short_text
-from magnus_peewee_store.report.details import shorten
-from magnus_peewee_store.report.elements import replace_invalid
-from magnus_peewee_store.report.styles import DARK, FONT, status_style
+from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.elements import replace_invalid
+from magnus_peewee_store.timeline.styles import DARK, FONT, status_style
 
 MOST_CHOICES = 100  # metrics or parameters in a menu
 MOST_AXES = 7  # parameters among the parallel coordinates

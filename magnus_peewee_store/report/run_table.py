@@ -5,10 +5,10 @@ from typing import Any, Dict, List, Sequence, Set
 from magnus import defaults
 
 from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, escape, is_finite, short_text
-from magnus_peewee_store.report.details import shorten
-from magnus_peewee_store.report.styles import status_style
-from magnus_peewee_store.runs.labels import rounded
-from magnus_peewee_store.runs.listing import RunSummary
+from magnus_peewee_store.runs.search import rounded
+from magnus_peewee_store.runs.summaries import RunSummary
+from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
 MOST_SHOWN = 8  # parameters, and as many metrics, that the table shows at first

@@ -16,16 +16,15 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 from magnus_peewee_store.exceptions import MissingLibraryError, NotAReportError, RunNotFoundError
 from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
-from magnus_peewee_store.report.page import to_html
 from magnus_peewee_store.report.plots import Plot, draw_plots
 from magnus_peewee_store.report.run_table import table_options
-from magnus_peewee_store.report.styles import FONT, custom_properties, palette_css, read_file, status_style
-from magnus_peewee_store.runs.conditions import METRICS, PARAMS, Condition
-from magnus_peewee_store.runs.files import write_atomically
-from magnus_peewee_store.runs.labels import all_names
-from magnus_peewee_store.runs.listing import RunSummary
-from magnus_peewee_store.runs.reading import read_exactly
+from magnus_peewee_store.runs.read import read_exactly
+from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_names
+from magnus_peewee_store.runs.summaries import RunSummary
+from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.timeline.page import to_html
+from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
 
 INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages
 GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # marks an index that this module wrote

@@ -3,23 +3,31 @@
 Most functions take a `DBStore` as their first argument, such as the one that `open_store` returns.
 """
 
-from magnus_peewee_store.runs.annotations import Note, add_note, tag_run, untag_run
-from magnus_peewee_store.runs.checking import CheckReport, check
-from magnus_peewee_store.runs.comparing import Differences, StepState, compare, diff
-from magnus_peewee_store.runs.conditions import Condition
-from magnus_peewee_store.runs.copying import copy_runs, find_differing
-from magnus_peewee_store.runs.ending import mark_failed
-from magnus_peewee_store.runs.files import export_runs, find_run_logs, import_runs
-from magnus_peewee_store.runs.finding import find_run
+from magnus_peewee_store.heartbeat import Liveness
+from magnus_peewee_store.runs.annotate import Note, add_note, mark_failed, tag_run, untag_run
+from magnus_peewee_store.runs.compare import Differences, StepState, compare, diff
 from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
-from magnus_peewee_store.runs.listing import RunSummary, summarize
-from magnus_peewee_store.runs.liveness import Liveness
-from magnus_peewee_store.runs.outcomes import Outcome
-from magnus_peewee_store.runs.pruning import Prunable, delete_runs, prunable
-from magnus_peewee_store.runs.reading import Run, UnreadableRow, read_run
-from magnus_peewee_store.runs.searching import list_runs, search
-from magnus_peewee_store.runs.sql_views import create_views, drop_views
-from magnus_peewee_store.runs.tracing import DataUse, lineage
+from magnus_peewee_store.runs.lineage import DataUse, lineage
+from magnus_peewee_store.runs.read import Run, UnreadableRow, find_run, read_run
+from magnus_peewee_store.runs.search import Condition, list_runs, search
+from magnus_peewee_store.runs.summaries import RunSummary, summarize
+from magnus_peewee_store.runs.transfer import (
+    Outcome,
+    copy_runs,
+    export_runs,
+    find_differing,
+    find_run_logs,
+    import_runs,
+)
+from magnus_peewee_store.runs.upkeep import (
+    CheckReport,
+    Prunable,
+    check,
+    create_views,
+    delete_runs,
+    drop_views,
+    prunable,
+)
 
 __all__ = [
     "CheckReport",

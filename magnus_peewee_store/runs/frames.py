@@ -4,11 +4,9 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import MissingLibraryError
-from magnus_peewee_store.runs.conditions import METRICS, PARAMS, AnyCondition
-from magnus_peewee_store.runs.fields import read_fields
-from magnus_peewee_store.runs.listing import BATCH_SIZE, batches
-from magnus_peewee_store.runs.reading import flatten
-from magnus_peewee_store.runs.searching import search
+from magnus_peewee_store.logs import flatten
+from magnus_peewee_store.runs.search import METRICS, PARAMS, AnyCondition, search
+from magnus_peewee_store.runs.summaries import BATCH_SIZE, batches, read_fields
 from magnus_peewee_store.store import DBStore
 
 

@@ -1,0 +1,84 @@
+"""The commands that look after a database: create-tables, create-views, check."""
+
+from dataclasses import asdict
+
+import click
+
+from magnus_peewee_store import runs
+from magnus_peewee_store.cli import trees
+from magnus_peewee_store.cli.options import json_option, on_database
+from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar
+from magnus_peewee_store.store import DBStore
+
+
+@click.command("create-tables")
+@on_database(creates=True)
+def create_tables(store: DBStore) -> None:
+    """Create the table, or complete one that other software created. Running it again is safe.
+
+    \b
+    Example:
+      magnus db create-tables -c config.yaml
+    """
+    created = store.table.create()
+    for part in created:
+        click.echo(f"Created {part}.")
+    if not created:
+        click.echo("Nothing is missing.")
+
+
+@click.command("create-views")
+@click.option("--drop", is_flag=True, help="Drop the trees.")
+@on_database()
+def create_views(store: DBStore, drop: bool) -> None:
+    """Create views for SQL clients: run_metrics and run_params. Running it again is safe.
+
+    run_metrics has the columns run_id, step, metric, value and text. run_params has run_id, param, value and text.
+    value is the number, or NULL if the value is not a number. text is the value as text.
+
+    \b
+    Example:
+      magnus db create-views
+    """
+    names = runs.drop_views(store) if drop else runs.create_views(store)
+    for name in names:
+        click.echo(f"{'Dropped' if drop else 'Created'} the view {name}.")
+    if not names:
+        click.echo("There are no views to drop.")
+
+
+@click.command()
+@on_database()
+@json_option
+def check(store: DBStore, is_json: bool) -> None:
+    """Check the connection, the table and every row. The exit status is 0 if all is well.
+
+    \b
+    Example:
+      magnus db check
+    """
+    with progress_bar("rows", None) as advance:
+        report = runs.check(store, advance)
+    if is_json:
+        unreadable = [row._asdict() for row in report.unreadable]
+        echo_json({**asdict(report), "unreadable": unreadable, "is_healthy": report.is_healthy})
+    else:
+        make_console().print(trees.check_table(report))
+        click.echo(_advice(report))
+    if not report.is_healthy:
+        click.get_current_context().exit(1)
+
+
+def _advice(report: runs.CheckReport) -> str:
+    if report.is_healthy:
+        return "All is well." + (" To end dead runs, use magnus db mark-failed RUN_ID." if report.stale else "")
+    if report.duplicates:
+        return (
+            "Of rows with the same run_id, attribute_type and attribute_key, keep the newest by created_at and delete "
+            "the others. Then run magnus db create-tables."
+        )
+    if report.missing:
+        return "Run magnus db create-tables."
+    if report.widen_pk:
+        return f"Half of the numbers of the column pk are used. While no pipeline runs, run: {report.widen_pk}"
+    return "The other rows of these runs can still be read. To delete a run, use magnus db delete RUN_ID."

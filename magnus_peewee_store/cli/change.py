@@ -1,0 +1,238 @@
+"""The commands that change runs: tag, untag, note, mark-failed, delete, prune."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import List, Mapping, Optional, Sequence, Tuple
+
+import click
+
+from magnus_peewee_store import runs
+from magnus_peewee_store.cli.lists import runs_table
+from magnus_peewee_store.cli.options import Age, RunCommand, RunId, filter_options, on_database
+from magnus_peewee_store.cli.terminal import LIST_LENGTH, count_of_runs, list_of, make_console, printable, progress_bar
+from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs.read import find_by_place, has_run
+from magnus_peewee_store.runs.search import Condition
+from magnus_peewee_store.runs.upkeep import delete_folder, find_catalogs, run_folders
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import format_duration, format_time
+
+
+@click.command()
+@click.argument("run_id")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@on_database()
+def tag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
+    """Add tags to a run. magnus db runs --tag finds runs by tag, and prune --keep-tag keeps them.
+
+    \b
+    Example:
+      magnus db tag calm-hoover released
+    """
+    runs.tag_run(store, runs.find_run(store, run_id), *names)
+
+
+@click.command()
+@click.argument("run_id")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@on_database()
+def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
+    """Remove tags that magnus db tag added.
+
+    \b
+    Example:
+      magnus db untag calm-hoover released
+    """
+    run = runs.read_run(store, run_id)
+    unknown = [name for name in names if name not in run.tags]
+    if unknown:
+        message = f"Run '{run.run_log.run_id}' has no tag '{unknown[0]}'."
+        if run.run_log.tag in unknown:
+            message += " That tag was given to magnus execute and stays."
+        raise click.ClickException(printable(message))
+    runs.untag_run(store, run.run_log.run_id, *names)
+
+
+@click.command()
+@click.argument("run_id")
+@click.argument("text")
+@on_database()
+def note(store: DBStore, run_id: str, text: str) -> None:
+    """Add a note to a run. magnus db show shows it.
+
+    \b
+    Example:
+      magnus db note calm-hoover "ran with last year's prices"
+    """
+    runs.add_note(store, runs.find_run(store, run_id), text)
+
+
+@click.command("mark-failed")
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.option("--yes", is_flag=True, help="Do not ask, even if a process may still work on a run.")
+@on_database()
+def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
+    """End runs that died. The runs and their unfinished steps become FAIL.
+
+    The command asks first if a process worked on the run within the last three heartbeats. Each step gets a message
+    that says who marked it and when. The run gets a note.
+
+    \b
+    Example:
+      magnus db mark-failed calm-hoover
+    """
+    has_ended = False
+    for run in runs.summarize(store, list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))):
+        if run.status in ENDED:
+            click.echo(printable(f"Run '{run.run_id}' has already ended: {run.status}."), err=True)
+            has_ended = True
+            continue
+        if run.is_stale is False and not yes:
+            warning = printable(
+                f"A process worked on run '{run.run_id}' {format_duration(run.silence)} ago, so it may be alive."
+            )
+            if not sys.stdin.isatty():
+                raise click.ClickException(f"{warning} It was not changed. To end it anyway, add --yes.")
+            click.confirm(f"{warning} End it anyway?", abort=True)
+        ended = runs.mark_failed(store, run.run_id)
+        click.echo(printable(f"Marked run '{run.run_id}' as FAIL, with {len(ended)} unfinished steps and branches."))
+    if has_ended:
+        click.get_current_context().exit(1)
+
+
+@click.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@on_database()
+def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
+    """Delete runs. The command shows them and asks first. Give whole ids, or latest or -1.
+
+    \b
+    Example:
+      magnus db delete calm-hoover
+    """
+    run_ids = tuple(find_by_place(store, run_id) or run_id for run_id in run_ids)
+    # Only whole ids are accepted: after a run is deleted, its shortened id may name another run.
+    existing = [run_id for run_id in dict.fromkeys(run_ids) if has_run(store, run_id)]
+    unknown = [run_id for run_id in run_ids if run_id not in existing]
+    for run_id in unknown:
+        click.echo(printable(f"There is no run '{run_id}'. Give the whole id to delete a run."), err=True)
+    if existing or not unknown:
+        _delete(store, existing, {}, yes, dry_run)
+    if unknown:
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.option("--older-than", type=Age(), metavar="AGE", help="Only runs older than this, such as 90d (or s, m, h, w).")
+@click.option("--keep", type=click.IntRange(min=0), metavar="COUNT", help="Always keep the newest COUNT runs.")
+@click.option(
+    "--keep-tag", "keep_tags", multiple=True, metavar="NAME", help="Keep runs with this tag. Can be repeated."
+)
+@filter_options
+@click.option("--catalog", metavar="DIR", help="Also delete the runs' folders in this file-system catalog.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@on_database()
+def prune(
+    store: DBStore,
+    older_than: Optional[timedelta],
+    keep: Optional[int],
+    keep_tags: Tuple[str, ...],
+    where: List[Condition],
+    catalog: Optional[str],
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    """Delete old runs. The command shows them and asks first. With several options, a run must match all.
+
+    An unfinished run is kept while it has heartbeats. It is also kept while one of its rows is younger than
+    --older-than; if that is less than a day, a day counts. With --where, --keep counts only the runs that match.
+
+    \b
+    Example:
+      magnus db prune --older-than 90d --keep 100 --where project=github.com/team/sales --keep-tag released
+    """
+    if older_than is None and keep is None:
+        raise click.UsageError("Give --older-than AGE, --keep COUNT, or both.")
+    if catalog and not Path(catalog).is_dir():
+        raise click.UsageError(f"There is no folder '{catalog}'.")
+    with progress_bar("runs", None) as advance:
+        found = runs.prunable(store, older_than, keep, advance, where, keep_tags)
+    if found.running:
+        kept = count_of_runs(found.running)
+        click.echo(f"{kept} kept, because they may still be running: {list_of(found.running)}", err=True)
+    folders = run_folders(Path(catalog), found.run_ids) if catalog else {}
+    if folders:
+        click.echo(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
+    else:
+        _report_kept_data(find_catalogs(store, found.run_ids))
+    _delete(store, found.run_ids, folders, yes, dry_run)
+
+
+def _report_kept_data(catalogs: Mapping[str, Sequence[str]]) -> None:
+    """Print which data of runs stays in file-system catalogs."""
+    for location, run_ids in catalogs.items():
+        kept = list(run_folders(Path(location), run_ids))
+        if kept:
+            click.echo(
+                printable(
+                    f"The data of {count_of_runs(kept)} stays in the catalog {location}. "
+                    f"To delete it, too, add --catalog {location}"
+                )
+            )
+
+
+def _delete(
+    store: DBStore,
+    run_ids: Sequence[str],
+    folders: Mapping[str, Path],
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    """Show runs, ask, and delete the runs and their folders."""
+    if not run_ids:
+        click.echo("There is nothing to delete.")
+        return
+    summaries = _show_some(store, run_ids)
+    if dry_run:
+        click.echo(f"{count_of_runs(run_ids)} would be deleted.")
+        return
+    if not yes:
+        _confirm(run_ids, summaries)
+    deleted = 0
+    try:
+        with progress_bar("runs", len(run_ids)) as advance:
+            for run_id in run_ids:
+                # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
+                if run_id in folders:
+                    delete_folder(folders[run_id])
+                deleted += sum(1 for _ in runs.delete_runs(store, [run_id]))
+                advance(1)
+    finally:
+        click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
+
+
+def _show_some(store: DBStore, run_ids: Sequence[str]) -> List[runs.RunSummary]:
+    """Print the first runs as a table and the number of the others. Return the summaries of the first runs."""
+    console = make_console()
+    summaries = runs.summarize(store, run_ids[:LIST_LENGTH])
+    console.print(runs_table(summaries, console.width)[0])
+    if len(run_ids) > LIST_LENGTH:
+        [newest] = runs.summarize(store, run_ids[-1:])
+        first, last = format_time(summaries[0].started), format_time(newest.started)
+        more = len(run_ids) - LIST_LENGTH
+        click.echo(f"... and {more:,} more: {count_of_runs(run_ids)} in total, started from {first} to {last}.")
+    return summaries
+
+
+def _confirm(run_ids: Sequence[str], summaries: Sequence[runs.RunSummary]) -> None:
+    """Ask whether to delete runs, and end the command if the answer is no."""
+    if not sys.stdin.isatty():
+        raise click.ClickException("Nothing was deleted: there is no terminal for the confirmation. Add --yes.")
+    unfinished = [run.run_id for run in summaries if run.status not in ENDED]
+    if unfinished:
+        click.echo(f"These runs have not ended and may still be running: {list_of(unfinished)}")
+    click.confirm(f"Delete {count_of_runs(run_ids)}?", abort=True)

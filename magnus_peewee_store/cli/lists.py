@@ -1,0 +1,279 @@
+"""The command that lists runs, and its table of one line a run."""
+
+import csv
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import click
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.text import Text
+
+from magnus_peewee_store.cli.options import filter_options, json_option, on_database
+from magnus_peewee_store.cli.terminal import (
+    UNLIMITED,
+    echo_json,
+    format_value,
+    list_of,
+    make_console,
+    printable,
+    run_status_text,
+)
+from magnus_peewee_store.cli.trees import echo_all_unreadable
+from magnus_peewee_store.runs.search import (
+    FIELDS,
+    METRICS,
+    PARAMS,
+    Condition,
+    Name,
+    Reader,
+    all_names,
+    as_text,
+    check_names,
+    headings,
+    make_filters,
+    search_page,
+)
+from magnus_peewee_store.runs.summaries import RunProgress, RunSummary, summarize, summarize_progress
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import format_duration, format_time
+
+# Widths, in characters.
+WIDE = 110  # a terminal with room for whole times
+GAP = 2  # between two columns
+LONGEST_VALUE = 24  # of a value on a terminal
+SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}  # of these columns if there is little room
+SHORTEST_RUN_ID = 18  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
+
+Cell = Union[str, Text]  # a Text only if it has a style, because a Text is slower to create and to print
+
+
+class _Column:
+    """A column, as wide as its widest cell."""
+
+    def __init__(self, heading: str, cells: Sequence[Cell], is_number: bool = False) -> None:
+        self.heading = heading
+        self.cells = cells
+        self.is_number = is_number
+        self.width = max([cell_len(heading), *map(_width_of, cells)])
+
+
+class RunsTable:
+    """A table that rich prints, one line a row. A `rich.table.Table` takes ten times as long."""
+
+    def __init__(self, columns: Sequence[_Column], widths: Sequence[int]) -> None:
+        self._columns = columns
+        self._widths = widths
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield each line as few segments, because rich takes long for each of them."""
+        columns = [
+            [_fit(cell, width, column.is_number) for cell in [Text(column.heading, "bold"), *column.cells]]
+            for column, width in zip(self._columns, self._widths)
+        ]
+        ends = [" " * GAP] * (len(columns) - 1) + ["\n"]
+        for row in zip(*columns):
+            plain = ""
+            for cell, end in zip(row, ends):
+                if isinstance(cell, str):
+                    plain += cell + end
+                    continue
+                yield Segment(plain)
+                if cell.spans:
+                    yield from cell.render(console)
+                else:  # Text.render ignores the style of a Text without spans.
+                    yield Segment(cell.plain, console.get_style(cell.style))
+                plain = end
+            yield Segment(plain)
+
+
+def _width_of(cell: Cell) -> int:
+    return cell_len(cell) if isinstance(cell, str) else cell.cell_len
+
+
+def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
+    """Return a cell of exactly this width: cut with an ellipsis, or filled with spaces. A Text is changed in place."""
+    if isinstance(cell, Text):
+        cell.truncate(width, overflow="ellipsis")
+        cell.align("right" if is_number else "left", width)
+        return cell
+    spare = width - cell_len(cell)
+    if spare < 0:
+        return set_cell_size(cell, width - 1) + "…"
+    return " " * spare + cell if is_number else cell + " " * spare
+
+
+def runs_table(
+    summaries: Sequence[RunProgress], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
+) -> Tuple[RunsTable, List[str]]:
+    """Return the table of runs, and the names that it has no room for.
+
+    Args:
+        summaries: The runs.
+        width: The width of the console, in characters.
+        names: The fields, parameters and metrics to show instead of the steps and tags.
+        has_status: Whether to show the status and the times, too.
+    """
+    is_wide = width >= WIDE
+    columns = [_Column("RUN", [printable(run.run_id) for run in summaries])]
+    if has_status:
+        columns += [
+            _Column("STATUS", [_status(run) for run in summaries]),
+            _Column("STARTED", [format_time(run.started, short=not is_wide) for run in summaries]),
+            _Column("TOOK", [format_duration(run.duration) for run in summaries], is_number=True),
+        ]
+    if not names:
+        steps = [f"{run.steps_done}/{run.steps_known}" for run in summaries]
+        columns.append(_Column("STEPS", steps, is_number=True))
+        details = [
+            _Column("TAG", [printable(", ".join(filter(None, [run.tag, *run.tags]))) for run in summaries]),
+            _Column(
+                "FAILED STEP" if is_wide else "FAILED",
+                [Text(printable(run.failed_step), "red") if run.failed_step else "" for run in summaries],
+            ),
+        ]
+        columns += [column for column in details if is_wide or any(map(bool, column.cells))]
+    wanted = [
+        _Column(printable(heading), [_value_cell(name, run) for run in summaries], _is_numeric(name, summaries))
+        for heading, name in zip(headings([each.text for each in names]), names)
+    ]
+    longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
+    room = width - sum(min(each.width, SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
+    while wanted and sum(min(each.width, longest) + GAP for each in wanted) > room + GAP:
+        wanted.pop()
+    widths = [each.width for each in columns] + [min(each.width, longest) for each in wanted]
+    _shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
+    _shrink(widths, [SHORTEST_RUN_ID], width)
+    return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
+
+
+def _status(run: RunProgress) -> Text:
+    return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
+
+
+def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
+    """Narrow the columns with the most room, down to their `shortest` widths, until the table fits."""
+    while sum(widths) + GAP * (len(widths) - 1) > total:
+        spare, number = max((widths[number] - least, number) for number, least in enumerate(shortest))
+        if spare <= 0:
+            return
+        widths[number] -= 1
+
+
+def _value_cell(name: Name, run: RunProgress) -> str:
+    return ", ".join(_format(name.text, value) for value in name.values(run) if value is not None)
+
+
+def _format(name: str, value: Any) -> str:
+    if isinstance(value, datetime):
+        return format_time(value)
+    return format_duration(value) if name == "duration" else format_value(value)
+
+
+def _is_numeric(name: Name, summaries: Sequence[RunProgress]) -> bool:
+    return all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))
+
+
+CSV_FIELDS = ("run_id", "status", "tag", "pipeline", "started", "duration", "steps_done", "steps_known", "failed_step")
+
+
+@click.command("runs")
+@filter_options
+@click.option("--sort", metavar="NAME", help="Sort by this field, parameter or metric, smallest first.")
+@click.option("--desc", is_flag=True, help="Sort largest first.")
+@click.option("--params", "has_params", is_flag=True, help="Show the parameters.")
+@click.option("--metrics", "has_metrics", is_flag=True, help="Show the metrics.")
+@click.option("--columns", metavar="NAME,...", help="Show these fields, parameters and metrics.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="How many runs.")
+@click.option("--csv", "is_csv", is_flag=True, help="Print CSV, with all parameters and metrics.")
+@on_database()
+@json_option
+def list_runs(
+    store: DBStore,
+    where: List[Condition],
+    sort: Optional[str],
+    desc: bool,
+    has_params: bool,
+    has_metrics: bool,
+    columns: Optional[str],
+    limit: int,
+    is_csv: bool,
+    is_json: bool,
+) -> None:
+    """List runs, newest first. Options filter and sort them.
+
+    STEPS shows how many steps are done, and how many have begun. The last part of a metric's name is enough: rmse finds
+    train.rmse.
+
+    \b
+    Example:
+      magnus db runs --status FAIL --since 2d
+      magnus db runs --where 'rmse<0.5' --where 'lr=0.1' --sort rmse --params --metrics
+    """
+    if is_csv and is_json:
+        raise click.UsageError("Give either --csv or --json.")
+    if desc and not sort:
+        raise click.UsageError("--desc needs --sort NAME.")
+    names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
+    filters = make_filters(where)
+    used = [*names, *(each.name for each in filters), *([Name(sort)] if sort else [])]
+    needs_summary = is_json or is_csv or has_params or has_metrics or any(name.needs_summary for name in used)
+    read: Reader[Any] = summarize if needs_summary else summarize_progress
+    found, total = search_page(store, filters, sort, limit, desc, read)
+    check_names(store, [name for name in names if not name.is_field and not any(map(name.values, found))])
+    if is_json:
+        echo_json([asdict(run) for run in found])
+    elif is_csv:
+        _write_csv(found, names)
+    elif not found:
+        click.echo("No runs match." if where else "There are no runs yet.", err=True)
+    else:
+        shown = list(names)
+        if not names and has_params:
+            shown += _names(found, PARAMS)
+        if not names and has_metrics:
+            shown += _names(found, METRICS)
+        if not shown and sort and sort not in FIELDS:
+            shown = [Name(sort)]
+        _print_table(found, shown, has_status=not names)
+    if total > len(found):
+        click.echo(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
+    echo_all_unreadable(found)
+
+
+def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
+    return [Name(text) for text in all_names(found, prefix)]
+
+
+def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status: bool) -> None:
+    console = make_console()
+    table, left_out = runs_table(found, console.width, names, has_status)
+    console.print(table)
+    if left_out:
+        click.echo(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
+
+
+def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
+    """Print runs as CSV. Several values of a name are separated by a comma and a space."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if names:
+        writer.writerow(["run_id", *(name.text for name in names)])
+        writer.writerows(
+            [run.run_id, *(", ".join(map(_csv_cell, name.values(run))) for name in names)] for run in found
+        )
+        return
+    params, metrics = _names(found, PARAMS), _names(found, METRICS)
+    writer.writerow([*CSV_FIELDS, *(name.text for name in [*params, *metrics])])
+    for run in found:
+        fields: Dict[str, Any] = vars(run)
+        flat = {f"{PARAMS}{name}": value for name, value in run.params.items()}
+        flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
+        row = [fields[name] for name in CSV_FIELDS] + [flat.get(name.text) for name in [*params, *metrics]]
+        writer.writerow(map(_csv_cell, row))
+
+
+def _csv_cell(value: Any) -> str:
+    return "" if value is None else as_text(value)

@@ -1,0 +1,123 @@
+"""The commands that move runs: export, import, copy."""
+
+from pathlib import Path
+from typing import Dict, Iterable, List, Sequence, Tuple
+
+import click
+
+from magnus_peewee_store import fragments, runs
+from magnus_peewee_store.cli.options import RunCommand, RunId, filter_options, on_database, open_until_command_ends
+from magnus_peewee_store.cli.terminal import count_of_runs, printable, progress_bar
+from magnus_peewee_store.runs.search import Condition
+from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, is_same_database
+from magnus_peewee_store.store import DBStore
+
+
+@click.command("export", cls=RunCommand)
+@click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
+@click.option("--all", "is_all", is_flag=True, help="Export all runs.")
+@filter_options
+@click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
+@on_database()
+def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, where: List[Condition], output: str) -> None:
+    """Write runs as JSON files that magnus' file-system store reads.
+
+    \b
+    Example:
+      magnus db export calm-hoover -o exported
+    """
+    chosen = _choose(store, run_ids, is_all or bool(where), where)
+    if not _report_outcomes(runs.export_runs(store, chosen, Path(output)), len(chosen), "exported"):
+        click.get_current_context().exit(1)
+
+
+@click.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@on_database(creates=True)
+def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
+    """Import runs from the folders of file-system and chunked-fs stores, or from exported files.
+
+    Runs that the database already has are skipped.
+
+    \b
+    Example:
+      magnus db import .run_log_store
+    """
+    found = [run_log for path in paths for run_log in runs.find_run_logs(Path(path))]
+    if not _report_outcomes(runs.import_runs(store, found), len(found), "imported"):
+        click.get_current_context().exit(1)
+
+
+@click.command("copy", cls=RunCommand)
+@click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
+@filter_options
+@click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
+@click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
+@on_database()
+def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
+    """Copy runs into another database, or bring them up to date there.
+
+    Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
+    Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and
+    reported. Tags and notes are copied, heartbeats are not. Runs that only the other database has stay there.
+
+    \b
+    Example:
+      magnus db copy --to 'postgresql://magnus:${password}@db.example.com/run_logs'
+    """
+    target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
+    target.set_secrets_handler(store.secrets_handler)
+    open_until_command_ends(target, "--to")
+    if is_same_database(store.table.database, target.table.database):
+        raise click.ClickException("--to names the database that contains the runs.")
+    chosen = _choose(store, run_ids, not run_ids, where)
+    is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
+    if verify:
+        is_complete = _verify(store, target, chosen) and is_complete
+    if not is_complete:
+        click.get_current_context().exit(1)
+
+
+def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
+    with progress_bar("runs", len(run_ids)) as advance:
+        differing = []
+        for run_id in runs.find_differing(store, target, run_ids, advance):
+            differing.append(run_id)
+            click.echo(printable(f"{run_id}: the two databases differ. It may have been written meanwhile."), err=True)
+    agreeing = len(run_ids) - len(differing)
+    click.echo(f"{agreeing:,} of {count_of_runs(run_ids)} agree in all rows.")
+    return not differing
+
+
+def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
+    """Return the whole ids of the given runs, or of all runs that meet the conditions, oldest first."""
+    if bool(run_ids) == is_all or (run_ids and where):
+        raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
+    if not is_all:
+        return list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))
+    if where:
+        return [run.run_id for run in runs.search(store, where)][::-1]
+    return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG)))[::-1]
+
+
+def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> bool:
+    """Report problems as they happen, and the numbers at the end or when interrupted.
+
+    Returns:
+        True if no run failed or is incomplete.
+    """
+    counts: Dict[str, int] = dict.fromkeys((WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED), 0)
+    try:
+        with progress_bar("runs", total) as advance:
+            for outcome in outcomes:
+                counts[outcome.status] += 1
+                if outcome.message:
+                    click.echo(printable(f"{outcome.name}: {outcome.message}"), err=True)
+                advance(1)
+    finally:
+        parts = [f"{counts[WRITTEN] + counts[INCOMPLETE]:,} {verb}"]
+        endings = {UPDATED: "updated", SKIPPED: "existed already", FAILED: "failed"}
+        parts += [f"{counts[status]:,} {ending}" for status, ending in endings.items() if counts[status]]
+        if any(counts.values()) or not total:
+            click.echo(f"{', '.join(parts)}.")
+    return not (counts[INCOMPLETE] or counts[FAILED])

@@ -1,0 +1,251 @@
+"""The options and parameter types that commands share, and how their errors end them."""
+
+import functools
+import os
+import re
+import sys
+from datetime import datetime, timedelta, timezone
+from typing import Any, Callable, List, Optional, Tuple, TypeVar
+
+import click
+import peewee
+from magnus import exceptions
+
+from magnus_peewee_store.cli.terminal import printable
+from magnus_peewee_store.configuration import check_exists, find_configuration
+from magnus_peewee_store.exceptions import (
+    ConditionError,
+    ConfigurationError,
+    InvalidValueError,
+    MissingLibraryError,
+    MissingTableError,
+    RunNotFoundError,
+    UnknownNameError,
+)
+from magnus_peewee_store.runs.search import Condition, parse_condition
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import parse_age, parse_time
+
+
+class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """An age: `90s`, `15m`, `12h`, `2d` or `1w`."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> timedelta:
+        """Return the age as a timedelta."""
+        age = parse_age(value)
+        if age is not None:
+            return age
+        return self.fail(f"'{value}' is not an age. Use 90s, 15m, 12h, 2d or 1w.", param, ctx)
+
+
+class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A time: an age, or a date and time in ISO 8601. Without a time zone it is local time."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> datetime:
+        """Return the time with its zone."""
+        time = parse_time(value)
+        if time:
+            return time
+        try:
+            return datetime.now(timezone.utc) - Age().convert(value, param, ctx)
+        except click.BadParameter:
+            return self.fail(f"'{value}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.", param, ctx)
+
+
+_ESCAPE = "\0"  # No argument of a process can contain this character.
+
+
+class RunCommand(click.Command):
+    """A command that accepts `-1` as an argument of the type `RunId`. click alone would take it for an option."""
+
+    def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
+        """Parse the arguments, after escaping those like `-1`."""
+        return super().parse_args(ctx, [re.sub(r"^(-[1-9]\d*)$", rf"{_ESCAPE}\1", each) for each in args])
+
+
+class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """What names a run: its id or the beginning of it, `latest`, `latest:FAIL`, or `-1`."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> str:
+        """Return the text without the escape."""
+        return str(value).lstrip(_ESCAPE)
+
+
+T = TypeVar("T")
+
+
+def filter_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a command: add the options that choose runs, and pass their conditions as `where`."""
+
+    @click.option(
+        "--where",
+        "texts",
+        metavar="CONDITION",
+        multiple=True,
+        help="Only runs that meet this condition, such as 'rmse<0.5': a name, then = != < <= > >= or ~ (contains), and "
+        "a value. The name is that of a field (status, tag, pipeline, project, user, host, started, duration, run_id, "
+        "failed_step), a parameter or a metric. Can be repeated.",
+    )
+    @click.option("--status", help="Only runs with this status, such as FAIL.")
+    @click.option("--tag", help="Only runs with this tag.")
+    @click.option(
+        "--since",
+        type=Time(),
+        help="Only runs that started since this time: 2024-01-31T09:00, or 2d for two days ago (or s, m, h, w).",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *arguments: Any,
+        texts: Tuple[str, ...],
+        status: Optional[str],
+        tag: Optional[str],
+        since: Optional[datetime],
+        **options: Any,
+    ) -> T:
+        where: List[Condition] = [parse_condition(text) for text in texts]
+        if status:
+            where.append(Condition("status", "=", status))
+        if tag:
+            where.append(Condition("tag", "=", tag))
+        if since:
+            where.append(Condition("started", ">=", since.isoformat()))
+        return command(*arguments, where=where, **options)
+
+    return wrapped
+
+
+# Errors that a user can act on. They end a command with a message, all others with a traceback.
+USER_ERRORS = (
+    ConditionError,
+    ConfigurationError,
+    InvalidValueError,
+    MissingLibraryError,
+    OSError,
+    exceptions.RunLogNotFoundError,
+    peewee.PeeweeException,
+    UnicodeError,
+)
+DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and its source
+EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
+COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
+
+
+class CommandGroup(click.Group):
+    """Commands in the order of their definition. For errors that the user can act on, it prints only a message."""
+
+    def list_commands(self, ctx: click.Context) -> List[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            click.ClickException: For errors that the user can act on.
+        """
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader has closed the pipe, as `head` does. Redirect stdout, or the flush at exit would fail, too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except USER_ERRORS as error:
+            raise click.ClickException(_message(error, *ctx.meta.get(DATABASE, ("", "")))) from None
+
+
+def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Decorate a command: add the options that name the database, and pass the opened store.
+
+    Args:
+        creates: Whether the command creates a missing database and table. Without it they must exist.
+    """
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        @click.option("-c", "--config-file", metavar="FILE", help="The configuration file, as for magnus execute -c.")
+        @click.option(
+            "--connection-string",
+            metavar="URL",
+            help="The connection string of the database, instead of a configuration file.",
+        )
+        @click.option(
+            "--retry-timeout",
+            type=click.FloatRange(min=0),
+            metavar="SECONDS",
+            help="How long to wait for a database that cannot be reached. The default is 5, or less if configured.",
+        )
+        @functools.wraps(command)
+        def wrapped(
+            config_file: Optional[str], connection_string: Optional[str], retry_timeout: Optional[float], **options: Any
+        ) -> T:
+            if config_file and connection_string:
+                raise click.UsageError("--config-file and --connection-string both name a database. Give one of them.")
+            configuration = find_configuration(config_file, connection_string)
+            source = "--connection-string" if connection_string else configuration.source
+            store = configuration.make_store()
+            if retry_timeout is None:
+                retry_timeout = min(store.retry_timeout, COMMAND_RETRY_TIMEOUT)
+            store.retry_timeout = retry_timeout
+            open_until_command_ends(store, source)
+            click.get_current_context().meta[DATABASE] = store.table.database.masked_url, source
+            if not creates:
+                check_exists(store)
+            return command(store, **options)
+
+        return wrapped
+
+    return decorate
+
+
+def json_option(command: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a command: add the option --json."""
+    return click.option("--json", "is_json", is_flag=True, help="Print JSON.")(command)
+
+
+def open_until_command_ends(store: DBStore, source: str) -> None:
+    """Resolve the secrets of a store, and close it when the command ends.
+
+    Args:
+        source: Where its connection string comes from (an option, a file or a variable), for error messages.
+
+    Raises:
+        click.ClickException: If its configuration is not valid, or the secrets handler fails.
+    """
+    try:
+        store.table  # noqa: B018 - resolves the secrets
+    except ConfigurationError as error:
+        raise click.ClickException(_message(error, str(error), source)) from None
+    except Exception as error:  # Secrets handlers raise errors of every class.
+        reason = printable(getattr(error, "message", "") or error)
+        raise click.ClickException(
+            f"The secrets handler failed: {reason}. Check the section 'secrets' of the configuration."
+        ) from None
+    click.get_current_context().call_on_close(store.close)
+
+
+def _message(error: Exception, masked_url: str, source: str) -> str:
+    """Return what is wrong. For an error of a database, add its masked URL and the source of its URL."""
+    if isinstance(error, OSError) and error.filename:
+        return printable(f"{error.filename}: {error.strerror}")
+    text = " ".join(str(error).split())
+    if isinstance(error, RunNotFoundError) and not error.nearest:
+        text += " To list all runs, run magnus db runs."
+    if isinstance(error, UnknownNameError) and text.endswith("'."):
+        text += " To see the names, run magnus db runs --params --metrics."
+    if isinstance(error, MissingTableError):
+        text += " To create it now, run magnus db create-tables."
+    if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
+        if masked_url in text:
+            text += f" ({source})"
+        elif "://" not in text:  # A message with another URL is about another database.
+            text += f" The database is {masked_url} ({source})."
+    return printable(text)

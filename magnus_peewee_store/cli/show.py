@@ -1,0 +1,324 @@
+"""The commands that show runs and what they used: show, timeline, diff, logs, lineage, report."""
+
+import shlex
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import click
+from magnus import defaults
+from magnus.datastore import RunLog, StepLog
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from magnus_peewee_store import runs
+from magnus_peewee_store.cli import trees
+from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
+from magnus_peewee_store.cli.options import Age, RunCommand, RunId, filter_options, json_option, on_database
+from magnus_peewee_store.cli.terminal import echo_json, format_value, make_console, printable, progress_bar
+from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
+from magnus_peewee_store.logs import steps_of
+from magnus_peewee_store.runs.lineage import hash_of, output_files
+from magnus_peewee_store.runs.search import Condition
+from magnus_peewee_store.runs.transfer import write_atomically
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import format_duration, format_time
+
+
+@click.command(cls=RunCommand)
+@click.argument("run_id", type=RunId())
+@click.option("--step", metavar="NAME", help="Show only this step, with its whole log.")
+@click.option("--follow", is_flag=True, help="Update until the run has ended. The exit status is 0 if it succeeded.")
+@click.option(
+    "--give-up-after",
+    type=Age(),
+    default="10m",
+    show_default=True,
+    metavar="AGE",
+    help="With --follow: stop if a stale run was last seen at least this long ago.",
+)
+@on_database()
+@json_option
+def show(
+    store: DBStore, run_id: str, step: Optional[str], follow: bool, give_up_after: timedelta, is_json: bool
+) -> None:
+    """Show one run as a tree of its steps. The beginning of the id is enough if it is unique.
+
+    --follow waits for a run that does not exist yet. It ends with exit status 2 if the run was interrupted or is stale.
+
+    \b
+    Example:
+      magnus db show calm-hoover --follow
+    """
+    if follow and (is_json or step):
+        raise click.UsageError("--follow shows the whole run as a tree. Leave out --json and --step.")
+    if follow:
+        run = follow_run(store, run_id, give_up_after)
+        trees.echo_unreadable(run)
+        exit_with_status_of(run)
+        return
+    run = runs.read_run(store, run_id)
+    console = make_console()
+    if step:
+        step_log = trees.find_step(run, step)
+        if is_json:
+            reused = run.reused.get(step_log.internal_name)
+            echo_json({**step_log.model_dump(), "reused": reused, "utc_offset": run.utc_offset}, indent=4)
+        else:
+            console.print(trees.step_tree(step_log, run.reused, run.utc_offset))
+    elif is_json:
+        echo_json({**run.complete_log.model_dump(), **_facts_about(run)}, indent=4)
+    else:
+        console.print(trees.run_tree(run, is_full=not console.is_terminal))
+        if run.run_log.status == defaults.FAIL:
+            click.echo(f"Resume it with: {printable(_resume_command(run.run_log))}")
+    trees.echo_unreadable(run)
+
+
+@click.command(cls=RunCommand)
+@click.argument("run_id", type=RunId())
+@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write. It ends in .html or .svg.")
+@on_database()
+def timeline(store: DBStore, run_id: str, output: str) -> None:
+    """Draw the steps of one run over time.
+
+    \b
+    Example:
+      magnus db timeline calm-hoover -o run.html
+    """
+    # Imported here because every magnus command loads this module, and this import is slow.
+    from magnus_peewee_store.timeline import to_html, to_svg
+
+    path = Path(output)
+    draw = {".html": to_html, ".htm": to_html, ".svg": to_svg}.get(path.suffix.lower())
+    if draw is None:
+        raise click.UsageError(f"'{output}' does not end in .html or .svg.")
+    run = runs.read_run(store, run_id)
+    write_atomically(path, draw(run))
+    click.echo(f"Wrote {output}.")
+    trees.echo_unreadable(run)
+
+
+def _facts_about(run: runs.Run) -> Dict[str, Any]:
+    """Return the facts about a run that its log does not contain."""
+    return {
+        "started": run.started,
+        "duration": run.duration,
+        "utc_offset": run.utc_offset,
+        "reused": run.reused,
+        "pipeline": run.pipeline,
+        "project": run.project,
+        "user": run.origin.user,
+        "host": run.origin.host,
+        "tags": run.tags,
+        "notes": [asdict(note) for note in run.notes],
+        **run.liveness._asdict(),
+    }
+
+
+def _resume_command(run_log: RunLog) -> str:
+    """Return the command that runs a failed run again from where it failed."""
+    files = {"-f": "pipeline_file", "-c": "configuration_file", "-p": "parameters_file"}
+    options = [(option, str(run_log.run_config[key])) for option, key in files.items() if run_log.run_config.get(key)]
+    words = [word for option in [*options, ("--use-cached", run_log.run_id)] for word in option]
+    return " ".join(map(shlex.quote, ["magnus", "execute", *words]))
+
+
+HASH_LENGTH = 12  # digits of a hash that are shown
+
+
+@click.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID RUN_ID...")
+@on_database()
+@json_option
+def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
+    """Show what differs between runs: parameters, metrics, data, code version, and how their steps went.
+
+    Durations are equal if they differ by less than 10% or 100 ms.
+
+    \b
+    Example:
+      magnus db diff calm-hoover keen-curie
+      magnus db diff latest -2 -3
+    """
+    found = {run.run_log.run_id: run for run in [runs.read_run(store, run_id) for run_id in run_ids]}
+    if len(run_ids) < 2:
+        raise click.UsageError("Give at least two runs.")
+    differences = runs.compare(list(found.values()))
+    if is_json:
+        names = ["a", "b"] if len(found) == 2 else list(found)
+        echo_json(_to_json(differences, dict(zip(found, names))))
+    elif not any(differences):
+        click.echo("Nothing differs.")
+    else:
+        console = make_console()
+        view = diff_tree if len(found) == 2 else diff_table
+        console.print(view(list(found), differences, is_full=not console.is_terminal))
+    for run in found.values():
+        echo_unreadable(run)
+
+
+def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> Tree:
+    """Return what differs between two runs, as a tree. Long values are shortened unless `is_full`."""
+    a, b = map(printable, run_ids)
+    tree = Tree(_change(a, b))
+    for section, rows in differences._asdict().items():
+        branch = tree.add(Text(section, "bold")) if rows else tree
+        for name, row in rows.items():
+            a, b = _cells(section, [row.get(run_id) for run_id in run_ids], is_full)
+            branch.add(Text.assemble((f"{printable(name)}: ", "dim")).append_text(_change(a, b)))
+    return tree
+
+
+def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> Table:
+    """Return what differs between three or more runs, as a table with a column for each run."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("")
+    for run_id in run_ids:
+        table.add_column(printable(run_id), overflow="fold")
+    for section, rows in differences._asdict().items():
+        if rows:
+            table.add_row(Text(section, "bold"))
+        for name, row in rows.items():
+            cells = _cells(section, [row.get(run_id) for run_id in run_ids], is_full)
+            table.add_row(Text(f"  {printable(name)}", "dim"), *map(Text, cells))
+    return table
+
+
+def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[str, Any]:
+    """Return differences as dictionaries. In them, the runs have the names that `names` gives for their ids."""
+    return {
+        section: {name: {names[run_id]: _value(each) for run_id, each in row.items()} for name, row in rows.items()}
+        for section, rows in differences._asdict().items()
+    }
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, runs.StepState):
+        return value
+    return {key: each for key, each in value._asdict().items() if key != "reused" or each}
+
+
+def _change(a: str, b: str) -> Text:
+    return Text.assemble((a, "red"), (" \u2192 ", "dim"), (b, "green"))
+
+
+def _cells(section: str, values: Sequence[Any], is_full: bool) -> Sequence[str]:
+    cells = [_cell(section, value, is_full) for value in values]
+    # If values that differ look equal when shortened, show them in full.
+    return cells if len(set(cells)) > 1 else [str(value) for value in values]
+
+
+def _cell(section: str, value: Any, is_full: bool) -> str:
+    if value in (None, ""):
+        return "-"
+    if section == "steps":
+        reused = f" (reused from {value.reused})" if value.reused else ""
+        return f"{printable(value.status)} {format_duration(value.duration)}".rstrip() + printable(reused)
+    return printable(value[:HASH_LENGTH]) if section == "data" else format_value(value, is_full)
+
+
+STAGES = {"get": "read", "put": "wrote"}
+
+
+@click.command(cls=RunCommand)
+@click.argument("run_id", type=RunId())
+@click.argument("step", required=False)
+@on_database()
+def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
+    """Print the output of a run's steps, failed steps first.
+
+    magnus keeps the output in the catalog. It keeps only the output of steps that run a function or a command.
+
+    \b
+    Example:
+      magnus db logs latest:FAIL
+    """
+    run = runs.read_run(store, run_id)
+    steps = [find_step(run, step)] if step else list(steps_of(run.complete_log))
+    shown = [each for each in steps if step or each.status == defaults.FAIL or any(output_files(each))]
+    unreachable: List[Path] = []
+    for each in sorted(shown, key=lambda each: each.status != defaults.FAIL):
+        if not step:
+            click.secho(printable(f"{each.internal_name} {each.status}"), bold=True)
+        unreachable += _echo_log(each)
+    if any(not path.is_absolute() for path in unreachable):
+        click.echo("Run this in the folder that the pipeline ran in.", err=True)
+    if not shown:
+        click.echo("The catalog has no output of the steps of this run.", err=True)
+    echo_unreadable(run)
+
+
+@click.command()
+@click.argument("file_or_hash", metavar="FILE|HASH")
+@on_database()
+@json_option
+def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
+    """Show which runs read or wrote a file with this content, oldest first.
+
+    It finds the files that the catalog recorded. The first 6 digits of a hash are enough.
+
+    \b
+    Example:
+      magnus db lineage data/sales.csv
+    """
+    data_hash = hash_of(file_or_hash)
+    uses = runs.lineage(store, data_hash)
+    if is_json:
+        echo_json([use._asdict() for use in uses])
+    elif uses:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for heading in ("RUN", "STARTED", "STEP", "", "FILE"):
+            table.add_column(heading, overflow="fold")
+        for use in uses:
+            cells = (use.run_id, format_time(use.started), use.step, STAGES.get(use.stage, use.stage), use.name)
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        make_console().print(table)
+    else:
+        click.echo(f"No run read or wrote content with the hash {data_hash}.", err=True)
+
+
+def _echo_log(step: StepLog) -> List[Path]:
+    """Print the output of a step and the messages of its attempts. Return the files that cannot be read."""
+    unreachable: List[Path] = []
+    files: List[Path] = list(output_files(step))
+    for path in files:
+        try:
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    click.echo("\t".join(map(printable, line.rstrip("\n").split("\t"))))
+        except OSError as error:
+            where = printable(path.absolute())
+            click.echo(f"The catalog is not reachable from here: {where}: {error.strerror}.", err=True)
+            unreachable.append(path)
+    if not files:
+        click.echo(printable(f"The catalog has no output of the step '{step.internal_name}'."), err=True)
+    for attempt in step.attempts:
+        if attempt.message:
+            click.secho("\n".join(map(printable, attempt.message.splitlines())), fg="red")
+    return unreachable
+
+
+@click.command()
+@filter_options
+@click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
+@on_database()
+def report(store: DBStore, where: List[Condition], output: str) -> None:
+    """Write a static site of runs: a table, plots of metrics, and a page with the timeline of each run.
+
+    It replaces an earlier report in DIR. It needs plotly and itables.
+
+    \b
+    Example:
+      magnus db report -o report --since 30d
+    """
+    # Imported here because every magnus command loads this module, and this import is slow.
+    from magnus_peewee_store.report.site import write_site
+
+    found = runs.search(store, where)
+    with progress_bar("runs", len(found)) as advance:
+        index = write_site(store, found, Path(output), where, advance)
+    click.echo(f"Wrote {index}.")
+    echo_all_unreadable(found)

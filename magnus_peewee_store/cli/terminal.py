@@ -1,0 +1,111 @@
+"""Write to the terminal: text that is safe to print, values, statuses in colour, JSON, progress."""
+
+import contextlib
+import json
+import sys
+from datetime import datetime
+from io import TextIOWrapper
+from typing import Any, Callable, Iterator, List, Optional, Sequence
+
+import click
+from magnus import defaults
+from rich.console import Console
+from rich.text import Text
+
+from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs.search import rounded
+from magnus_peewee_store.times import format_duration
+
+UNLIMITED = 100_000  # columns
+LIST_LENGTH = 10  # items that a message lists before it says "..."
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would exit with status 1; `CommandGroup` handles the error.
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a Console, unlimited in width unless its stream is a terminal. It does not interpret markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
+    width = None if stream.isatty() else UNLIMITED
+    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+
+
+def printable(text: Any) -> str:
+    """Return a text with control characters escaped as Python escapes them."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
+    )
+
+
+def echo_json(value: Any, indent: int = 2) -> None:
+    """Print a value as JSON, times in ISO 8601."""
+    click.echo(json.dumps(value, indent=indent, default=datetime.isoformat))
+
+
+def count_of_runs(run_ids: Sequence[str]) -> str:
+    """Return `1 run`, `2 runs` and so on."""
+    return f"{len(run_ids):,} run{'' if len(run_ids) == 1 else 's'}"
+
+
+def first_of(items: Sequence[str]) -> List[str]:
+    """Return the first few items, and how many more there are."""
+    more = len(items) - LIST_LENGTH
+    return [*items[:LIST_LENGTH], f"... and {more:,} more"] if more > 0 else [*items]
+
+
+def list_of(names: Sequence[str]) -> str:
+    """Return the first few names, separated by commas."""
+    return printable(", ".join(first_of(names)))
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal, and nothing elsewhere. Yield the function that advances it."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    # Imported here because every magnus command loads this module, and this import is slow.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(unit, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+STYLES = {
+    defaults.SUCCESS: "green",
+    defaults.FAIL: "bold red",
+    defaults.PROCESSING: "cyan",
+    defaults.TRIGGERED: "cyan",
+    defaults.CREATED: "dim",
+}
+LONGEST_VALUE = 300  # characters of a value on a terminal
+
+
+def status_text(status: str) -> Text:
+    """Return a status in its colour."""
+    return Text(printable(status), STYLES.get(status, "yellow"))
+
+
+def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
+    """Return the status of a run in its colour. For an unfinished run, say whether a process still works on it."""
+    if status in ENDED or is_stale is False:
+        return status_text(status)
+    if is_stale is None:
+        return status_text(status).append(" (unknown)", "dim")
+    ago = format_duration(silence).split(" ")[0]
+    return Text(f"{'INTERRUPTED' if is_interrupted else 'STALE'} {ago}".rstrip(), "bold red")
+
+
+def format_value(value: Any, is_full: bool = True) -> str:
+    """Return the value of a parameter or metric as text. A long text is shortened unless `is_full`."""
+    text = printable(value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False))
+    if is_full or len(text) <= LONGEST_VALUE:
+        return text
+    return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"

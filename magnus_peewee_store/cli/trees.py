@@ -1,0 +1,211 @@
+"""The tables and trees that the commands print."""
+
+from dataclasses import replace
+from typing import Any, Collection, Dict, Mapping, Optional, Sequence, Union
+
+import click
+from magnus import defaults
+from magnus.datastore import BranchLog, RunLog, StepLog
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.cli.terminal import first_of, format_value, list_of, printable, run_status_text, status_text
+from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.logs import attempts_of, code_version, code_versions, duration_of, results_of, steps_of
+from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
+from magnus_peewee_store.runs.read import suggest
+from magnus_peewee_store.runs.summaries import RunProgress
+from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
+
+
+def run_tree(run: Run, is_full: bool) -> Tree:
+    """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
+    run_log = run.complete_log
+    user, host = run.origin.user, run.origin.host
+    facts = {
+        "started": format_time(run.started) + (f" by {user} on {host}" if user and host else ""),
+        "last seen": "" if run_log.status in ENDED else _last_seen(run.liveness),
+        "tag": ", ".join(filter(None, [run_log.tag, *run.tags])),
+        "project": run.project,
+        "pipeline": run.pipeline,
+        "re-run of": run_log.original_run_id,
+        "code": ", ".join(code_versions(run_log)),
+    }
+    lines = [Text.assemble((f"{name} ", "dim"), printable(value)) for name, value in facts.items() if value]
+    lines += [_note_line(note) for note in run.notes]
+    tree = Tree(Text("\n").join([_run_label(run, run.duration), *lines]))
+    if run_log.parameters:
+        _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full, results=results_of(run.run_log))
+    _add_steps(tree, run_log, is_full, run.reused)
+    return tree
+
+
+def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int] = None) -> Tree:
+    """Return a step with everything that its log contains. `reused` and `utc_offset` are those of its run."""
+    tree = Tree(_step_label(step, reused))
+    facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
+    for code in step.code_identities:
+        if code.code_identifier:
+            facts["code"] = f"{code_version(code)} {code.code_identifier_url or ''}"
+    for name, value in facts.items():
+        if value:
+            tree.add(Text.assemble((f"{name} ", "dim"), printable(value)))
+    for attempt in step.attempts:
+        duration = duration_of(attempt.status, None, [attempt])
+        branch = tree.add(_label(f"attempt {attempt.attempt_number}", attempt.status, duration))
+        start, end = (_attempt_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
+        zone = "" if utc_offset is not None else f" ({format_utc_offset(None)})"
+        branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end, (zone, "dim")))
+        _add_message(branch, attempt.message)
+        if attempt.parameters:
+            _add_values(branch.add(Text("parameters", "bold")), attempt.parameters, is_full=True)
+    if step.user_defined_metrics:
+        _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, is_full=True)
+    for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
+        tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
+    _add_branches(tree, step, is_full=True, reused=reused)
+    return tree
+
+
+def echo_unreadable(run: Run) -> None:
+    """Print a line for each row that cannot be read, with the reason."""
+    for row in run.unreadable:
+        click.echo(printable(f"Cannot read {row.name} of {row.run_id}: {row.reason}"), err=True)
+
+
+def echo_all_unreadable(found: Sequence[RunProgress]) -> None:
+    """Print a line for each row of summarized runs that cannot be read."""
+    for run in found:
+        for name in run.unreadable:
+            click.echo(printable(f"Cannot read {name} of {run.run_id}"), err=True)
+
+
+def status_lines(run: Run) -> Dict[str, str]:
+    """Return a status line for each step, by its internal name. The last line is that of the run, by an empty name."""
+    lines = {
+        step.internal_name: _step_label(step, run.reused, step.internal_name).plain for step in steps_of(run.run_log)
+    }
+    liveness = run.liveness._replace(silence=None)  # It always changes, and a line is printed when it changes.
+    lines[""] = _run_label(replace(run, liveness=liveness), None).plain
+    return lines
+
+
+def find_step(run: Run, name: str) -> StepLog:
+    """Return a step by its internal name, or by its own name if only one step has it."""
+    steps = list(steps_of(run.complete_log))
+    found = [step for step in steps if step.internal_name == name] or [step for step in steps if step.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = list_of([step.internal_name for step in found])
+        message = printable(f"More than one step of run '{run.run_log.run_id}' is named '{name}'")
+        raise click.ClickException(f"{message}: {names}")
+    known = [each for step in steps for each in (step.internal_name, step.name)]
+    raise click.ClickException(printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}"))
+
+
+def check_table(report: CheckReport) -> Table:
+    """Return a table of what `runs.check` found."""
+    without_own_row = [f"{run_id} has no row of its own" for run_id in report.without_own_row]
+    duplicates = [f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()]
+    rows = ", ".join(f"{count:,} {attribute_type}" for attribute_type, count in sorted(report.rows.items()))
+    lines_of = {
+        "Database": [f"{report.product}, {report.database}"],
+        "Table": [
+            *(["lacks:", *report.missing] if report.missing else ["complete"]),
+            *(["pk has 32 bits and is half used"] if report.widen_pk else []),
+        ],
+        "Rows": [f"{sum(report.rows.values()):,}{f' ({rows})' if rows else ''}"],
+        "Runs": [f"{report.runs:,}", *first_of(without_own_row)],
+        "Size": [decimal(report.size)],
+        "Stale": first_of(report.stale),
+        "Duplicates": first_of(duplicates),
+        "Unreadable": first_of([f"{row.run_id}: {row}" for row in report.unreadable]),
+    }
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, lines in lines_of.items():
+        table.add_row(name, Text("\n".join(map(printable, lines or ["none"]))))
+    return table
+
+
+def _run_label(run: Run, seconds: Optional[float]) -> Text:
+    liveness = run.liveness
+    status = run_status_text(run.run_log.status, liveness.silence, liveness.is_stale, liveness.is_interrupted)
+    duration = f" {format_duration(seconds)}".rstrip()
+    return Text.assemble((printable(run.run_log.run_id), "bold"), " ", status, (duration, "dim"))
+
+
+def _last_seen(liveness: Liveness) -> str:
+    if liveness.last_seen is None:
+        return "unknown, since the run has no heartbeats"
+    return f"{format_time(liveness.last_seen)} ({format_duration(liveness.silence)} ago)"
+
+
+def _note_line(note: Note) -> Text:
+    suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
+    return Text.assemble(("note ", "dim"), printable(note.text), (printable(f" ({suffix})"), "dim"))
+
+
+def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
+    """Return a time of an attempt as local time if its UTC offset is known, otherwise as magnus wrote it."""
+    time = parse_time(text, utc_offset) if utc_offset is not None else None
+    return time.replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
+
+
+def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:
+    duration = f" {format_duration(seconds)}".rstrip()
+    return Text.assemble((printable(name), "bold"), " ", status_text(status), (duration, "dim"), (suffix, "dim"))
+
+
+def _step_label(step: StepLog, reused: Mapping[str, str], name: str = "") -> Text:
+    inner = [inner_step for branch in step.branches.values() for inner_step in steps_of(branch)]
+    duration = duration_of(step.status, None, attempts_of([step, *inner]))
+    suffix = "" if step.step_type in ("task", "") else f" {step.step_type}"
+    if len(step.attempts) > 1:
+        suffix += f" {len(step.attempts)} attempts"
+    if step.mock:
+        original = reused.get(step.internal_name)
+        suffix += f" (reused from {original})" if original else " (not run)"
+    return _label(name or step.name, step.status, duration, printable(suffix))
+
+
+def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused: Mapping[str, str]) -> None:
+    for step in log.steps.values():
+        if step.step_type in fragments.TERMINAL_STEP_TYPES:
+            continue
+        branch = tree.add(_step_label(step, reused))
+        if step.status == defaults.FAIL:
+            for message in [*(attempt.message for attempt in step.attempts), step.message]:
+                _add_message(branch, message)
+        _add_values(branch, step.user_defined_metrics, is_full, "metric ")
+        for stage in ("get", "put"):
+            # Sorted, because magnus stores them in no particular order.
+            names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
+            if names:
+                branch.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))
+        _add_branches(branch, step, is_full, reused)
+
+
+def _add_branches(tree: Tree, step: StepLog, is_full: bool, reused: Mapping[str, str]) -> None:
+    for name, branch in step.branches.items():
+        duration = duration_of(branch.status, None, attempts_of(steps_of(branch)))
+        own_name = fragments.own_name(name, step.internal_name)
+        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, reused)
+
+
+def _add_message(tree: Tree, message: str) -> None:
+    if message:
+        tree.add(Text("\n".join(map(printable, message.splitlines())), "red"))
+
+
+def _add_values(
+    tree: Tree, values: Mapping[str, Any], is_full: bool, prefix: str = "", results: Collection[str] = ()
+) -> None:
+    for name, value in values.items():
+        line = Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (format_value(value, is_full), "cyan"))
+        tree.add(line.append(" (set by a step)", "dim") if name in results else line)

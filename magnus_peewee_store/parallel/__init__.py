@@ -1,0 +1,1 @@
+"""The executor `local-parallel`, and the processes that run its branches."""

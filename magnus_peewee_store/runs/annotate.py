@@ -1,0 +1,187 @@
+"""What people say about runs: tags and notes, each a row of its own, and that a run has died."""
+
+import functools
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+from magnus import defaults
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import Requirement, Row
+from magnus_peewee_store.exceptions import InvalidValueError, RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.origin import this_process
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import from_created_at, utcnow
+
+_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note about a run."""
+
+    text: str
+    user: Optional[str]
+    """Who wrote it."""
+    time: Optional[datetime]
+    """When it was written, in UTC."""
+
+
+def tag_run(store: DBStore, run_id: str, *names: str) -> None:
+    """Add tags to a run. The tag that `magnus execute --tag` set stays.
+
+    Args:
+        run_id: The whole id.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+        InvalidValueError: If a name is empty.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run")
+        >>> runs.tag_run(store, "my-run", "released")
+        >>> [run.run_id for run in runs.list_runs(store, tag="released")]
+        ['my-run']
+    """
+    _write_tags(store, run_id, names, is_set=True)
+
+
+def untag_run(store: DBStore, run_id: str, *names: str) -> None:
+    """Remove tags that `tag_run` added.
+
+    Args:
+        run_id: The whole id.
+        names: The tags. A tag that the run does not have is ignored.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+    """
+    present = tags_of(store.table.read(run_id, fragments.TAG))
+    # The rows stay, with `is_set` false: pipelines' roles may update rows, but perhaps not delete them.
+    _write_tags(store, run_id, [name for name in names if name in present], is_set=False)
+
+
+def add_note(store: DBStore, run_id: str, text: str) -> None:
+    """Add a note to a run.
+
+    Args:
+        run_id: The whole id.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+        InvalidValueError: If the text is empty.
+    """
+    if not text.strip():
+        raise InvalidValueError("A note must not be empty.")
+    now = utcnow().isoformat()
+    _write(store, run_id, [(fragments.NOTE[0], now, json.dumps({"text": text, "user": this_process().user}))])
+
+
+def tags_of(rows: Iterable[Row]) -> List[str]:
+    """Return the tags among rows of a run, oldest first. Rows that cannot be read are left out."""
+    tags = {row[1]: _parse(row).get("is_set") is True for row in rows if row[0] in fragments.TAG}
+    return [name for name, is_set in tags.items() if is_set]
+
+
+def notes_of(rows: Iterable[Row]) -> List[Note]:
+    """Return the notes among rows of a run, oldest first. Rows that cannot be read are left out."""
+    notes = []
+    for row in rows:
+        if row[0] in fragments.NOTE:
+            note = _parse(row)
+            if isinstance(note.get("text"), str):
+                notes.append(Note(note["text"], note.get("user"), _time_of(row[1])))
+    return notes
+
+
+def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool) -> None:
+    if not all(name.strip() for name in names):
+        raise InvalidValueError("A tag must not be empty.")
+    value = json.dumps({"is_set": is_set, "user": this_process().user})
+    _write(store, run_id, [(fragments.TAG[0], name, value) for name in dict.fromkeys(names)])
+
+
+def _write(store: DBStore, run_id: str, rows: Sequence[Row]) -> None:
+    is_found = store.table.upsert(run_id, rows, requires=[_HEADER]) if rows else store.table.has(run_id, *_HEADER)
+    if not is_found:
+        raise RunNotFoundError(f"There is no run '{run_id}'.")
+
+
+def _parse(row: Row) -> Any:
+    try:
+        value = fragments.parse(*row)
+    except UnreadableRowError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _time_of(key: str) -> Optional[datetime]:
+    try:
+        return from_created_at(datetime.fromisoformat(key))
+    except ValueError:
+        return None
+
+
+def mark_failed(store: DBStore, run_id: str) -> List[str]:
+    """End a run that died. The status of the run and of its unfinished steps and branches becomes FAIL.
+
+    Each of those steps gets a message that says who marked it and when. The run gets a note. Steps and branches that
+    have ended do not change. This function does not check whether a process still works on the run.
+
+    Args:
+        run_id: The whole id.
+
+    Returns:
+        The internal names of the steps and branches that were unfinished.
+
+    Raises:
+        RunNotFoundError: If there is no such run, or its own row cannot be read.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run", status="PROCESSING")
+        >>> runs.mark_failed(store, "my-run")
+        []
+        >>> store.get_run_log_by_id("my-run").status
+        'FAIL'
+    """
+    me = this_process()
+    message = f"Marked as failed by {me.user} on {me.host}, {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
+    ended: List[str] = []
+    # The run's own row comes last, so that an interrupted call can be repeated.
+    for attribute_type, name, value in store.table.read(run_id, fragments.BRANCH + fragments.STEP):
+        if _is_unfinished(attribute_type, name, value):
+            changes = {"message": message} if attribute_type in fragments.STEP else {}
+            store.table.update(run_id, (attribute_type,), name, functools.partial(_fail, changes))
+            ended.append(name)
+    header = store.table.read(run_id, fragments.RUN_LOG)
+    if not header or not _is_readable(*header[-1]):
+        raise RunNotFoundError(f"There is no run '{run_id}' whose own row can be read.")
+    if _is_unfinished(*header[-1]):
+        store.update_run_log_status(run_id, defaults.FAIL)
+        add_note(store, run_id, "Marked as failed")
+    return ended
+
+
+def _is_readable(*row: Any) -> bool:
+    try:
+        return bool(fragments.parse(*row))
+    except UnreadableRowError:
+        return False
+
+
+def _is_unfinished(*row: Any) -> bool:
+    return _is_readable(*row) and fragments.parse(*row).status not in fragments.ENDED
+
+
+def _fail(changes: Dict[str, str], value: str) -> str:
+    """Return the value of a row with the status FAIL and other changes."""
+    log = json.loads(value)
+    if log["status"] in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
+        return value
+    return json.dumps({**log, **changes, "status": defaults.FAIL})

@@ -1,0 +1,287 @@
+"""Read one run, named by its id, by the beginning of its id, or by its place among the newest runs."""
+
+import base64
+import contextlib
+import difflib
+import html
+import json
+import re
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from magnus.datastore import RunLog
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
+from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
+from magnus_peewee_store.logs import attempts_of, complete, duration_of, has_reused_steps, steps_of
+from magnus_peewee_store.origin import Origin, parse_origin, repository_name
+from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
+from magnus_peewee_store.scrub import scrub
+from magnus_peewee_store.store import STARTED_BY, DBStore
+from magnus_peewee_store.times import from_created_at
+
+
+class UnreadableRow(NamedTuple):
+    """A row that cannot be read, and why."""
+
+    run_id: str
+    attribute_type: str
+    attribute_key: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """Its type and key."""
+        return f"{self.attribute_type} {self.attribute_key}"
+
+    def __str__(self) -> str:
+        """Return its type and key, and the reason."""
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as its rows can be read. A notebook displays it as its timeline."""
+
+    run_log: RunLog
+    """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
+    started: Optional[datetime]
+    """When it started, in UTC; None if that cannot be read."""
+    unreadable: List[UnreadableRow] = field(default_factory=list)
+    """The rows that cannot be read."""
+    complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
+    """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
+    reused: Dict[str, str] = field(default_factory=dict)
+    """The id of the run that each reused step ran in, by the step's internal name."""
+    liveness: Liveness = field(default_factory=Liveness)
+    """When it was last seen, if it has not ended."""
+    origin: Origin = field(default_factory=Origin)
+    """Who started it, and where."""
+    utc_offset: Optional[int] = None
+    """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
+    tags: Tuple[str, ...] = ()
+    """The tags that were added to it. Its own tag is in the run log."""
+    notes: Tuple[Note, ...] = ()
+    """Its notes, oldest first."""
+
+    @property
+    def duration(self) -> Optional[float]:
+        """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
+        last_seen = self.liveness.last_seen
+        if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
+            return max(0.0, (last_seen - self.started).total_seconds())
+        return duration_of(self.run_log.status, self.started, attempts_of(steps_of(self.run_log)))
+
+    @property
+    def pipeline(self) -> Optional[str]:
+        """The file that defines the pipeline."""
+        return self.run_log.run_config.get("pipeline_file") or None
+
+    @property
+    def project(self) -> Optional[str]:
+        """The git remote of its code; without one, the name of the folder that it was started in."""
+        codes = (code for step in steps_of(self.run_log) for code in step.code_identities)
+        remote = next((code.code_identifier_url for code in codes if code.code_identifier_url), None)
+        return repository_name(remote) if remote else self.origin.folder
+
+    def _repr_html_(self) -> str:
+        # Imported here because only notebooks need it. The timeline is an image, so its styles affect nothing else.
+        from magnus_peewee_store.timeline import to_svg
+
+        image = base64.b64encode(to_svg(self).encode()).decode()
+        alternative = html.escape(f"Timeline of run {self.run_log.run_id}")
+        return f'<img alt="{alternative}" style="max-width: 100%" src="data:image/svg+xml;base64,{image}">'
+
+
+def read_run(store: DBStore, run_id: str) -> Run:
+    """Read a run, as far as its rows can be read.
+
+    Args:
+        run_id: The id of the run. Its beginning is enough if it is unique.
+
+    Raises:
+        RunNotFoundError: If there is no such run, or several ids begin with it.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run")
+        >>> store.set_parameters("my-run", {"rows": 3})
+        >>> runs.read_run(store, "my").run_log.parameters
+        {'rows': 3}
+    """
+    run = _read_if_there(store, run_id) or read_exactly(store, find_run(store, run_id))
+    if not has_reused_steps(run.run_log):
+        return run
+
+    def read_original(original_run_id: str) -> Optional[RunLog]:
+        original = _read_if_there(store, original_run_id)
+        return original.run_log if original else None
+
+    complete_log, reused = complete(run.run_log, read_original)
+    return replace(run, complete_log=complete_log, reused=reused)
+
+
+def read_exactly(store: DBStore, run_id: str) -> Run:
+    """Read a run by its whole id, as far as its rows can be read. Its reused steps are not completed.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+    """
+    run = _read_if_there(store, run_id)
+    if not run:
+        raise RunNotFoundError(f"There is no run '{run_id}'.")
+    return run
+
+
+def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, now: Optional[datetime] = None) -> Run:
+    """Return the run that rows hold.
+
+    Args:
+        run_id: The id of the run.
+        rows: attribute_type, attribute_key and attribute_value of its rows, oldest first.
+        created_at: The created_at of the run's own row; without one, of its oldest row.
+        now: The time by the database's clock, if the run has heartbeats.
+    """
+    unreadable: List[UnreadableRow] = []
+
+    def parse_rows() -> Iterator[Tuple[str, str, Any]]:
+        yield fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, RunLog(run_id=run_id, status=UNKNOWN)
+        for row in rows:
+            try:
+                yield row[0], row[1], fragments.parse(*row)
+            except UnreadableRowError as error:
+                unreadable.append(UnreadableRow(run_id, row[0], row[1], str(error)))
+
+    run_log = fragments.assemble(parse_rows())
+    assert run_log  # noqa: S101 - there is a header
+    run_log.run_config = scrub(run_log.run_config)
+    beats = beats_of(rows)
+    origin = parse_origin(run_log.run_config.get(STARTED_BY))
+    return Run(
+        run_log,
+        from_created_at(created_at),
+        unreadable,
+        run_log,
+        liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
+        origin=origin,
+        utc_offset=_common_offset(origin, beats),
+        tags=tuple(tag for tag in tags_of(rows) if tag != run_log.tag),
+        notes=tuple(notes_of(rows)),
+    )
+
+
+def _common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
+    """Return the UTC offset of the processes of a run; None if they differ.
+
+    If they differ, the offset of an attempt is unknown, because attempts do not say which process wrote them.
+    """
+    offsets = {beat.utc_offset for beat in beats} | ({origin.utc_offset} if origin != Origin() else set())
+    return offsets.pop() if len(offsets) == 1 else None
+
+
+def has_ended(header: StoredRow) -> bool:
+    """Return True if a run has ended, as far as its own row can be read."""
+    try:
+        return fragments.parse(*header.fragment).status in ENDED
+    except UnreadableRowError:
+        return False
+
+
+def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
+    rows = store.table.read(run_id)
+    if not rows:
+        return None
+    own_rows = store.table.read_runs([run_id], fragments.RUN_LOG)
+    created_at = own_rows[0].created_at if own_rows else store.table.created_at_range(run_id)[0]
+    now = store.table.now() if any(row[0] in fragments.HEARTBEAT for row in rows) else None
+    return to_run(run_id, rows, created_at, now)
+
+
+def find_run(store: DBStore, run_id: str) -> str:
+    """Return the whole id of a run.
+
+    Args:
+        run_id: The id, or a beginning of it that no other run shares. `latest` and `-1` mean the newest run, `-2` the
+            run before it, and `latest:FAIL` the newest run with this status.
+
+    Raises:
+        RunNotFoundError: If there is no such run, or several ids begin like this.
+        ConditionError: If the text after `latest:` is not a status.
+    """
+    if has_run(store, run_id):
+        return run_id
+    found_by_place = find_by_place(store, run_id)
+    if found_by_place:
+        return found_by_place
+    rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
+    found = list(dict.fromkeys(each for each, _ in rows))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        more = ", ..." if len(found) > 9 else ""
+        message = f"More than one run begins with '{run_id}': {', '.join(found[:9])}{more}"
+        raise RunNotFoundError(message, nearest=found[:9], is_ambiguous=True)
+    nearest = _nearest(run_id, [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)])
+    raise RunNotFoundError(f"There is no run '{run_id}'.{_question(nearest)}", nearest)
+
+
+def find_by_place(store: DBStore, text: str) -> Optional[str]:
+    """Return the id of the run that `latest`, `latest:FAIL` or `-1` names.
+
+    Returns:
+        The whole id; None if the text has none of these forms, or is itself the id of a run.
+
+    Raises:
+        RunNotFoundError: If the database has fewer runs, or none with the status.
+        ConditionError: If the text after `latest:` is not a status.
+    """
+    is_number = re.fullmatch("-[1-9][0-9]{0,5}", text)
+    if not (is_number or text.startswith("latest")) or has_run(store, text):
+        return None
+    if text.startswith("latest:"):
+        return _find_by_status(store, text, parse_status(text[len("latest:") :]))
+    if not is_number and text != "latest":
+        return None
+    number = -int(text) if is_number else 1
+    found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
+    if len(found) < number:
+        raise RunNotFoundError(f"There is no run '{text}': the database has {len(found):,}.")
+    return found[-1]
+
+
+def _find_by_status(store: DBStore, text: str, status: str) -> str:
+    for limit in (10, None):  # Usually one of the newest 10 runs has the status.
+        # The text of the status may also occur elsewhere in the run's row.
+        for run_id, _ in store.table.runs(fragments.RUN_LOG, containing=[json.dumps(status)], limit=limit):
+            with contextlib.suppress(UnreadableRowError):
+                if fragments.parse(*store.table.read(run_id, fragments.RUN_LOG)[-1]).status == status:
+                    return run_id
+    raise RunNotFoundError(f"There is no run '{text}', since no run has the status '{status}'.")
+
+
+def has_run(store: DBStore, run_id: str) -> bool:
+    """Return True if there is a run with exactly this id."""
+    return store.table.has(run_id, fragments.TYPES)
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return a space and a question with the known names that are nearest to a name; empty if no name is near."""
+    return _question(_nearest(name, known))
+
+
+def _nearest(name: str, known: Sequence[str]) -> List[str]:
+    nearest = difflib.get_close_matches(name, known, n=3)
+    if not nearest and name:
+        # The name may be a mistyped beginning of a known name. If several names begin alike, the first one counts.
+        by_beginning = {each[: len(name)]: each for each in reversed(known)}
+        nearest = [by_beginning[each] for each in difflib.get_close_matches(name, by_beginning, n=3)]
+    return list(dict.fromkeys(nearest))
+
+
+def _question(nearest: Sequence[str]) -> str:
+    return f" Did you mean {' or '.join(nearest)}?" if nearest else ""

@@ -1,0 +1,532 @@
+"""Find runs by conditions on their fields, parameters and metrics.
+
+A condition compares a name with a value, such as `rmse<0.5`.
+"""
+
+import json
+import operator
+import re
+from collections import Counter
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, Union
+
+from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import Requirement
+from magnus_peewee_store.exceptions import ConditionError, InvalidValueError, UnknownNameError
+from magnus_peewee_store.fragments import UNKNOWN, parse_status
+from magnus_peewee_store.runs.read import suggest
+from magnus_peewee_store.runs.summaries import (
+    BATCH_SIZE,
+    RunProgress,
+    RunSummary,
+    batches,
+    summarize,
+    summarize_headers,
+)
+from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.times import parse_age, parse_time, to_created_at
+
+AnyRun = TypeVar("AnyRun", bound=RunProgress)
+
+PARAMS, METRICS = "params.", "metrics."  # prefixes that say whether a name is a parameter or a metric
+OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "~": operator.contains,
+}
+# The fields that the run's own row and its annotations hold.
+HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")
+VALUE_FIELDS = ("project",)  # those that only a `RunSummary` has
+FIELDS: Dict[str, Callable[[Any], Any]] = {
+    "run_id": lambda run: run.run_id,
+    "status": lambda run: run.status,
+    "tag": lambda run: run.tag or "",
+    "pipeline": lambda run: run.pipeline or "",
+    "started": lambda run: run.started,
+    "duration": lambda run: run.duration,
+    "failed_step": lambda run: run.failed_step or "",
+    "project": lambda run: run.project or "",
+    "user": lambda run: run.user or "",
+    "host": lambda run: run.host or "",
+}
+
+_CONDITION = re.compile(
+    r"""\s*(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )\s*
+    (?P<operator>==|!=|<=|>=|=|<|>|~)(?P<value>.*)""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class Condition(NamedTuple):
+    """A comparison that a run meets if any of the name's values meets it."""
+
+    name: str
+    """A field, a parameter or a metric.
+
+    The last part of a metric's name is enough. The number that `track_this(step=1, loss=...)` adds can be left out.
+    """
+    operator: str
+    """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
+    value: str
+    """The value as a text. A number is compared with numbers, too."""
+
+
+AnyCondition = Union[str, Condition]
+
+
+def parse_condition(text: str) -> Condition:
+    """Parse a condition such as `rmse<0.5`.
+
+    The first operator ends the name. A name that contains an operator must be in quotes. Quotes around the name or the
+    value are removed.
+
+    Raises:
+        ConditionError: If the text is not a condition.
+    """
+    parts = _CONDITION.fullmatch(text)
+    name = next((parts[key] for key in ("double", "single", "bare") if parts[key] is not None), "") if parts else ""
+    if not parts or not name:
+        raise ConditionError(
+            f"'{text}' is not a condition. Write a name, one of {' '.join(OPERATORS)} and a value, such as rmse<0.5."
+        )
+    value = parts["value"].strip()
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
+
+
+class Name:
+    """A name in a condition, or to sort by: a field, parameters or metrics.
+
+    Args:
+        text: The name. The prefix `params.` or `metrics.` says which of the two it is.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.is_field = text in FIELDS
+        self.needs_summary = not self.is_field or text in VALUE_FIELDS
+        self._field = FIELDS.get(text)
+        self._param: Optional[str] = text
+        self._metric: Optional[str] = text
+        if text.startswith(PARAMS):
+            self._param, self._metric = text[len(PARAMS) :], None
+        elif text.startswith(METRICS):
+            self._param, self._metric = None, text[len(METRICS) :]
+        self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
+
+    def values(self, run: RunProgress) -> List[Any]:
+        """Return the values that a run has for the name. If `needs_summary`, the run must be a `RunSummary`."""
+        if self.text == "tag":
+            return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
+        if self._field:
+            return [self._field(run)]
+        assert isinstance(run, RunSummary)  # noqa: S101 - see above
+        values = [run.params[self._param]] if self._param in run.params else []
+        if self._metric is not None:
+            values += [value for name, value in run.metrics.items() if self._means(name)]
+        return values
+
+    def _means(self, metric: str) -> bool:
+        if metric not in self._is_metric:
+            names = (f".{metric}", f".{without_number(metric)}")
+            self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
+        return self._is_metric[metric]
+
+
+def without_number(metric: str) -> str:
+    """Return the name of a metric without the number at its end that `track_this(step=1, loss=...)` adds."""
+    name, _, number = metric.rpartition(".")
+    return name if re.fullmatch(r"-?\d+", number) else metric
+
+
+class Filter:
+    """A condition that is ready to be evaluated on many runs.
+
+    Args:
+        condition: The condition.
+
+    Raises:
+        ConditionError: If it is not a condition, or its value does not suit the field.
+    """
+
+    def __init__(self, condition: AnyCondition) -> None:
+        self.condition = parse_condition(condition) if isinstance(condition, str) else condition
+        if self.condition.operator not in OPERATORS:
+            raise ConditionError(f"'{self.condition.operator}' is not one of {' '.join(OPERATORS)}.")
+        self.name = Name(self.condition.name)
+        self._operand = _Operand(self.condition)
+
+    def is_met_by(self, run: RunProgress) -> bool:
+        """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it."""
+        quantifier = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
+        return quantifier(map(self._operand.compare, self.name.values(run)))
+
+    def is_on_header(self) -> bool:
+        """Return True if the run's own row and its annotations are enough to evaluate it."""
+        return self.condition.name in HEADER_FIELDS
+
+    def earliest_start(self) -> Optional[datetime]:
+        """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
+        name, symbol, value = self.condition
+        return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
+
+    def header_texts(self) -> List[str]:
+        """Return texts that a run's own row must contain to meet the condition, ignoring case."""
+        name, symbol, value = self.condition
+        if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
+            return [json.dumps(parse_status(value))]
+        return []
+
+    def tags(self) -> List[str]:
+        """Return tags that a run must have to meet the condition, in its own row or added later."""
+        name, symbol, value = self.condition
+        # Other software may escape characters outside ASCII differently.
+        return [value] if name == "tag" and symbol == "=" and value and value.isascii() else []
+
+
+def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
+    """Return a filter for each condition. `where` may be a single condition.
+
+    Raises:
+        ConditionError: If a condition is not valid.
+    """
+    conditions = [where] if isinstance(where, (str, Condition)) else where
+    return [Filter(condition) for condition in conditions]
+
+
+class _Operand:
+    """The right-hand side of a condition, and the comparison of values with it."""
+
+    def __init__(self, condition: Condition) -> None:
+        name, self._symbol, self._text = condition
+        self._operator = OPERATORS[self._symbol]
+        self._number = _parse_number(self._text)
+        if name == "status" and self._symbol in ("=", "!="):
+            self._text = parse_status(self._text)
+        elif name == "duration" and self._symbol != "~":
+            self._number = _parse_duration(self._text)
+        elif name == "started" and self._symbol != "~":
+            self._number = _parse_started(self._text).timestamp()
+
+    def compare(self, value: Any) -> bool:
+        if self._symbol == "~":
+            return self._text.lower() in as_text(value).lower()
+        if self._symbol == "!=":
+            return not self._equals(value)
+        if self._symbol == "=":
+            return self._equals(value)
+        if _is_number(value):
+            return self._number is not None and bool(self._operator(value, self._number))
+        if isinstance(value, datetime):
+            return self._number is not None and bool(self._operator(value.timestamp(), self._number))
+        return isinstance(value, str) and self._number is None and bool(self._operator(value, self._text))
+
+    def _equals(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return value == self._text
+        if isinstance(value, datetime):
+            return value.timestamp() == self._number
+        if _is_number(value):
+            return self._number is not None and (value == self._number or (value != value and self._is_nan()))
+        if isinstance(value, bool):
+            return self._text.lower() == str(value).lower()
+        if value is None:
+            return self._text.lower() in ("none", "null")
+        return _as_json(value) == _as_json(_parse_json(self._text))
+
+    def _is_nan(self) -> bool:
+        return self._number != self._number
+
+
+def sort_runs(runs: Sequence[AnyRun], name: Name, descending: bool = False) -> List[AnyRun]:
+    """Sort runs by a name. Numbers come first, then texts, then other values such as NaN, then runs without a value.
+
+    If a run has several values, the smallest counts, or the largest if `descending`. Runs with equal values keep their
+    order.
+    """
+    choose = max if descending else min
+    numbers: List[Tuple[Any, AnyRun]] = []
+    texts: List[Tuple[Any, AnyRun]] = []
+    incomparable: List[AnyRun] = []
+    missing: List[AnyRun] = []
+    for run in runs:
+        values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
+        own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
+        own_texts = [as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
+        if own_numbers:
+            numbers.append((choose(own_numbers), run))
+        elif any(own_texts):
+            texts.append((choose(filter(None, own_texts)), run))
+        else:
+            (incomparable if any(value is not None for value in values) else missing).append(run)
+    for group in (numbers, texts):
+        group.sort(key=operator.itemgetter(0), reverse=descending)
+    return [run for _, run in [*numbers, *texts]] + incomparable + missing
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def as_text(value: Any) -> str:
+    """Return a value as text, in full: a time in ISO 8601, a text as it is, other values as JSON."""
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _parse_number(text: str) -> Union[int, float, None]:
+    for number_type in (int, float):
+        try:
+            return None if "_" in text else number_type(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _parse_duration(text: str) -> float:
+    age = parse_age(text)
+    number = age.total_seconds() if age else _parse_number(text)
+    if number is None:
+        raise ConditionError(f"'{text}' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w.")
+    return number
+
+
+def _parse_started(text: str) -> datetime:
+    age = parse_age(text)
+    time = datetime.now(timezone.utc) - age if age else parse_time(text)
+    if time is None:
+        raise ConditionError(f"'{text}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.")
+    return time
+
+
+def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
+    """Return the names of all parameters or metrics, each with its prefix, in the order in which runs have them."""
+    dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
+    return [f"{prefix}{name}" for name in dict.fromkeys(name for each in dictionaries for name in each)]
+
+
+def headings(names: Sequence[str]) -> List[str]:
+    """Return the names without their prefixes. The last part of a metric's name is enough if no other name ends in it.
+
+    The number that `track_this(step=1, loss=...)` adds belongs to the last part.
+    """
+    texts = [_without_prefix(name) for name in names]
+    starts = [without_number(text).rpartition(".")[0] for text in texts]
+    last = [text[len(start) :].lstrip(".") or text for text, start in zip(texts, starts)]
+    counts = Counter(last)
+    return [
+        short if name.startswith(METRICS) and counts[short] == 1 else text
+        for name, text, short in zip(names, texts, last)
+    ]
+
+
+def rounded(value: Any) -> Any:
+    """Return a value with its numbers rounded to 6 significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    return value
+
+
+def _without_prefix(text: str) -> str:
+    return next((text[len(prefix) :] for prefix in (PARAMS, METRICS) if text.startswith(prefix)), text)
+
+
+Reader = Callable[[DBStore, Sequence[str]], List[AnyRun]]  # reads runs, given a store and their ids
+
+
+def search(
+    store: DBStore,
+    where: Union[AnyCondition, Sequence[AnyCondition]] = (),
+    order_by: Optional[str] = None,
+    limit: Optional[int] = None,
+    descending: bool = False,
+) -> List[RunSummary]:
+    """Find the runs that meet all conditions, with their parameters and metrics.
+
+    A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
+    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
+    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`. It
+    also means `train.rmse.2`, which `track_this(step=2, rmse=...)` wrote. A run meets a condition if one of its metrics
+    does. If a parameter has the same name, write `params.rmse` or `metrics.rmse`.
+
+    Args:
+        where: The conditions, such as `"rmse<0.5"`.
+        order_by: The name to sort by. If a run has several values, the smallest counts, or the largest if `descending`.
+            Runs without the name come last. By default, the newest run comes first.
+        limit: The largest number of runs.
+        descending: Whether to sort from large to small.
+
+    Raises:
+        ConditionError: If a condition is not valid.
+        UnknownNameError: If no run has a name of `where` or `order_by`.
+        InvalidValueError: If the limit is less than 1.
+
+    Example:
+        >>> from magnus.datastore import StepLog
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> for run_id, rmse in (("first", 0.7), ("second", 0.4)):
+        ...     _ = store.create_run_log(run_id)
+        ...     step = StepLog(name="train", internal_name="train", user_defined_metrics={"rmse": rmse})
+        ...     store.add_step_log(step, run_id)
+        >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
+        [('second', {'train.rmse': 0.4})]
+    """
+    return _search(store, make_filters(where), order_by, limit, descending, summarize)
+
+
+def list_runs(
+    store: DBStore, status: str = "", tag: str = "", since: Optional[datetime] = None, limit: int = 20
+) -> List[RunSummary]:
+    """List runs, newest first.
+
+    Args:
+        status: Only runs with this status.
+        tag: Only runs with this tag.
+        since: Only runs that started at this time or later. A time without a zone is local time.
+        limit: The largest number of runs.
+
+    Raises:
+        ConditionError: If there is no such status.
+        InvalidValueError: If the limit is less than 1.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run", tag="nightly")
+        >>> [run.status for run in runs.list_runs(store, tag="nightly")]
+        ['CREATED']
+    """
+    where = [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
+    where += [Condition("started", ">=", since.astimezone().isoformat())] if since else []
+    return search(store, where, limit=limit)
+
+
+def search_page(
+    store: DBStore,
+    filters: Sequence[Filter],
+    order_by: Optional[str],
+    limit: int,
+    descending: bool,
+    read: Reader[AnyRun],
+) -> Tuple[List[AnyRun], int]:
+    """Find runs as `search` does.
+
+    Args:
+        filters: The conditions.
+        order_by: The name to sort by.
+        limit: The largest number of runs.
+        descending: Whether to sort from large to small.
+        read: Reads the runs. It must return summaries if a filter or `order_by` needs them.
+
+    Returns:
+        The runs, and how many there would be without the limit.
+    """
+    if order_by is not None or not all(each.is_on_header() for each in filters):
+        found = _search(store, filters, order_by, None, descending, read)
+        return found[:limit], len(found)
+    found = _search(store, filters, None, limit, descending, read)
+    return found, len(found) if len(found) < limit else _count(store, filters)
+
+
+def _search(
+    store: DBStore,
+    filters: Sequence[Filter],
+    order_by: Optional[str],
+    limit: Optional[int],
+    descending: bool,
+    read: Reader[AnyRun],
+) -> List[AnyRun]:
+    if limit is not None and limit < 1:
+        raise InvalidValueError(f"The limit must be at least 1, not {limit}.")
+    order = Name(order_by) if order_by is not None else None
+    names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
+    unseen = [name for name in names.values() if not name.is_field]
+    found: List[AnyRun] = []
+    for run in _candidates(store, filters, None if order else limit, read):
+        unseen = [name for name in unseen if not name.values(run)]
+        if all(each.is_met_by(run) for each in filters):
+            found.append(run)
+            if not order and len(found) == limit:
+                return found
+    check_names(store, unseen)
+    return (sort_runs(found, order, descending) if order else found)[:limit]
+
+
+def _count(store: DBStore, filters: Sequence[Filter]) -> int:
+    """Count the runs that meet filters. For each filter, `is_on_header` must return True."""
+    if not filters:
+        return store.table.count_runs(fragments.RUN_LOG)
+    runs = _candidates(store, filters, None, summarize_headers)
+    return sum(all(each.is_met_by(run) for each in filters) for run in runs)
+
+
+def _candidates(
+    store: DBStore, filters: Sequence[Filter], limit: Optional[int], read: Reader[AnyRun]
+) -> Iterator[AnyRun]:
+    """Yield runs, newest first. The database leaves out some of those that do not meet the filters, for speed.
+
+    A limit says how many runs to read first, if the caller may not need all of them.
+    """
+    texts = [text for each in filters for text in each.header_texts()]
+    tags = {json.dumps(tag): Requirement(fragments.TAG, tag) for each in filters for tag in each.tags()}
+    starts = [to_created_at(time) for time in [each.earliest_start() for each in filters] if time]
+    seen: Set[str] = set()
+    while True:
+        found = store.table.runs(
+            fragments.RUN_LOG,
+            since=max(starts, default=None),
+            containing=texts,
+            containing_or_with_row=tags,
+            limit=limit,
+        )
+        run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
+        for batch in batches(run_ids, BATCH_SIZE):
+            yield from read(store, batch)
+        if limit is None or len(found) < limit:
+            return
+        seen.update(run_ids)
+        limit *= 4
+
+
+def check_names(store: DBStore, names: Sequence[Name]) -> None:
+    """Check that each name is a parameter or metric of some run, unless there are no runs.
+
+    Raises:
+        UnknownNameError: If one is not.
+    """
+    if not names:
+        return
+    unseen, has_runs = list(names), False
+    known: Set[str] = set()
+    for run in _candidates(store, (), None, summarize):
+        has_runs = True
+        unseen = [name for name in unseen if not name.values(run)]
+        known.update(run.params, run.metrics)
+    if unseen and has_runs:
+        name = unseen[0].text
+        # A user may have misspelled the last part of a metric's name.
+        short = [without_number(each).rpartition(".")[2] for each in known]
+        raise UnknownNameError(
+            f"No run has a parameter or metric '{name}'.{suggest(name, sorted({*short, *known, *FIELDS}))}"
+        )

@@ -1,0 +1,98 @@
+"""The texts of a timeline: the details of a run and of its attempts."""
+
+import itertools
+import reprlib
+from datetime import datetime
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
+
+from magnus.datastore import RunLog, StepLog
+
+from magnus_peewee_store.runs import Run
+from magnus_peewee_store.timeline.styles import StatusStyle, status_style
+from magnus_peewee_store.times import format_duration, format_utc_offset, parse_time
+
+Span = Tuple[datetime, datetime]
+NOT_RECORDED = "not recorded"
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def as_run(run: Union[Run, RunLog]) -> Run:
+    """Return a run. If only its run log is given, everything else about the run is unknown."""
+    return run if isinstance(run, Run) else Run(run, None)
+
+
+def run_details(run: Run, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
+    """Return the known details of a run, by name."""
+    run_log, liveness = run.run_log, run.liveness
+    details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}
+    if liveness.is_stale:
+        state = "interrupted" if liveness.is_interrupted else "stale"
+        details["Status"] += f", {state}: last seen {format_duration(liveness.silence)} ago"
+    if span:
+        details["Started"] = f"{format_recorded(span[0])}, {format_utc_offset(run.utc_offset)}"
+        details["Duration"] = _format_span(span, style)
+    if style.is_running and run.started:
+        # As in a list of runs, because the recorded times do not include the steps that are running.
+        details["Duration"] = f"{format_duration(run.duration)} {'until last seen' if liveness.is_stale else 'so far'}"
+    details["Re-run of"] = run_log.original_run_id
+    return {name: text for name, text in details.items() if text}
+
+
+def attempt_details(step: StepLog, number: int) -> Dict[str, str]:
+    """Return the details of an attempt, by name. Unknown details are empty. The number of the first attempt is 1."""
+    attempt = step.attempts[number - 1]
+    is_failed = status_style(attempt.status).colour == "fail"
+    is_last = number == len(step.attempts)
+    return {
+        "Attempt": f"{attempt.attempt_number or number} of {len(step.attempts)}",
+        "Start": _reformat(attempt.start_time),
+        "End": _reformat(attempt.end_time),
+        "Duration": format_elapsed(parse_time(attempt.start_time), parse_time(attempt.end_time)),
+        "Error" if is_failed else "Message": shorten(attempt.message, 1000),
+        "Metrics": _format_values(step.user_defined_metrics) if is_last else "",
+        "Parameters": _format_values(attempt.parameters),
+    }
+
+
+def span_details(span: Span, style: StatusStyle) -> Dict[str, str]:
+    """Return the times of a run, a branch or a step with branches."""
+    end = "" if style.is_running else format_recorded(span[1])
+    return {"Start": format_recorded(span[0]), "End": end, "Duration": _format_span(span, style)}
+
+
+def format_recorded(time: datetime) -> str:
+    """Format a time of `parse_time` as magnus recorded it: local time without a zone, to the millisecond."""
+    return time.replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def format_elapsed(start: Optional[datetime], end: Optional[datetime]) -> str:
+    """Format the time from start to end. If it is unknown, say why."""
+    if not start or not end:
+        return NOT_RECORDED
+    if start > end:
+        return "unknown: the recorded end is before the start"
+    return format_duration((end - start).total_seconds())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Shorten a text in the middle, since names often differ at the end."""
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]}…{text[-(limit // 3) :]}"
+
+
+def _format_span(span: Span, style: StatusStyle) -> str:
+    return format_elapsed(*span) + (" so far" if style.is_running else "")
+
+
+def _reformat(text: str) -> str:
+    time = parse_time(text)
+    return format_recorded(time) if time else text or NOT_RECORDED
+
+
+def _format_values(values: Mapping[str, Any]) -> str:
+    """Format the first metrics or parameters in at most 300 characters."""
+    texts = [f"{name} = {_REPR.repr(value)}" for name, value in itertools.islice(values.items(), 20)]
+    if len(values) > len(texts):
+        texts.append("…")
+    return shorten(", ".join(texts), 300)

@@ -1,0 +1,174 @@
+"""Draw the parts of a timeline in SVG, and put them together as an SVG file."""
+
+import xml.etree.ElementTree as ET
+from typing import Any, Iterator, List, Optional, Union
+
+from magnus.datastore import RunLog
+
+from magnus_peewee_store.runs import Run
+from magnus_peewee_store.timeline.details import as_run, run_details, shorten
+from magnus_peewee_store.timeline.elements import add, element, set_attributes
+from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
+from magnus_peewee_store.timeline.styles import FONT, LIGHT, timeline_css
+
+# Sizes in pixels. Every x of the chart is in percent, so that a page can stretch it.
+WIDTH = 1000
+LABEL_WIDTH = 260
+ROW_HEIGHT = 30
+AXIS_HEIGHT = 24
+HEADER_HEIGHT = 92
+
+DEEPEST_SHADE = 0.1  # the opacity of the background of the deepest branches
+# Angle and width of the stripes that tell bars apart without colour, for example in print.
+HATCHES = {"fail": (45, 2.5), "running": (-45, 5)}
+
+
+def to_svg(run: Union[Run, RunLog]) -> str:
+    """Draw a run as an SVG file, with one bar per attempt.
+
+    Args:
+        run: The run, as `runs.read_run` returns it, or only its run log with its steps and branches.
+
+    Returns:
+        The text of the file.
+
+    Example:
+        >>> from magnus.datastore import RunLog
+        >>> to_svg(RunLog(run_id="my-run"))[:40]
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+    """
+    whole_run = as_run(run)
+    run_log = whole_run.run_log
+    rows, scale = lay_out(run_log)
+    height = HEADER_HEIGHT + AXIS_HEIGHT + ROW_HEIGHT * len(rows) + 12
+    svg = element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}")
+    set_attributes(svg, width=WIDTH, height=height, font_family=FONT)
+    set_attributes(svg, role="group", aria_label=f"Timeline of run {run_log.run_id}")
+    add(svg, "style", timeline_css())
+    svg.append(draw_hatches())
+    add(svg, "rect", colour="background", width="100%", height="100%")
+    title = f"Run {shorten(run_log.run_id, 80)}"
+    add(svg, "text", title, colour="text", x=12, y=30, font_size=18, font_weight="bold")
+    details = run_details(whole_run, rows[0].style, rows[0].span)
+    text = " · ".join(f"{name}: {shorten(value, 40)}" for name, value in details.items())
+    add(svg, "text", text, colour="text", x=12, y=54, font_size=13)
+    counts = add(svg, "text", colour="text", x=12, y=76, font_size=13, font_weight="bold")
+    for colour, count in count_steps(rows):
+        add(counts, "tspan", f"{count}\u2003", colour=colour)
+    svg.append(set_attributes(draw_axis(scale), x=LABEL_WIDTH, y=HEADER_HEIGHT))
+    svg.append(set_attributes(draw_labels(rows), y=HEADER_HEIGHT + AXIS_HEIGHT))
+    svg.append(set_attributes(draw_bars(rows, scale), x=LABEL_WIDTH, y=HEADER_HEIGHT + AXIS_HEIGHT))
+    return ET.tostring(svg, encoding="unicode")
+
+
+def draw_hatches() -> ET.Element:
+    """Draw the patterns that fill the bars of some statuses."""
+    hatches = element("svg", class_="hatches", width=0, height=0, aria_hidden="true")
+    for colour, (angle, width) in HATCHES.items():
+        hatch = add(hatches, "pattern", id=f"hatch-{colour}", width=8, height=8, patternUnits="userSpaceOnUse")
+        set_attributes(hatch, patternTransform=f"rotate({angle})")
+        add(hatch, "rect", colour=colour, width=8, height=8)
+        add(hatch, "rect", colour="background", width=width, height=8, fill_opacity=0.6)
+    return hatches
+
+
+def draw_axis(scale: Scale) -> ET.Element:
+    """Draw the labels of the time axis."""
+    axis = _chart(AXIS_HEIGHT, font_size=12, aria_hidden="true")
+    for percent, label in scale.ticks():
+        anchor = "start" if percent == 0 else "middle" if percent < 94 else "end"
+        add(axis, "text", label, colour="muted", x=_format_percent(percent), y=16, text_anchor=anchor)
+    return axis
+
+
+def draw_labels(rows: List[ChartRow], is_page: bool = False) -> ET.Element:
+    """Draw the labels of rows as a tree.
+
+    Args:
+        rows: The rows.
+        is_page: True to add the durations that a page shows on a phone, where the bars leave no room for them.
+    """
+    labels = element("svg", class_="labels", width=LABEL_WIDTH, height=ROW_HEIGHT * len(rows), font_size=13)
+    labels.extend(_bands(rows))
+    for number, row in enumerate(rows):
+        *ancestors, x = (12 + 14 * depth for depth in range(min(row.depth, 10) + 1))
+        top = number * ROW_HEIGHT
+        for guide in ancestors:
+            line = add(labels, "path", class_="line", d=f"M{guide + 5} {top}v{ROW_HEIGHT}", stroke=LIGHT["muted"])
+            set_attributes(line, stroke_opacity=0.4)
+        add(labels, "text", row.style.sign, colour=row.style.colour, x=x, y=top + 20, font_weight="bold")
+        attempts = f" \u00d7{row.attempt_count}" if row.attempt_count > 1 else ""
+        text = shorten(row.label, (LABEL_WIDTH - x - 40) // 8) + attempts
+        label = add(labels, "text", text, colour="text", x=x + 16, y=top + 20)
+        set_attributes(label, font_weight="normal" if row.kind == "step" else "bold")
+        add(label, "title", row.name)
+        if is_page:
+            duration = add(labels, "text", row.duration_or_status, colour="muted", class_="phone-duration")
+            set_attributes(duration, x="100%", y=top + 20, text_anchor="end")
+    return labels
+
+
+def draw_bars(rows: List[ChartRow], scale: Scale, first_number: Optional[int] = None) -> ET.Element:
+    """Draw the marks of rows, and the duration next to them.
+
+    Args:
+        rows: The rows.
+        scale: The scale of the time axis.
+        first_number: The number of the first row, to link each mark to its row of the table; None for no links.
+    """
+    bars = _chart(ROW_HEIGHT * len(rows), class_="bars")
+    bars.extend(_bands(rows))
+    for percent, _ in scale.ticks():
+        x = _format_percent(percent)
+        add(bars, "line", class_="line", x1=x, x2=x, y2="100%", stroke=LIGHT["muted"], stroke_opacity=0.25)
+    for number, row in enumerate(rows):
+        marks_end = 0.0
+        for index, mark in enumerate(row.marks):
+            if not mark.kind:
+                continue
+            link = None if first_number is None else f"#{table_row_id(first_number + number, index)}"
+            bars.append(_draw_mark(row, mark, scale, number * ROW_HEIGHT, link))
+            marks_end = max(marks_end, scale.extent(mark)[1])
+        duration = add(bars, "text", row.duration_or_status, colour="text", class_="duration", font_size=12)
+        set_attributes(duration, x=_format_percent(marks_end), dx=6, y=number * ROW_HEIGHT + 20)
+    return bars
+
+
+def table_row_id(row_number: int, mark_number: int) -> str:
+    """Return the id of the table row that a mark links to."""
+    return f"row-{row_number}-{mark_number}"
+
+
+def _draw_mark(row: ChartRow, mark: Mark, scale: Scale, top: int, link: Optional[str]) -> ET.Element:
+    colour = mark.style.colour
+    focus = {"href": link} if link else {"tabindex": 0, "role": "img"}
+    group = element("a" if link else "g", colour=colour, class_=f"mark {mark.kind}", color=LIGHT[colour], **focus)
+    details = [f"{name}: {shorten(value, 300)}" for name, value in mark.details.items() if value]
+    add(group, "title", "\n".join([row.name, f"{mark.style.sign} {mark.style.word}", *details]))
+    left, right = scale.extent(mark)
+    bar = add(group, "rect", x=_format_percent(left), width=_format_percent(right - left), y=top + 8)
+    if mark.kind == "summary":
+        set_attributes(bar, class_="summary-line", height=4)
+        for x, shift in ((left, 0), (right, -2)):
+            end = add(group, "rect", x=_format_percent(x), width=2, y=top + 8, height=12)
+            set_attributes(end, transform=f"translate({shift})")
+    else:
+        set_attributes(bar, height=14, rx=2, stroke="currentColor")
+        if colour in HATCHES:
+            set_attributes(bar, fill=f"url(#hatch-{colour})")
+    return group
+
+
+def _bands(rows: List[ChartRow]) -> Iterator[ET.Element]:
+    """Yield the background of each row. It is darker if the row is nested more deeply."""
+    for number, row in enumerate(rows):
+        band = element("rect", colour="text", class_="band", y=number * ROW_HEIGHT, width="100%", height=ROW_HEIGHT)
+        yield set_attributes(band, fill_opacity=f"{min(0.02 * row.depth, DEEPEST_SHADE):.2f}")
+
+
+def _chart(height: int, **attributes: Any) -> ET.Element:
+    return element("svg", width=WIDTH - LABEL_WIDTH, height=height, **attributes)
+
+
+def _format_percent(percent: float) -> str:
+    return f"{percent:.2f}%"
