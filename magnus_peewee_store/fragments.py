@@ -34,6 +34,7 @@ ANNOTATIONS = TAG + NOTE
 EXTRA = HEARTBEAT + ANNOTATIONS
 
 RUN_LOG_KEY = "run_log"
+HEADER = (RUN_LOG, RUN_LOG_KEY)  # the types and the key of the run's own row, which each run has
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of runs, steps and branches that have ended
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Callable, Iterable, List, NamedTuple, Optional
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import LogTable, Requirement, Row
+from magnus_peewee_store.db.table import LogTable, Row
 from magnus_peewee_store.origin import Origin, this_process
 from magnus_peewee_store.times import from_created_at, local_utc_offset, utcnow
 
@@ -19,8 +19,6 @@ logger = logging.getLogger("magnus.db")
 INTERRUPTED = "interrupted"
 WRITE_TIMEOUT = 1.0  # seconds that a heartbeat waits for the connection
 RETRIES = 10  # the number of attempts per interval after a heartbeat has failed
-
-_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 class Beat(NamedTuple):
@@ -149,7 +147,7 @@ class Heartbeat:
         try:
             with _fork_lock.current:
                 # The run's own row is required. Otherwise a heartbeat could be written after the run was deleted.
-                self._table.upsert_once(self._run_id, make_row, [_HEADER], WRITE_TIMEOUT)
+                self._table.upsert_once(self._run_id, make_row, [fragments.HEADER], WRITE_TIMEOUT)
             return True
         except Exception as error:  # A heartbeat must not disturb the run, whatever goes wrong.
             logger.debug("A heartbeat of run '%s' failed: %s", self._run_id, error)

@@ -7,7 +7,7 @@ from typing import Any, Optional
 from magnus.integration import BaseIntegration
 
 from magnus_peewee_store.db.sqlite import MEMORY
-from magnus_peewee_store.exceptions import ConnectionStringError
+from magnus_peewee_store.exceptions import ConfigurationError
 
 logger = logging.getLogger("magnus.db")
 
@@ -56,7 +56,7 @@ class LocalParallelIntegration(_DBIntegration):
         """Refuse a database in memory, and the id of an existing run, before anything runs.
 
         Raises:
-            ConnectionStringError: If the database is in memory, or the connection string is not valid.
+            ConfigurationError: If the database is in memory, or the connection string is not valid.
             RunExistsError: If a run with this id exists.
         """
         _refuse_memory(self.service.find_file(), "the processes of parallel branches")
@@ -78,7 +78,7 @@ class LocalContainerIntegration(LocalIntegration):
         """Refuse a database in memory.
 
         Raises:
-            ConnectionStringError: If the database is in memory, or the connection string is not valid.
+            ConfigurationError: If the database is in memory, or the connection string is not valid.
         """
         # In a container, magnus tells the secrets handler the path of its file only after this check.
         _refuse_memory(self.service.find_file(should_use_secrets=False), "containers")
@@ -87,7 +87,7 @@ class LocalContainerIntegration(LocalIntegration):
         """Mount the folder of the SQLite file, with its write-ahead log, into every container.
 
         Raises:
-            ConnectionStringError: If the database is in memory, or its folder cannot be mounted.
+            ConfigurationError: If the database is in memory, or its folder cannot be mounted.
         """
         super().configure_for_traversal()
         file = self.service.find_file()
@@ -96,12 +96,12 @@ class LocalContainerIntegration(LocalIntegration):
             return
         folder, name = os.path.split(os.path.realpath(file))
         if name != os.path.basename(file):
-            raise ConnectionStringError(
+            raise ConfigurationError(
                 "The SQLite file of the run log store is a symbolic link to a file with another name, which a "
                 "container would not find. Use the name of that file in the connection string."
             )
         if ":" in folder:
-            raise ConnectionStringError(
+            raise ConfigurationError(
                 "The SQLite file of the run log store is in a folder with a colon in its path, which Docker cannot "
                 "mount. Rename the folder."
             )
@@ -124,10 +124,10 @@ class ArgoIntegration(_DBIntegration):
         """Refuse SQLite when the workflow is rendered, or in the first pod if only pods have the secrets.
 
         Raises:
-            ConnectionStringError: If the database is SQLite, or the connection string is not valid.
+            ConfigurationError: If the database is SQLite, or the connection string is not valid.
         """
         if self.service.find_file() is not None:
-            raise ConnectionStringError(
+            raise ConfigurationError(
                 "The run log store's database is SQLite, which the pods of an Argo workflow cannot share. "
                 "Use a server in the connection string: postgresql://user:password@host:5432/database"
             )
@@ -135,7 +135,7 @@ class ArgoIntegration(_DBIntegration):
 
 def _refuse_memory(file: Optional[str], readers: str) -> None:
     if file == MEMORY:
-        raise ConnectionStringError(
+        raise ConfigurationError(
             f"The run log store's database is in memory, where {readers} cannot see it. "
             "Use a file in the connection string, as in sqlite:///runs.db, or a server."
         )

@@ -1,6 +1,7 @@
 """Questions about a run log: its steps, times and results, and what a re-run reuses."""
 
 import json
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, TypeVar, Union
 
@@ -8,6 +9,7 @@ from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepL
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.times import parse_time
 
 
@@ -90,6 +92,28 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run log, and what else must be known to draw it."""
+
+    run_log: RunLog
+    """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
+    started: Optional[datetime] = None
+    """When it started, in UTC; None if that cannot be read."""
+    liveness: Liveness = field(default_factory=Liveness)
+    """When it was last seen, if it has not ended."""
+    utc_offset: Optional[int] = None
+    """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
+
+    @property
+    def duration(self) -> Optional[float]:
+        """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
+        last_seen = self.liveness.last_seen
+        if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
+            return max(0.0, (last_seen - self.started).total_seconds())
+        return duration_of(self.run_log.status, self.started, attempts_of(steps_of(self.run_log)))
 
 
 Log = TypeVar("Log", BranchLog, RunLog)

@@ -2,7 +2,8 @@
 
 import re
 import threading
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from datetime import datetime
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from magnus import defaults, exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
@@ -13,7 +14,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT
 from magnus_peewee_store.db.table import LogTable, Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
-from magnus_peewee_store.exceptions import ConfigurationError, RunExistsError
+from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
 from magnus_peewee_store.heartbeat import Heartbeat
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.scrub import scrub
@@ -27,7 +28,33 @@ CONFIG_KEYS = ("connection_string", "heartbeat", "retry_timeout")
 
 MAX_READ_RUNS = 100  # the maximum number of runs whose parameters a thread remembers
 
-_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
+
+class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
+    """No run has this id, or several ids begin with it. The message names the nearest ids.
+
+    Args:
+        nearest: The ids that the message names.
+        is_ambiguous: Whether several ids begin with the id that was given.
+    """
+
+    def __init__(self, message: str, nearest: Sequence[str] = (), is_ambiguous: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.nearest = tuple(nearest)
+        self.is_ambiguous = is_ambiguous
+        self.args = (message,)
+
+
+class RunExistsError(RunLogStoreError, exceptions.RunLogExistsError):
+    """A run with this id exists already. The message says how to choose another id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.message = (
+            f"A run with the id '{run_id}' exists already. magnus' generated ids repeat from day to day. "
+            f"Choose an id with --run-id, for example with the date: --run-id {run_id}-{datetime.now():%Y-%m-%d-%H%M%S}"
+        )
+        self.args = (self.message,)
 
 
 class _ReadParameters(threading.local):
@@ -143,7 +170,7 @@ class DBStore(BaseRunLogStore):
         """
         self._heartbeat.should_record_interruption = True
         # magnus checks this later, but its own error prints no text.
-        if self._context and self.table.has(self._context.run_id, *_HEADER):
+        if self._context and self.table.has(self._context.run_id, *fragments.HEADER):
             raise RunExistsError(self._context.run_id)
 
     def close(self) -> None:
@@ -304,7 +331,7 @@ class DBStore(BaseRunLogStore):
             BranchLogNotFoundError: If the step's branch does not exist.
         """
         branch = fragments.parent_branch(step_log.internal_name)
-        required = [Requirement(fragments.BRANCH, branch)] if branch else []
+        required = [(fragments.BRANCH, branch)] if branch else []
         if not self._upsert(run_id, fragments.dump_step(step_log), *required):
             raise _with_message(exceptions.BranchLogNotFoundError(run_id, branch))
 
@@ -389,7 +416,7 @@ class DBStore(BaseRunLogStore):
         if not rows:
             self._check_run(run_id)
             return True
-        while not self.table.upsert(run_id, rows, requires=[_HEADER, *required]):
+        while not self.table.upsert(run_id, rows, requires=[fragments.HEADER, *required]):
             self._check_run(run_id)
             if not all(self.table.has(run_id, types, name) for types, name in required):
                 return False
@@ -417,11 +444,11 @@ class DBStore(BaseRunLogStore):
             change(run_log)
             return fragments.dump_header(_scrubbed(run_log)).attribute_value
 
-        if not self.table.update(run_id, *_HEADER, changed):
+        if not self.table.update(run_id, *fragments.HEADER, changed):
             raise _with_message(exceptions.RunLogNotFoundError(run_id))
 
     def _check_run(self, run_id: str) -> None:
-        if not self.table.has(run_id, *_HEADER):
+        if not self.table.has(run_id, *fragments.HEADER):
             raise _with_message(exceptions.RunLogNotFoundError(run_id))
 
 

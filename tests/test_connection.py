@@ -27,7 +27,6 @@ from servers import OWNER, PASSWORD
 
 from magnus_peewee_store import (
     ConfigurationError,
-    ConnectionStringError,
     DBStore,
     MissingTableError,
     create_tables,
@@ -99,7 +98,7 @@ def test_two_stores_in_one_process(tmp_path: Path) -> None:
     ],
 )
 def test_sqlite_url_without_file_raises(wrong: str, right: str) -> None:
-    with pytest.raises(ConnectionStringError) as exc_info:
+    with pytest.raises(ConfigurationError) as exc_info:
         DBStore(connection_string=wrong).create_run_log("run")
     assert f" {right} " in str(exc_info.value)
 
@@ -109,7 +108,7 @@ def test_sqlite_url_without_file_raises(wrong: str, right: str) -> None:
     ["", "runs.db", "oracle://u:pw@h/db", "sqlite:runs.db", "u:pw@h/db", "sqlite:///a#b.db", "sqlite:///a?b.db"],
 )
 def test_invalid_connection_string_raises(wrong: str) -> None:
-    with pytest.raises(ConnectionStringError, match="sqlite://|#") as exc_info:
+    with pytest.raises(ConfigurationError, match="sqlite://|#") as exc_info:
         make_database(wrong)
     assert "pw" not in str(exc_info.value)
 
@@ -377,7 +376,7 @@ def test_playhouse_and_sqlalchemy_schemes(scheme: str, database_class: type) -> 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql", "psycopg3", "sqlite"])
 def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
     rest = "/runs.db" if scheme == "sqlite" else "scott:tiger@h/db"
-    with pytest.raises(ConnectionStringError, match=rf"Write {scheme}:// instead of {scheme}\+pool://") as exc_info:
+    with pytest.raises(ConfigurationError, match=rf"Write {scheme}:// instead of {scheme}\+pool://") as exc_info:
         DBStore(connection_string=f"{scheme}+pool://{rest}").create_run_log("run")
     assert "tiger" not in str(exc_info.value)
 
@@ -421,7 +420,7 @@ def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> No
 
 
 def test_unknown_scheme_error_lists_known_schemes() -> None:
-    with pytest.raises(ConnectionStringError, match=r"mysql\+pymysql://.*postgresql://.*sqlite://"):
+    with pytest.raises(ConfigurationError, match=r"mysql\+pymysql://.*postgresql://.*sqlite://"):
         make_database("oracle://scott:tiger@h/db")
 
 

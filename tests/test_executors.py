@@ -18,7 +18,7 @@ from magnus.extensions.executor.mocked.implementation import MockedExecutor
 from magnus.secrets import BaseSecrets
 from test_pipelines import dag, mapped, run_log
 
-from magnus_peewee_store import ConnectionStringError, DBStore, integrations
+from magnus_peewee_store import ConfigurationError, DBStore, integrations
 from magnus_peewee_store.parallel.executor import LocalParallel
 
 EXECUTORS = {
@@ -238,9 +238,9 @@ def test_symlinks_are_resolved_for_mounts(tmp_path: Path) -> None:
 
 def test_file_that_containers_cannot_find_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "runs.db").symlink_to("other.db")
-    with pytest.raises(ConnectionStringError, match="a symbolic link to a file with another name"):
+    with pytest.raises(ConfigurationError, match="a symbolic link to a file with another name"):
         mounts(tmp_path / "runs.db")
-    with pytest.raises(ConnectionStringError, match="a folder with a colon in its path"):
+    with pytest.raises(ConfigurationError, match="a folder with a colon in its path"):
         mounts(tmp_path / "12:00" / "runs.db")
 
 

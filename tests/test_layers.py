@@ -17,7 +17,8 @@ LAYERS = (
     ("report",),
     ("configuration", "integrations", "parallel", "runs"),
     ("store", "timeline"),
-    ("heartbeat", "logs"),
+    ("logs",),
+    ("heartbeat",),
     ("fragments", "origin", "scrub"),
     ("db",),
     ("exceptions", "times"),
@@ -58,8 +59,24 @@ def test_imports_point_down(path: Path) -> None:
             assert other == own or LEVELS[other] > LEVELS[own], f"{own} imports {name}"
 
 
-def test_db_knows_nothing_of_magnus() -> None:
-    assert not [(path.name, name) for path, name in EDGES if part_of(path) == "db" and name.split(".")[0] == "magnus"]
+@pytest.mark.parametrize("part", ["db", "exceptions", "times"])
+def test_another_host_can_use_it_without_magnus(part: str) -> None:
+    assert not [(path.name, name) for path, name in EDGES if part_of(path) == part and name.split(".")[0] == "magnus"]
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = [path.stem for path in MODULES if path.stem != "__init__"]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    names = [
+        node.name
+        for path in MODULES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_fragments_know_no_database() -> None:

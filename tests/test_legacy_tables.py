@@ -15,7 +15,7 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, DuplicateRowsError, MissingTableError, db
+from magnus_peewee_store import DBStore, MissingTableError, WrongTableError, db
 from magnus_peewee_store.db import table
 
 PROCESS_COUNT = 12
@@ -421,7 +421,7 @@ def test_duplicate_rows_raise_and_nothing_changes(legacy_database: AnyDatabase) 
         insert_legacy_row(legacy_database, "Parameter", each, 1, f"{TIME_PREFIX}0", "similar")
     before = rows_of(legacy_database), definition_of(legacy_database)
     match = r"has 3 duplicate rows in 2 runs: thrice \(2\), twice \(1\)\. .* keep the newest .* run create_tables again"
-    with pytest.raises(DuplicateRowsError, match=match):
+    with pytest.raises(WrongTableError, match=match):
         db.create_tables(legacy_database.url)
     assert (rows_of(legacy_database), definition_of(legacy_database)) == before
 

@@ -13,7 +13,7 @@ from typing import Iterator, List
 import peewee
 import pytest
 
-from magnus_peewee_store import DBStore, NetworkFileError, runs
+from magnus_peewee_store import ConfigurationError, DBStore, runs
 from magnus_peewee_store.db import sqlite
 from magnus_peewee_store.db.sqlite import network_type, network_type_in_statfs, network_type_in_table
 
@@ -208,7 +208,7 @@ def locked_call(folder: Path) -> None:
 
 def test_locked_network_file_is_explained(network_folder: Path, warnings: List[str]) -> None:
     match = r"runs\.db lies on a network file system \(tmpfs\), which failed: database is locked\. Use a server"
-    with pytest.raises(NetworkFileError, match=match):
+    with pytest.raises(ConfigurationError, match=match):
         locked_call(network_folder)
 
 
@@ -223,4 +223,4 @@ def test_fault_of_network_file_is_explained(network_folder: Path, warnings: List
     store.create_run_log("run")
     explanation = store.table.database.explain(peewee.OperationalError(reason))
     store.close()
-    assert isinstance(explanation, NetworkFileError) and f"which failed: {reason}" in str(explanation)
+    assert isinstance(explanation, ConfigurationError) and f"which failed: {reason}" in str(explanation)

@@ -22,7 +22,7 @@ from test_pipelines import DB, END, EVERY_NODE_TYPE, FUNCTIONS, mapped, parallel
 from test_pipelines import dag as dag_of
 from test_workers import wait_for, wait_until_gone
 
-from magnus_peewee_store import DBStore, ParallelExecutionError, fragments, runs
+from magnus_peewee_store import ConfigurationError, DBStore, fragments, runs
 from magnus_peewee_store.parallel.executor import LocalParallel
 
 REPEAT = int(os.environ.get("PARALLEL_REPEAT", "1"))
@@ -662,7 +662,7 @@ def test_steps_with_their_own_output_files_are_accepted(project: Project) -> Non
 def test_systems_that_cannot_fork_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork")
     monkeypatch.setattr(context, "run_context", None)
-    with pytest.raises(ParallelExecutionError, match="cannot do. Use the executor 'local'"):
+    with pytest.raises(ConfigurationError, match="cannot do. Use the executor 'local'"):
         LocalParallel().prepare_for_graph_execution()
 
 

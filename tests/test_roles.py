@@ -16,7 +16,7 @@ from magnus_peewee_store import (
     CorruptFileError,
     DBStore,
     InvalidValueError,
-    MissingSchemaError,
+    MissingTableError,
     PrivilegeError,
     WrongTableError,
     create_tables,
@@ -199,9 +199,9 @@ def test_table_of_other_software_raises_and_stays_unchanged(database: AnyDatabas
 def test_missing_schema_error_contains_create_schema(scheme: str, option: str, server_databases: Any) -> None:
     url = server_databases(scheme).url + option
     match = f"Have an administrator run: CREATE SCHEMA no_such_team AUTHORIZATION {OWNER}"
-    with new_store(url) as store, pytest.raises(MissingSchemaError, match=match):
+    with new_store(url) as store, pytest.raises(MissingTableError, match=match):
         store.create_run_log("run")
-    with pytest.raises(MissingSchemaError, match=match):
+    with pytest.raises(MissingTableError, match=match):
         open_store(connection_string=url)
 
 

@@ -8,7 +8,7 @@ from certificates import make_certificates, use_tls
 from conftest import new_server
 from servers import Database
 
-from magnus_peewee_store import CannotConnectError, ConnectionStringError, DBStore
+from magnus_peewee_store import CannotConnectError, ConfigurationError, DBStore
 from magnus_peewee_store.db.url import make_database
 
 CIPHER = {
@@ -173,6 +173,6 @@ def test_disabled_mode_does_not_encrypt(tls_server: Database, scheme: str, query
     ],
 )
 def test_contradictory_tls_options_raise(certificates: Path, query: str, advice: str) -> None:
-    with pytest.raises(ConnectionStringError, match=advice) as exc_info:
+    with pytest.raises(ConfigurationError, match=advice) as exc_info:
         make_database(f"mysql://scott:tiger@db.example.com/runs?{query.format(ca=certificates / 'ca.pem')}")
     assert "tiger" not in str(exc_info.value) and "mysql://scott:***@" in str(exc_info.value)

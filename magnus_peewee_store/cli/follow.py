@@ -13,10 +13,9 @@ from rich.segment import SegmentLines
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.terminal import make_console, printable
-from magnus_peewee_store.exceptions import RunNotFoundError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import Run, read_exactly
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.times import format_duration
 
 POLL_SECONDS = 0.5

@@ -18,12 +18,9 @@ from magnus_peewee_store.exceptions import (
     ConfigurationError,
     InvalidValueError,
     MissingLibraryError,
-    MissingTableError,
-    RunNotFoundError,
-    UnknownNameError,
 )
 from magnus_peewee_store.runs.search import Condition, parse_condition
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.times import parse_age, parse_time
 
 
@@ -239,10 +236,6 @@ def _message(error: Exception, masked_url: str, source: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, RunNotFoundError) and not error.nearest:
         text += " To list all runs, run magnus db runs."
-    if isinstance(error, UnknownNameError) and text.endswith("'."):
-        text += " To see the names, run magnus db runs --params --metrics."
-    if isinstance(error, MissingTableError):
-        text += " To create it now, run magnus db create-tables."
     if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
         if masked_url in text:
             text += f" ({source})"

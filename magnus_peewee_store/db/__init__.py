@@ -19,10 +19,10 @@ def create_tables(connection_string: str) -> List[str]:
         A description of each part that was created.
 
     Raises:
-        ConnectionStringError: If the connection string is not valid.
-        DuplicateRowsError: If the table has rows that the unique index forbids. Nothing is changed.
+        ConfigurationError: If the connection string is not valid.
+        WrongTableError: If the table has rows that the unique index forbids. Nothing is changed.
         PrivilegeError: If something is missing, and the role may not create it.
-        MissingSchemaError: If there is no schema for the table.
+        MissingTableError: If there is no schema for the table.
         WrongTableError: If `db_log` is a view, or a table of other software. Nothing is changed.
         peewee.DatabaseError: If the database cannot be reached.
 

@@ -237,7 +237,7 @@ class Backend(peewee.Database):
         """Check that there is a schema for the table.
 
         Raises:
-            MissingSchemaError: If it does not exist.
+            MissingTableError: If it does not exist.
             PrivilegeError: If the role may not use it.
         """
 

@@ -11,7 +11,7 @@ from peewee import SQL, NodeList, fn
 from playhouse.mysql_ext import MySQLConnectorDatabase
 
 from magnus_peewee_store.db.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
-from magnus_peewee_store.exceptions import CannotConnectError, ConnectionStringError, PrivilegeError, RunLogStoreError
+from magnus_peewee_store.exceptions import CannotConnectError, ConfigurationError, PrivilegeError, RunLogStoreError
 
 # https://dev.mysql.com/doc/refman/8.0/en/connection-options.html#option_general_ssl-mode
 MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
@@ -160,12 +160,12 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         """Initialize the database as peewee does, with MySQL's own options for TLS.
 
         Raises:
-            ConnectionStringError: If the options for TLS are not valid.
+            ConfigurationError: If the options for TLS are not valid.
         """
         try:
             mode = find_mode(options)
         except ValueError as error:
-            raise ConnectionStringError(f"The connection string {self.masked_url} is not valid: {error}.") from None
+            raise ConfigurationError(f"The connection string {self.masked_url} is not valid: {error}.") from None
         self._requires_tls = mode == "REQUIRED" or mode in VERIFYING
         options = driver_options(options, mode)
         if mode == "REQUIRED" and not isinstance(self, MySQLConnectorDatabase):

@@ -9,7 +9,7 @@ import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.base import DEFERRABLE, INEXACT, KEY_COLUMNS, PARTIAL, TABLE, Backend
-from magnus_peewee_store.exceptions import CannotConnectError, MissingSchemaError, PrivilegeError, RunLogStoreError
+from magnus_peewee_store.exceptions import CannotConnectError, MissingTableError, PrivilegeError, RunLogStoreError
 
 # A row of pg_collation is read as JSON, because its column collisdeterministic came with PostgreSQL 12.
 COUNT_INEXACT_COLUMNS = """
@@ -255,7 +255,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             (name, name),
         ).fetchall()
         if not exists:
-            raise MissingSchemaError(
+            raise MissingTableError(
                 f"There is no schema {quoted} for the table {TABLE} in {self.masked_url}. Have an administrator run: "
                 f"{self._mask(f'CREATE SCHEMA {quoted} AUTHORIZATION {role}')}"
             )

@@ -9,7 +9,7 @@ import peewee
 from peewee import fn
 
 from magnus_peewee_store.db.base import KEY_COLUMNS, PARTIAL, TABLE, Backend
-from magnus_peewee_store.exceptions import DuplicateRowsError, MissingTableError, PrivilegeError, WrongTableError
+from magnus_peewee_store.exceptions import MissingTableError, PrivilegeError, WrongTableError
 from magnus_peewee_store.times import ISO_LENGTHS, utcnow
 
 logger = logging.getLogger("magnus.db")
@@ -104,7 +104,7 @@ class Schema:
         """Return True if the table exists.
 
         Raises:
-            MissingSchemaError: If there is no schema for it.
+            MissingTableError: If there is no schema for it.
             PrivilegeError: If the role may not use the schema.
             WrongTableError: If it is a view.
         """
@@ -167,7 +167,7 @@ class Schema:
             A description of each part that was created.
 
         Raises:
-            DuplicateRowsError: If rows violate the unique index. Nothing is changed.
+            WrongTableError: If rows violate the unique index. Nothing is changed.
         """
         # This comes before the transaction, because a role that may only read cannot open it.
         if not self.missing():
@@ -238,7 +238,7 @@ class Schema:
         surplus = self.duplicates()
         if surplus:
             runs = ", ".join(f"{run_id} ({count})" for run_id, count in sorted(surplus.items())[:10])
-            raise DuplicateRowsError(
+            raise WrongTableError(
                 f"The table {TABLE} in {self.database.masked_url} has {sum(surplus.values())} duplicate rows in "
                 f"{len(surplus)} runs: {runs}{', ...' if len(surplus) > 10 else ''}. Other software wrote them twice. "
                 "Of rows with the same run_id, attribute_type and attribute_key, keep the newest by created_at and "

@@ -15,7 +15,7 @@ import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.base import INEXACT, PARTIAL, TABLE, Backend
-from magnus_peewee_store.exceptions import CorruptFileError, NetworkFileError, RunLogStoreError
+from magnus_peewee_store.exceptions import ConfigurationError, CorruptFileError, RunLogStoreError
 from magnus_peewee_store.times import TICK, utcnow
 
 MOUNT_TABLE = "/proc/self/mountinfo"
@@ -182,7 +182,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Return an error for a damaged file, or for one on a network file system that failed."""
         reason = str(error)
         if self._network_type and any(text in reason for text in NETWORK_FAULTS):
-            return NetworkFileError(
+            return ConfigurationError(
                 f"The SQLite file of {self.masked_url} lies on a network file system ({self._network_type}), which "
                 f"failed: {reason}. {NETWORK_ADVICE}"
             )

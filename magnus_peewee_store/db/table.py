@@ -12,7 +12,7 @@ from peewee import fn
 from magnus_peewee_store.db.base import TABLE, Backend
 from magnus_peewee_store.db.queries import Paths, Queries, Types
 from magnus_peewee_store.db.schema import Schema
-from magnus_peewee_store.exceptions import InvalidValueError, ValueTooLargeError
+from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.times import utcnow
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
@@ -33,11 +33,7 @@ class StoredRow(NamedTuple):
         return self[1:4]
 
 
-class Requirement(NamedTuple):
-    """A row that a run must have: one of several types, and a key."""
-
-    types: Types
-    name: str
+Requirement = Tuple[Types, str]  # a row that a run must have: one of several types, and a key
 
 
 def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
@@ -573,5 +569,5 @@ class LogTable(TableReader):
             )
 
 
-def _value_too_large(run_id: str, row: Row, size: int, advice: str) -> ValueTooLargeError:
-    return ValueTooLargeError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {size} bytes. {advice}")
+def _value_too_large(run_id: str, row: Row, size: int, advice: str) -> InvalidValueError:
+    return InvalidValueError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {size} bytes. {advice}")

@@ -15,7 +15,7 @@ from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT, Backend, Target
 from magnus_peewee_store.db.mysql import MySQLBackend
 from magnus_peewee_store.db.postgresql import PostgresqlBackend
 from magnus_peewee_store.db.sqlite import MEMORY, SqliteBackend
-from magnus_peewee_store.exceptions import ConnectionStringError
+from magnus_peewee_store.exceptions import ConfigurationError
 
 logger = logging.getLogger("magnus.db")
 
@@ -114,7 +114,7 @@ class ConnectionString:
             get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
 
         Raises:
-            ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
+            ConfigurationError: If the text is not the URL of a database. The message contains no secret.
         """
         secrets, missing = self._look_up(get_secret)
         url = self._substitute(secrets)
@@ -143,7 +143,7 @@ class ConnectionString:
             the scheme.
 
         Raises:
-            ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
+            ConfigurationError: If the text is not the URL of a database. The message contains no secret.
         """
         database_class = _database_class(self._template.partition("://")[0])
         has_placeholders = _literal_text(self._template) != self._template
@@ -198,7 +198,7 @@ def make_database(
         A database of the class that `playhouse.db_url` has for the scheme, mixed with the matching backend class.
 
     Raises:
-        ConnectionStringError: If the text is not the URL of a database. The message contains no secret.
+        ConfigurationError: If the text is not the URL of a database. The message contains no secret.
     """
     url = ConnectionString(connection_string, folder)
     target = url.resolve(get_secret)
@@ -230,13 +230,13 @@ def _parse(url: str, masked_url: str) -> Tuple[Type[peewee.Database], Dict[str, 
     database_class = _database_class(scheme)
     if not separator or database_class is None:
         known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}) if not name.endswith(_POOL))
-        raise ConnectionStringError(
+        raise ConfigurationError(
             f"The connection string {masked_url} does not begin with one of: {known}. "
             "For an SQLite file write sqlite:///runs.db"
         )
     if scheme.endswith(_POOL):
         plain = scheme[: -len(_POOL)]
-        raise ConnectionStringError(
+        raise ConfigurationError(
             f"The connection string {masked_url} asks for a pool, but a store uses one connection, and a forked "
             f"process would share those of a pool. Write {plain}:// instead of {scheme}://"
         )
@@ -259,7 +259,7 @@ def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
             arguments.update(host=",".join(names), port=",".join(ports))
     if not arguments.get("database"):
         scheme = url.partition("://")[0]
-        raise ConnectionStringError(
+        raise ConfigurationError(
             f"The connection string {masked_url} does not have the form {scheme}://user:password@host:port/database. "
             "In a user or password that it contains, write / ? # @ as %2F %3F %23 %40. "
             "A user or password that comes from a ${placeholder} needs no such escapes."
@@ -277,13 +277,13 @@ def _parse_server(url: str, masked_url: str) -> Dict[str, Any]:
 def _parse_file(url: str, masked_url: str) -> Dict[str, Any]:
     parts = _FILE_URL.fullmatch(url)
     if parts is None or parts["query"]:
-        raise ConnectionStringError(
+        raise ConfigurationError(
             f"The connection string {masked_url} contains a # or a ?, which the URL of a file cannot contain. "
             "Give the file another name."
         )
     if parts["host"] or not parts["path"]:
         scheme, name = parts["scheme"], masked_url.partition("://")[2].strip("/") or "runs.db"
-        raise ConnectionStringError(
+        raise ConfigurationError(
             f"The connection string {masked_url} names no file. Write {scheme}:///{name} for a file beside the "
             f"pipeline, {scheme}:////path/to/{name} for an absolute path, or {scheme}:///{MEMORY} for a database in "
             "memory."

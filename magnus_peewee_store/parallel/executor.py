@@ -15,7 +15,7 @@ from magnus.graph import Graph
 from magnus.nodes import BaseNode
 from pydantic import Field, PrivateAttr
 
-from magnus_peewee_store.exceptions import ParallelExecutionError
+from magnus_peewee_store.exceptions import ConfigurationError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.parallel import workers
 from magnus_peewee_store.parallel.slots import Slots
@@ -70,24 +70,24 @@ class LocalParallel(LocalExecutor):
         """Check that the pipeline can run in parallel here, then prepare as magnus does.
 
         Raises:
-            ParallelExecutionError: If processes cannot be forked here, the run log store does not suit several
+            ConfigurationError: If processes cannot be forked here, the run log store does not suit several
                 processes, or steps of parallel branches would write the same file.
         """
         if not hasattr(os, "fork"):
-            raise ParallelExecutionError(
+            raise ConfigurationError(
                 "The executor 'local-parallel' forks processes, which this operating system cannot do. "
                 "Use the executor 'local'."
             )
         store_name = self._context.run_log_store.service_name
         if store_name in UNSUITABLE_STORES:
-            raise ParallelExecutionError(
+            raise ConfigurationError(
                 f"The executor 'local-parallel' needs a run log store that several processes can write at once, but "
                 f"'{store_name}' {UNSUITABLE_STORES[store_name]}. "
                 "Use run_log_store: {type: db}, or the executor 'local'."
             )
         conflicts = list(_find_conflicts(self._context.dag)) if self._context.dag else []
         if conflicts:
-            raise ParallelExecutionError(
+            raise ConfigurationError(
                 f"Steps of parallel branches would overwrite each other's output file: {'; '.join(conflicts)}. "
                 "Rename them, so that each step has its own name."
             )

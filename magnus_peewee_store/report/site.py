@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable, List, Sequence, Tuple
 
-from magnus_peewee_store.exceptions import MissingLibraryError, NotAReportError, RunNotFoundError
+from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
 from magnus_peewee_store.report.plots import Plot, draw_plots
 from magnus_peewee_store.report.run_table import table_options
@@ -22,7 +22,7 @@ from magnus_peewee_store.runs.read import read_exactly
 from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_names
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.timeline.page import to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
 
@@ -53,7 +53,7 @@ def write_site(
 
     Raises:
         MissingLibraryError: If plotly or itables is not installed.
-        NotAReportError: If the folder contains other files than those of an earlier report.
+        FileExistsError: If the folder contains other files than those of an earlier report.
     """
     plotly_script, table_script = read_libraries()
     check_folder(folder)
@@ -85,13 +85,13 @@ def check_folder(folder: Path) -> None:
     """Check that a folder contains no files besides an earlier report. Hidden files do not count.
 
     Raises:
-        NotAReportError: If it contains other files.
+        FileExistsError: If it contains other files.
     """
     if not folder.exists():
         return
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(".") and not _is_of_report(path):
-            raise NotAReportError(
+            raise FileExistsError(
                 f"'{path}' is not part of a report. A report needs a folder of its own. "
                 f"Name another folder than '{folder}'."
             )
@@ -122,8 +122,8 @@ def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_sc
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
     urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]
-    css = palette_css() + custom_properties({"font": FONT}) + read_file("base.css") + read_file("site.css")
-    return string.Template(read_file("site.html")).substitute(
+    css = palette_css() + custom_properties({"font": FONT}) + read_file("base.css") + read_file("site.css", __package__)
+    return string.Template(read_file("site.html", __package__)).substitute(
         title="Runs",
         library_css=table_script.with_suffix(".css").read_text(encoding="utf-8"),
         css=css,
@@ -132,8 +132,8 @@ def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_sc
         plots="\n".join(map(_section, draw_plots(fields, params, metrics, urls))),
         options=_data(json.dumps(table_options(found, fields, params, metrics, urls))),
         library=base64.b64encode(table_script.read_bytes()).decode(),
-        table_script=read_file("table.js"),
-        plots_script=read_file("plots.js"),
+        table_script=read_file("table.js", __package__),
+        plots_script=read_file("plots.js", __package__),
     )
 
 

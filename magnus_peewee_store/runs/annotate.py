@@ -9,13 +9,11 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 from magnus import defaults
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Requirement, Row
-from magnus_peewee_store.exceptions import InvalidValueError, RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 from magnus_peewee_store.origin import this_process
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.times import from_created_at, utcnow
-
-_HEADER = Requirement(fragments.RUN_LOG, fragments.RUN_LOG_KEY)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,11 @@ def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool)
 
 
 def _write(store: DBStore, run_id: str, rows: Sequence[Row]) -> None:
-    is_found = store.table.upsert(run_id, rows, requires=[_HEADER]) if rows else store.table.has(run_id, *_HEADER)
+    is_found = (
+        store.table.upsert(run_id, rows, requires=[fragments.HEADER])
+        if rows
+        else store.table.has(run_id, *fragments.HEADER)
+    )
     if not is_found:
         raise RunNotFoundError(f"There is no run '{run_id}'.")
 

@@ -31,7 +31,7 @@ def to_dataframe(
     Raises:
         MissingLibraryError: If pandas is not installed.
         ConditionError: If a condition is not valid.
-        UnknownNameError: If no run has a name of `where` or `order_by`.
+        ConditionError: If no run has a name of `where` or `order_by`.
     """
     pandas = _import_pandas()
     found = search(store, where, order_by, limit, descending)
@@ -68,7 +68,7 @@ def metrics_dataframe(
     Raises:
         MissingLibraryError: If pandas is not installed.
         ConditionError: If a condition is not valid.
-        UnknownNameError: If no run has a name of `where` or `order_by`.
+        ConditionError: If no run has a name of `where` or `order_by`.
     """
     pandas = _import_pandas()
     rows = []

@@ -14,14 +14,15 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.exceptions import RunNotFoundError, UnreadableRowError
+from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
-from magnus_peewee_store.logs import attempts_of, complete, duration_of, has_reused_steps, steps_of
+from magnus_peewee_store.logs import RunFacts, complete, has_reused_steps, steps_of
 from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
 from magnus_peewee_store.scrub import scrub
-from magnus_peewee_store.store import STARTED_BY, DBStore
+from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
+from magnus_peewee_store.timeline import to_svg
 from magnus_peewee_store.times import from_created_at
 
 
@@ -44,37 +45,21 @@ class UnreadableRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(RunFacts):
     """A run, as far as its rows can be read. A notebook displays it as its timeline."""
 
-    run_log: RunLog
-    """The run log with its parameters, steps and branches. Its status is UNKNOWN if its own row cannot be read."""
-    started: Optional[datetime]
-    """When it started, in UTC; None if that cannot be read."""
     unreadable: List[UnreadableRow] = field(default_factory=list)
     """The rows that cannot be read."""
     complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
     """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
     reused: Dict[str, str] = field(default_factory=dict)
     """The id of the run that each reused step ran in, by the step's internal name."""
-    liveness: Liveness = field(default_factory=Liveness)
-    """When it was last seen, if it has not ended."""
     origin: Origin = field(default_factory=Origin)
     """Who started it, and where."""
-    utc_offset: Optional[int] = None
-    """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
     tags: Tuple[str, ...] = ()
     """The tags that were added to it. Its own tag is in the run log."""
     notes: Tuple[Note, ...] = ()
     """Its notes, oldest first."""
-
-    @property
-    def duration(self) -> Optional[float]:
-        """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
-        last_seen = self.liveness.last_seen
-        if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
-            return max(0.0, (last_seen - self.started).total_seconds())
-        return duration_of(self.run_log.status, self.started, attempts_of(steps_of(self.run_log)))
 
     @property
     def pipeline(self) -> Optional[str]:
@@ -89,9 +74,7 @@ class Run:
         return repository_name(remote) if remote else self.origin.folder
 
     def _repr_html_(self) -> str:
-        # Imported here because only notebooks need it. The timeline is an image, so its styles affect nothing else.
-        from magnus_peewee_store.timeline import to_svg
-
+        # The timeline is an image, so its styles affect nothing else.
         image = base64.b64encode(to_svg(self).encode()).decode()
         alternative = html.escape(f"Timeline of run {self.run_log.run_id}")
         return f'<img alt="{alternative}" style="max-width: 100%" src="data:image/svg+xml;base64,{image}">'
@@ -165,8 +148,8 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
     return Run(
         run_log,
         from_created_at(created_at),
-        unreadable,
-        run_log,
+        unreadable=unreadable,
+        complete_log=run_log,
         liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
         origin=origin,
         utc_offset=_common_offset(origin, beats),

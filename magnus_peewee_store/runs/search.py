@@ -11,8 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Requirement
-from magnus_peewee_store.exceptions import ConditionError, InvalidValueError, UnknownNameError
+from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, parse_status
 from magnus_peewee_store.runs.read import suggest
 from magnus_peewee_store.runs.summaries import (
@@ -378,7 +377,7 @@ def search(
 
     Raises:
         ConditionError: If a condition is not valid.
-        UnknownNameError: If no run has a name of `where` or `order_by`.
+        ConditionError: If no run has a name of `where` or `order_by`.
         InvalidValueError: If the limit is less than 1.
 
     Example:
@@ -489,7 +488,7 @@ def _candidates(
     A limit says how many runs to read first, if the caller may not need all of them.
     """
     texts = [text for each in filters for text in each.header_texts()]
-    tags = {json.dumps(tag): Requirement(fragments.TAG, tag) for each in filters for tag in each.tags()}
+    tags = {json.dumps(tag): (fragments.TAG, tag) for each in filters for tag in each.tags()}
     starts = [to_created_at(time) for time in [each.earliest_start() for each in filters] if time]
     seen: Set[str] = set()
     while True:
@@ -513,7 +512,7 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
     """Check that each name is a parameter or metric of some run, unless there are no runs.
 
     Raises:
-        UnknownNameError: If one is not.
+        ConditionError: If one is not.
     """
     if not names:
         return
@@ -527,6 +526,8 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
         name = unseen[0].text
         # A user may have misspelled the last part of a metric's name.
         short = [without_number(each).rpartition(".")[2] for each in known]
-        raise UnknownNameError(
-            f"No run has a parameter or metric '{name}'.{suggest(name, sorted({*short, *known, *FIELDS}))}"
+        advice = suggest(name, sorted({*short, *known, *FIELDS}))
+        raise ConditionError(
+            f"No run has a parameter or metric '{name}'."
+            f"{advice or ' To see the names, run magnus db runs --params --metrics.'}"
         )

@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 from magnus.datastore import RunLog, StepLog
 
-from magnus_peewee_store.runs import Run
+from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.timeline.styles import StatusStyle, status_style
 from magnus_peewee_store.times import format_duration, format_utc_offset, parse_time
 
@@ -18,12 +18,12 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
 
 
-def as_run(run: Union[Run, RunLog]) -> Run:
-    """Return a run. If only its run log is given, everything else about the run is unknown."""
-    return run if isinstance(run, Run) else Run(run, None)
+def as_facts(run: Union[RunFacts, RunLog]) -> RunFacts:
+    """Return the facts about a run. If only its run log is given, the others are unknown."""
+    return run if isinstance(run, RunFacts) else RunFacts(run)
 
 
-def run_details(run: Run, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
+def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
     """Return the known details of a run, by name."""
     run_log, liveness = run.run_log, run.liveness
     details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}

@@ -7,8 +7,8 @@ from typing import List, Optional, Union
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.runs import Run
-from magnus_peewee_store.timeline.details import as_run, run_details, shorten
+from magnus_peewee_store.logs import RunFacts
+from magnus_peewee_store.timeline.details import as_facts, run_details, shorten
 from magnus_peewee_store.timeline.elements import add, element, set_attributes
 from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, read_file, timeline_css
@@ -32,7 +32,7 @@ NOTE = (
 )
 
 
-def to_html(run: Union[Run, RunLog], index_url: Optional[str] = None) -> str:
+def to_html(run: Union[RunFacts, RunLog], index_url: Optional[str] = None) -> str:
     """Draw a run as an HTML page, with the timeline and a table of all attempts.
 
     Args:
@@ -47,8 +47,8 @@ def to_html(run: Union[Run, RunLog], index_url: Optional[str] = None) -> str:
         >>> to_html(RunLog(run_id="my-run"))[:15]
         '<!DOCTYPE html>'
     """
-    whole_run = as_run(run)
-    run_log = whole_run.run_log
+    facts = as_facts(run)
+    run_log = facts.run_log
     rows, scale = lay_out(run_log)
     page = element("html", lang="en")
     page.append(_head(f"{rows[0].style.sign} Run {shorten(run_log.run_id, 80)}"))
@@ -58,9 +58,9 @@ def to_html(run: Union[Run, RunLog], index_url: Optional[str] = None) -> str:
     main = add(body, "main")
     if index_url:
         add(add(main, "nav"), "a", "← All runs", href=index_url)
-    main.append(_header(whole_run, rows))
+    main.append(_header(facts, rows))
     main.append(_chart(rows, scale))
-    add(main, "p", NOTE.format(zone=format_utc_offset(whole_run.utc_offset)), class_="note")
+    add(main, "p", NOTE.format(zone=format_utc_offset(facts.utc_offset)), class_="note")
     add(main, "h2", "Steps", id="steps")
     main.append(_table(rows))
     return "<!DOCTYPE html>\n" + ET.tostring(page, encoding="unicode", method="html")
@@ -81,7 +81,7 @@ def _head(title: str) -> ET.Element:
     return head
 
 
-def _header(run: Run, rows: List[ChartRow]) -> ET.Element:
+def _header(run: RunFacts, rows: List[ChartRow]) -> ET.Element:
     header = element("header")
     add(add(header, "h1", "Run "), "bdi", run.run_log.run_id)
     details = add(header, "dl")

@@ -74,8 +74,8 @@ def custom_properties(values: Mapping[str, str]) -> str:
     return ":root {\n" + "".join(f"  --{name}: {value};\n" for name, value in values.items()) + "}\n"
 
 
-def read_file(name: str) -> str:
-    """Read a stylesheet, template or script of this package."""
+def read_file(name: str, package: str = __package__) -> str:
+    """Read a stylesheet, template or script beside the modules of a package."""
     if sys.version_info >= (3, 9):
-        return (resources.files(__package__) / name).read_text(encoding="utf-8")
-    return resources.read_text(__package__, name, encoding="utf-8")
+        return (resources.files(package) / name).read_text(encoding="utf-8")
+    return resources.read_text(package, name, encoding="utf-8")

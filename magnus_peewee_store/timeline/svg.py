@@ -5,8 +5,8 @@ from typing import Any, Iterator, List, Optional, Union
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.runs import Run
-from magnus_peewee_store.timeline.details import as_run, run_details, shorten
+from magnus_peewee_store.logs import RunFacts
+from magnus_peewee_store.timeline.details import as_facts, run_details, shorten
 from magnus_peewee_store.timeline.elements import add, element, set_attributes
 from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
 from magnus_peewee_store.timeline.styles import FONT, LIGHT, timeline_css
@@ -23,7 +23,7 @@ DEEPEST_SHADE = 0.1  # the opacity of the background of the deepest branches
 HATCHES = {"fail": (45, 2.5), "running": (-45, 5)}
 
 
-def to_svg(run: Union[Run, RunLog]) -> str:
+def to_svg(run: Union[RunFacts, RunLog]) -> str:
     """Draw a run as an SVG file, with one bar per attempt.
 
     Args:
@@ -37,8 +37,8 @@ def to_svg(run: Union[Run, RunLog]) -> str:
         >>> to_svg(RunLog(run_id="my-run"))[:40]
         '<svg xmlns="http://www.w3.org/2000/svg" '
     """
-    whole_run = as_run(run)
-    run_log = whole_run.run_log
+    facts = as_facts(run)
+    run_log = facts.run_log
     rows, scale = lay_out(run_log)
     height = HEADER_HEIGHT + AXIS_HEIGHT + ROW_HEIGHT * len(rows) + 12
     svg = element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}")
@@ -49,7 +49,7 @@ def to_svg(run: Union[Run, RunLog]) -> str:
     add(svg, "rect", colour="background", width="100%", height="100%")
     title = f"Run {shorten(run_log.run_id, 80)}"
     add(svg, "text", title, colour="text", x=12, y=30, font_size=18, font_weight="bold")
-    details = run_details(whole_run, rows[0].style, rows[0].span)
+    details = run_details(facts, rows[0].style, rows[0].span)
     text = " · ".join(f"{name}: {shorten(value, 40)}" for name, value in details.items())
     add(svg, "text", text, colour="text", x=12, y=54, font_size=13)
     counts = add(svg, "text", colour="text", x=12, y=76, font_size=13, font_weight="bold")
