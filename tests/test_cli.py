@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -537,9 +538,19 @@ def test_closed_pipe_is_not_an_error(default_store: DBStore, project: Project) -
 
 
 def test_every_command_has_help_with_an_example(run: RunCommand) -> None:
-    for name, command in cli.db.commands.items():
+    for name in cli.COMMANDS:
         assert f"Example:\n    magnus db {name}" in run(name, "--help").output
-        assert isinstance(command, click.Command) and command.get_short_help_str(200).endswith((".", ":"))
+        command = cli.db.get_command(click.Context(cli.db), name)
+        assert command and command.name == name and command.get_short_help_str(200).endswith((".", ":"))
+
+
+def test_magnus_imports_no_command_that_it_does_not_run(project: Project) -> None:
+    code = """
+        import sys
+        import magnus.cli
+        print([name for name in sys.modules if name.startswith(("magnus_peewee_store.cli.", "magnus_peewee_store.r"))])
+    """
+    assert project.python("-W", "ignore", "-c", textwrap.dedent(code)).strip() == "[]"
 
 
 # show --follow

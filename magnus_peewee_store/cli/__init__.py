@@ -1,43 +1,105 @@
-"""`magnus db`: commands that show and manage the runs in a database."""
+"""`magnus db`: commands that show and manage the runs in a database.
 
+Every magnus command imports this module, in each pod, too. So it imports a command only when the command is needed:
+https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands.
+"""
+
+import importlib
 import logging
+import os
+import sys
+from typing import Any, List, Optional
 
 import click
-from magnus import defaults
+import peewee
+from magnus import defaults, exceptions
 from rich.console import Console
 from rich.logging import RichHandler
 
-from magnus_peewee_store.cli.admin import check, create_tables, create_views
-from magnus_peewee_store.cli.change import delete, mark_failed, note, prune, tag, untag
-from magnus_peewee_store.cli.lists import list_runs
-from magnus_peewee_store.cli.move import copy_runs, export_runs, import_runs
-from magnus_peewee_store.cli.options import CommandGroup
-from magnus_peewee_store.cli.show import diff, lineage, logs, report, show, timeline
+from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
+from magnus_peewee_store.store import RunNotFoundError
 
-COMMANDS = (
-    create_tables,
-    create_views,
-    check,
-    list_runs,
-    show,
-    logs,
-    timeline,
-    diff,
-    lineage,
-    report,
-    tag,
-    untag,
-    note,
-    mark_failed,
-    export_runs,
-    import_runs,
-    copy_runs,
-    delete,
-    prune,
-)
+# The module and the function of each command, in the order of the help.
+COMMANDS = {
+    "create-tables": "admin.create_tables",
+    "create-views": "admin.create_views",
+    "check": "admin.check",
+    "runs": "lists.list_runs",
+    "show": "show.show",
+    "logs": "show.logs",
+    "timeline": "show.timeline",
+    "diff": "show.diff",
+    "lineage": "show.lineage",
+    "report": "show.report",
+    "tag": "change.tag",
+    "untag": "change.untag",
+    "note": "change.note",
+    "mark-failed": "change.mark_failed",
+    "export": "move.export_runs",
+    "import": "move.import_runs",
+    "copy": "move.copy_runs",
+    "delete": "change.delete",
+    "prune": "change.prune",
+}
+# Errors that a user can act on. They end a command with a message, all others with a traceback.
+USER_ERRORS = (RunLogStoreError, OSError, exceptions.RunLogNotFoundError, peewee.PeeweeException, UnicodeError)
+DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and its source
+EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
 
 
-@click.group(cls=CommandGroup, commands={command.name: command for command in COMMANDS})
+class CommandGroup(click.Group):
+    """Commands, imported when they are needed. For errors that the user can act on, it prints only a message."""
+
+    def list_commands(self, ctx: click.Context) -> List[str]:
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        """Import a command and return it; None if there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(".")
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            click.ClickException: For errors that the user can act on.
+        """
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader has closed the pipe, as `head` does. Redirect stdout, or the flush at exit would fail, too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except USER_ERRORS as error:
+            raise click.ClickException(message_for(error, *ctx.meta.get(DATABASE, ("", "")))) from None
+
+
+def message_for(error: Exception, masked_url: str, source: str) -> str:
+    """Return what is wrong. For an error of a database, add its masked URL and the source of its URL."""
+    from magnus_peewee_store.cli.terminal import printable  # lazily, as the commands are
+
+    if isinstance(error, OSError) and error.filename:
+        return printable(f"{error.filename}: {error.strerror}")
+    text = " ".join(str(error).split())
+    if isinstance(error, RunNotFoundError) and not error.nearest:
+        text += " To list all runs, run magnus db runs."
+    if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
+        if masked_url in text:
+            text += f" ({source})"
+        elif "://" not in text:  # A message with another URL is about another database.
+            text += f" The database is {masked_url} ({source})."
+    return printable(text)
+
+
+@click.group(cls=CommandGroup)
 def db() -> None:
     """Show and manage the runs in a database.
 

@@ -1,26 +1,18 @@
-"""The options and parameter types that commands share, and how their errors end them."""
+"""The options and parameter types that commands share."""
 
 import functools
-import os
 import re
-import sys
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import click
-import peewee
-from magnus import exceptions
 
+from magnus_peewee_store.cli import DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable
 from magnus_peewee_store.configuration import check_exists, find_configuration
-from magnus_peewee_store.exceptions import (
-    ConditionError,
-    ConfigurationError,
-    InvalidValueError,
-    MissingLibraryError,
-)
+from magnus_peewee_store.exceptions import ConfigurationError
 from magnus_peewee_store.runs.search import Condition, parse_condition
-from magnus_peewee_store.store import DBStore, RunNotFoundError
+from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time
 
 
@@ -117,47 +109,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     return wrapped
 
 
-# Errors that a user can act on. They end a command with a message, all others with a traceback.
-USER_ERRORS = (
-    ConditionError,
-    ConfigurationError,
-    InvalidValueError,
-    MissingLibraryError,
-    OSError,
-    exceptions.RunLogNotFoundError,
-    peewee.PeeweeException,
-    UnicodeError,
-)
-DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and its source
-EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
 COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
-
-
-class CommandGroup(click.Group):
-    """Commands in the order of their definition. For errors that the user can act on, it prints only a message."""
-
-    def list_commands(self, ctx: click.Context) -> List[str]:
-        """Return the names of the commands."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command.
-
-        Raises:
-            click.ClickException: For errors that the user can act on.
-        """
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            # The reader has closed the pipe, as `head` does. Redirect stdout, or the flush at exit would fail, too.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except USER_ERRORS as error:
-            raise click.ClickException(_message(error, *ctx.meta.get(DATABASE, ("", "")))) from None
 
 
 def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -220,25 +172,10 @@ def open_until_command_ends(store: DBStore, source: str) -> None:
     try:
         store.table  # noqa: B018 - resolves the secrets
     except ConfigurationError as error:
-        raise click.ClickException(_message(error, str(error), source)) from None
+        raise click.ClickException(message_for(error, str(error), source)) from None
     except Exception as error:  # Secrets handlers raise errors of every class.
         reason = printable(getattr(error, "message", "") or error)
         raise click.ClickException(
             f"The secrets handler failed: {reason}. Check the section 'secrets' of the configuration."
         ) from None
     click.get_current_context().call_on_close(store.close)
-
-
-def _message(error: Exception, masked_url: str, source: str) -> str:
-    """Return what is wrong. For an error of a database, add its masked URL and the source of its URL."""
-    if isinstance(error, OSError) and error.filename:
-        return printable(f"{error.filename}: {error.strerror}")
-    text = " ".join(str(error).split())
-    if isinstance(error, RunNotFoundError) and not error.nearest:
-        text += " To list all runs, run magnus db runs."
-    if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
-        if masked_url in text:
-            text += f" ({source})"
-        elif "://" not in text:  # A message with another URL is about another database.
-            text += f" The database is {masked_url} ({source})."
-    return printable(text)

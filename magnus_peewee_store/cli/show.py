@@ -20,10 +20,12 @@ from magnus_peewee_store.cli.options import Age, RunCommand, RunId, filter_optio
 from magnus_peewee_store.cli.terminal import echo_json, format_value, make_console, printable, progress_bar
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.logs import steps_of
+from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.lineage import hash_of, output_files
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.timeline import to_html, to_svg
 from magnus_peewee_store.times import format_duration, format_time
 
 
@@ -88,9 +90,6 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
     Example:
       magnus db timeline calm-hoover -o run.html
     """
-    # Imported here because every magnus command loads this module, and this import is slow.
-    from magnus_peewee_store.timeline import to_html, to_svg
-
     path = Path(output)
     draw = {".html": to_html, ".htm": to_html, ".svg": to_svg}.get(path.suffix.lower())
     if draw is None:
@@ -314,9 +313,6 @@ def report(store: DBStore, where: List[Condition], output: str) -> None:
     Example:
       magnus db report -o report --since 30d
     """
-    # Imported here because every magnus command loads this module, and this import is slow.
-    from magnus_peewee_store.report.site import write_site
-
     found = runs.search(store, where)
     with progress_bar("runs", len(found)) as advance:
         index = write_site(store, found, Path(output), where, advance)

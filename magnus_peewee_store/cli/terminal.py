@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence
 import click
 from magnus import defaults
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
@@ -69,9 +70,6 @@ def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], No
     if not console.is_terminal:
         yield lambda count: None
         return
-    # Imported here because every magnus command loads this module, and this import is slow.
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(unit, total=total)
