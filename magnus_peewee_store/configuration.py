@@ -7,6 +7,7 @@ from magnus import defaults, utils
 from ruamel.yaml.error import YAMLError
 
 from magnus_peewee_store.db.base import TABLE
+from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
 from magnus_peewee_store.store import CONFIG_KEYS, DBStore
 
@@ -109,10 +110,10 @@ def check_exists(store: DBStore) -> None:
     Raises:
         MissingTableError: If the SQLite file or the table does not exist.
     """
-    database = store.table.database
+    database = store.database
     if not database.exists():
         raise MissingTableError(f"There is no SQLite file {database.database}. The first run of a pipeline creates it.")
-    if not store.table.exists():
+    if not database.retry(Schema(database).exists):
         raise MissingTableError(f"There is no table {TABLE} in {database.masked_url}. The first run creates it.")
 
 

@@ -1,5 +1,6 @@
 """`DBStore`: magnus' run log store interface on the table `db_log`."""
 
+import functools
 import re
 import threading
 from datetime import datetime
@@ -11,7 +12,8 @@ from magnus.secrets import DoNothingSecretManager
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT
+from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT, Backend
+from magnus_peewee_store.db.legacy import open_table
 from magnus_peewee_store.db.table import LogTable, Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
 from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
@@ -102,8 +104,7 @@ class DBStore(BaseRunLogStore):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    _table: Optional[LogTable] = PrivateAttr(default=None)
-    _table_lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _table_lock: Any = PrivateAttr(default_factory=threading.RLock)
     _config_errors: List[str] = PrivateAttr(default_factory=list)
     _folder: str = PrivateAttr(default="")
     _secrets_handler: Any = PrivateAttr(default=None)
@@ -176,8 +177,10 @@ class DBStore(BaseRunLogStore):
     def close(self) -> None:
         """Close the connection, and stop the heartbeat. The next call opens a new one."""
         self._heartbeat.close()
-        if self._table is not None:
-            self._table.close()
+        if "database" in self.__dict__:
+            with self.database.lock:
+                self.database.drop_connection()
+                self.__dict__.pop("table", None)  # A database in memory is deleted with its connection.
 
     def create_run_log(
         self,
@@ -371,19 +374,25 @@ class DBStore(BaseRunLogStore):
         else:
             self._upsert(run_id, fragments.dump_branch(branch_log))
 
-    @property
-    def table(self) -> LogTable:
-        """The table, for queries that magnus' interface does not offer."""
-        if self._table is None:
-            with self._table_lock:
-                if self._table is None:
-                    self._table = self._make_table()
-        return self._table
+    # Since Python 3.12, cached_property takes no lock.
+    @functools.cached_property
+    def database(self) -> Backend:
+        """The database. It connects when it is first used."""
+        with self._table_lock:
+            if "database" not in self.__dict__:
+                self._check_configuration()
+                url = self.connection_string.get_secret_value()
+                database = make_database(url, self._get_secret, self.retry_timeout, self._folder)
+                self.__dict__["database"] = database
+            return self.__dict__["database"]  # type: ignore[no-any-return]
 
-    def _make_table(self) -> LogTable:
-        self._check_configuration()
-        url = self.connection_string.get_secret_value()
-        return LogTable(make_database(url, self._get_secret, self.retry_timeout, self._folder))
+    @functools.cached_property
+    def table(self) -> LogTable:
+        """The table, for queries that magnus' interface does not offer. The first use creates it if it is missing."""
+        with self._table_lock:
+            if "table" not in self.__dict__:
+                self.__dict__["table"] = open_table(self.database)
+            return self.__dict__["table"]  # type: ignore[no-any-return]
 
     def _check_configuration(self) -> None:
         if self._config_errors:

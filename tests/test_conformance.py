@@ -493,19 +493,19 @@ def test_write_to_concurrently_created_run_succeeds_or_raises(store: DBStore, da
     created = []
 
     def create_run(event: Any) -> None:
-        if not created and "db_log" in event.sql and not store.table.database.in_transaction():
+        if not created and "db_log" in event.sql and not store.database.in_transaction():
             created.append(True)
             other.put_run_log(
                 RunLog(run_id="run", steps=branch("", step("map", branches={"map.x": branch("map.x")})).steps)
             )
 
-    store.table.database.query_hooks.append(create_run)
+    store.database.query_hooks.append(create_run)
     try:
         call(store)
     except exceptions.RunLogNotFoundError:
         return
     finally:
-        store.table.database.query_hooks.clear()
+        store.database.query_hooks.clear()
         other.close()
     written = store.get_run_log_by_id("run", full=True)
     names = [*written.parameters, *written.steps["map"].branches, *written.steps["map"].branches["map.x"].steps]

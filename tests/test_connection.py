@@ -132,10 +132,10 @@ def test_file_that_is_not_a_database_raises_and_stays_unchanged(tmp_path: Path) 
 def test_sqlite_settings(sqlite_file: SqliteFile) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
-    database = store.table.database
+    database = store.database
     assert database.journal_mode == "wal"
     assert database.synchronous == 2  # FULL
-    assert database.pragma("busy_timeout") == 60_000
+    assert database.pragma("busy_timeout") == 1000
     statements = []
     connection = database.connection()
     connection.set_trace_callback(statements.append)
@@ -151,7 +151,7 @@ def test_create_tables_twice_keeps_rows(store: DBStore, database: Any) -> None:
     store.create_run_log("run")
     create_tables(database.url)
     assert store.get_run_log_by_id("run").run_id == "run"
-    indexes = store.table.database.get_indexes("db_log")
+    indexes = store.database.get_indexes("db_log")
     assert (["run_id", "attribute_type", "attribute_key"], True) in [(each.columns, each.unique) for each in indexes]
 
 
@@ -170,7 +170,7 @@ def test_create_tables_adds_missing_indexes(database: AnyDatabase) -> None:
 
 def test_columns_match_the_documentation(store: DBStore) -> None:
     store.create_run_log("run")
-    columns = store.table.database.get_columns("db_log")
+    columns = store.database.get_columns("db_log")
     assert [column.name for column in columns] == [
         *("pk", "run_id", "attribute_key", "attribute_type", "attribute_value", "created_at")
     ]
@@ -409,7 +409,7 @@ def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> No
     try:
         store.create_run_log("run")
         store.set_parameters("run", {"x": 1, "\N{SNAKE}": [float("inf"), "a ", "A"]})
-        [[session]] = store.table.database.execute_sql("SELECT CONNECTION_ID()").fetchall()
+        [[session]] = store.database.execute_sql("SELECT CONNECTION_ID()").fetchall()
         database.sql(f"KILL {session}")
         store.set_parameters("run", {"x": 2})
         assert store.get_parameters("run") == {"x": 2, "\N{SNAKE}": [float("inf"), "a ", "A"]}
@@ -511,7 +511,7 @@ def test_schema_option_selects_the_schema(scheme: str, schema: str, server_datab
         assert [row.run_id for row in runs.list_runs(store)] == ["run"]
         assert runs.check(store).is_healthy and runs.check(store).size > 0
         assert database.sql(f"SELECT attribute_key FROM {quoted}.db_log ORDER BY pk") == [("run_log",), ("x",), ("y",)]
-        assert not is_same_database(store.table.database, other_store.table.database)
+        assert not is_same_database(store.database, other_store.database)
         other_store.create_run_log("other run")
         assert [row.run_id for row in runs.list_runs(store)] == ["run"]
     finally:

@@ -15,7 +15,7 @@ from magnus_peewee_store.runs.summaries import summarize_headers, summarize_prog
 def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
     """Return the first word of each statement that a call sends."""
     statements: List[str] = []
-    hooks = store.table.database.query_hooks
+    hooks = store.database.query_hooks
     hooks.append(lambda event: statements.append(event.sql.split()[0]))
     try:
         call()
@@ -88,7 +88,7 @@ def test_ended_runs_are_summarized_in_one_query(store: DBStore, summarize: Any) 
 def test_list_without_values_reads_no_parameters(store: DBStore) -> None:
     store.put_run_log(make_run_log("run", steps=1))
     read: List[Any] = []
-    hooks = store.table.database.query_hooks
+    hooks = store.database.query_hooks
     hooks.append(lambda event: read.extend(event.params))
     summarize_progress(store, ["run"])
     assert "Step" in read and "Parameter" not in read
@@ -108,7 +108,7 @@ def test_several_batches_are_one_transaction(store: DBStore) -> None:
             raise KeyboardInterrupt
 
     inserts: List[str] = []
-    hooks = store.table.database.query_hooks
+    hooks = store.database.query_hooks
     hooks.append(interrupt_third_insert)
     with pytest.raises(KeyboardInterrupt):
         store.set_parameters("run", parameters)
@@ -120,7 +120,7 @@ def test_several_batches_are_one_transaction(store: DBStore) -> None:
 
 def test_without_json_support_each_row_is_one_statement(store: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create_run_log("run")
-    monkeypatch.setattr(type(store.table.database), "has_json_rows", False)
+    monkeypatch.setattr(type(store.database), "has_json_rows", False)
     parameters = {f"parameter {number}": number for number in range(10)}
     assert statements_of(store, lambda: store.set_parameters("run", parameters)).count("INSERT") == 10
     assert store.get_parameters("run") == parameters
@@ -145,7 +145,7 @@ def make_run_log(run_id: str, steps: int) -> RunLog:
 
 def rows_read(store: DBStore, database: Any, call: Callable[[], Any]) -> int:
     """Return how many rows a call reads. For SQLite, return how many virtual machine instructions it executes."""
-    log = store.table.database
+    log = store.database
     if isinstance(database, SqliteFile):
         instructions: List[None] = []
         connection: Any = log.connection()

@@ -628,7 +628,7 @@ def test_too_large_value_is_not_retried(
 def test_full_disk_is_not_retried(sqlite_file: Any, wait_messages: WaitMessages) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("run")
-    database = store.table.database
+    database = store.database
     database.pragma("max_page_count", database.pragma("page_count") + 2)
     with pytest.raises(peewee.OperationalError, match="full"):
         store.set_parameters("run", {"small": 1, "large": "x" * 100_000})
@@ -707,9 +707,7 @@ def test_mysql_session_has_short_lock_waits_and_no_snapshot_isolation(
 ) -> None:
     fragile_store.create_run_log("run")
     names = "'innodb_lock_wait_timeout', 'innodb_snapshot_isolation'"
-    rows = fragile_store.table.database.execute_sql(
-        f"SHOW SESSION VARIABLES WHERE variable_name IN ({names})"
-    ).fetchall()
+    rows = fragile_store.database.execute_sql(f"SHOW SESSION VARIABLES WHERE variable_name IN ({names})").fetchall()
     variables = dict(rows)
     assert variables["innodb_lock_wait_timeout"] == "5"
     assert variables.get("innodb_snapshot_isolation", "OFF") == "OFF"
@@ -752,7 +750,7 @@ def test_mysql_first_login_without_tls() -> None:
         database.sql("FLUSH PRIVILEGES")
         store = DBStore(connection_string=database.url)
         store.create_run_log("run")
-        [[_, cipher]] = store.table.database.execute_sql("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchall()
+        [[_, cipher]] = store.database.execute_sql("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchall()
         assert cipher == ""
         store.close()
     finally:

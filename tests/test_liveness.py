@@ -314,7 +314,7 @@ def test_failing_heartbeat_does_not_disturb_the_run(
 def test_heartbeat_waits_briefly_for_another_thread(writer: DBStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "magnus.db")
     writer.create_run_log("run", status="PROCESSING")
-    with writer.table.database.lock:
+    with writer.database.lock:
         until(lambda: any("Another thread uses the connection" in record.getMessage() for record in caplog.records))
     seen = summary(writer).last_seen
     until(lambda: summary(writer).last_seen > seen)
@@ -328,10 +328,10 @@ def test_heartbeat_does_not_wait_for_another_writer_of_the_file(
     store = DBStore(connection_string=sqlite_file.url, heartbeat=INTERVAL)
     store.create_run_log("run", status="PROCESSING")
     other = DBStore(connection_string=sqlite_file.url)
-    with other.table.database.atomic():
+    with other.database.atomic():
         until(lambda: any("database is locked" in record.getMessage() for record in caplog.records))
         assert store.get_run_log_by_id("run").status == "PROCESSING"
-    assert store.table.database.execute_sql("PRAGMA busy_timeout").fetchone() == (60_000,)
+    assert store.database.execute_sql("PRAGMA busy_timeout").fetchone() == (1000,)
     store.close()
 
 
@@ -421,15 +421,21 @@ def test_a_minute_of_held_gil_is_shorter_than_the_limit() -> None:
 def test_age_is_computed_by_the_database_clock(writer: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.create_run_log("run", status="PROCESSING")
     writer.close()
-    backend = type(writer.table.database)
-    now = backend.now(writer.table.database) if not writer.table.database.is_closed() else writer.table.now()
+    backend = type(writer.database)
+    now = (
+        backend.now(writer.database) if not writer.database.is_closed() else writer.database.retry(writer.database.now)
+    )
     monkeypatch.setattr(backend, "now", lambda self: now + timedelta(hours=1))
     assert summary(writer).silence == pytest.approx(3600, abs=60)
 
 
 def add_beat(store: DBStore, age: float = 0, **values: Any) -> None:
     """Write a heartbeat of another process."""
-    value = {**beat(0)._asdict(), "seen": str(store.table.now() - timedelta(seconds=age)), **values}
+    value = {
+        **beat(0)._asdict(),
+        "seen": str(store.database.retry(store.database.now) - timedelta(seconds=age)),
+        **values,
+    }
     store.table.upsert("run", [("Heartbeat", f"laptop 1 {age}", json.dumps(value))])
 
 

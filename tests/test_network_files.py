@@ -112,7 +112,7 @@ if len(sys.argv) == 2:
     store.create_run_log("run")
     writers = [subprocess.Popen([sys.executable, sys.argv[0], sys.argv[1], str(number)]) for number in range(4)]
     assert [writer.wait() for writer in writers] == [0] * 4
-    print(store.table.database.journal_mode, len(store.get_parameters("run")))
+    print(store.database.journal_mode, len(store.get_parameters("run")))
 else:
     for number in range(10):
         store.set_parameters("run", {f"{sys.argv[2]}-{number}": number})
@@ -165,7 +165,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> List[str]:
 def test_network_file_has_rollback_journal_and_one_warning(network_folder: Path, warnings: List[str]) -> None:
     store = DBStore(connection_string=f"sqlite:///{network_folder}/runs.db")
     store.create_run_log("run")
-    assert store.table.database.journal_mode == "delete"
+    assert store.database.journal_mode == "delete"
     store.close()
     other_store = DBStore(connection_string=f"sqlite:///{network_folder}/runs.db")
     for each in (store, other_store):
@@ -184,12 +184,12 @@ def test_file_that_moved_to_the_network_leaves_write_ahead_logging(
 ) -> None:
     store = DBStore(connection_string=f"sqlite:///{local_folder}/runs.db")
     store.create_run_log("run")
-    assert store.table.database.journal_mode == "wal" and not warnings
+    assert store.database.journal_mode == "wal" and not warnings
     store.close()
     shutil.copy(str(local_folder / "runs.db"), str(network_folder / "runs.db"))
     store = DBStore(connection_string=f"sqlite:///{network_folder}/runs.db")
     assert store.get_run_log_by_id("run").run_id == "run"
-    assert store.table.database.journal_mode == "delete"
+    assert store.database.journal_mode == "delete"
     store.close()
 
 
@@ -221,6 +221,6 @@ def test_locked_local_file_is_not_blamed_on_a_network(tmp_path: Path) -> None:
 def test_fault_of_network_file_is_explained(network_folder: Path, warnings: List[str], reason: str) -> None:
     store = DBStore(connection_string=f"sqlite:///{network_folder}/runs.db")
     store.create_run_log("run")
-    explanation = store.table.database.explain(peewee.OperationalError(reason))
+    explanation = store.database.explain(peewee.OperationalError(reason))
     store.close()
     assert isinstance(explanation, ConfigurationError) and f"which failed: {reason}" in str(explanation)

@@ -111,18 +111,19 @@ def test_locked_new_database_is_retried(sqlite_file: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(sqlite.time, "sleep", sleep)
     store.create_run_log("run")
     assert len(waits) == 3
-    assert store.table.database.journal_mode == "wal"
+    assert store.database.journal_mode == "wal"
     other.close()
 
 
 def test_table_and_indexes_become_visible_together(sqlite_file: Any) -> None:
     database = sqlite_file
-    log_table = table.LogTable(url.make_database(database.url))
+    backend = url.make_database(database.url)
     visible_counts = []
-    log_table.database.query_hooks.append(
+    backend.query_hooks.append(
         lambda _: visible_counts.append(database.sql("SELECT COUNT(*) FROM sqlite_master")[0][0])
     )
-    log_table.create()
+    backend.retry(schema.Schema(backend).create)
+    backend.close()
     assert len(visible_counts) >= 3 and set(visible_counts) == {0}
     assert database.sql("SELECT COUNT(*) FROM sqlite_master") == [(1 + len(schema.INDEXES),)]
 
@@ -249,7 +250,7 @@ def close_store(store: DBStore) -> None:
 
 
 def close_database(store: DBStore) -> None:
-    store.table.database.close()
+    store.database.close()
 
 
 def drop_store(store: DBStore) -> None:
@@ -264,7 +265,7 @@ def exit_process(store: DBStore) -> None:
 @pytest.mark.parametrize("child", [use_store, close_store, close_database, drop_store, exit_process])
 def test_forked_child_does_not_break_parent(store: DBStore, child: Callable[[DBStore], None]) -> None:
     store.create_run_log("run")
-    inherited = store.table.database.connection()
+    inherited = store.database.connection()
     process = multiprocessing.get_context("fork").Process(target=child, args=(store,))
     process.start()
     for number in range(30):
@@ -272,7 +273,7 @@ def test_forked_child_does_not_break_parent(store: DBStore, child: Callable[[DBS
     process.join()
     assert process.exitcode == 0
     store.set_parameters("run", {"x": 1})
-    assert store.table.database.connection() is inherited
+    assert store.database.connection() is inherited
     names = list(store.get_run_log_by_id("run", full=True).steps)
     assert [name for name in names if name.startswith("parent")] == [f"parent {number}" for number in range(30)]
     assert len(names) == (60 if child is use_store else 30)
@@ -289,7 +290,7 @@ child = os.fork()
 if not child:
     sys.exit()  # shuts down the interpreter, which frees every object
 assert os.waitpid(child, 0)[1] == 0
-store.table.database.retry_timeout = 0
+store.database.retry_timeout = 0
 store.add_step_log(StepLog(name="a", internal_name="a"), "run")
 """
 
@@ -300,11 +301,11 @@ def test_interpreter_exit_in_forked_child_does_not_break_parent(database: AnyDat
 
 def test_forked_child_opens_its_own_connection(store: DBStore) -> None:
     store.create_run_log("run")
-    inherited = store.table.database.connection()
+    inherited = store.database.connection()
 
     def child(results: Any) -> None:
         store.get_run_log_by_id("run")
-        results.put(store.table.database.connection() is inherited)
+        results.put(store.database.connection() is inherited)
 
     forking = multiprocessing.get_context("fork")
     results = forking.Queue()
@@ -341,7 +342,7 @@ def test_forked_child_never_closes_inherited_file(sqlite_file: Any) -> None:
 
 def test_forked_child_ignores_lock_held_in_parent(store: DBStore) -> None:
     store.create_run_log("run")
-    with store.table.database.lock:
+    with store.database.lock:
         forking = multiprocessing.get_context("fork")
         started = threading.Thread(target=lambda: None)
         started.start()

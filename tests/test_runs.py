@@ -188,7 +188,7 @@ def test_queries_use_an_index(store: DBStore, database: AnyDatabase) -> None:
     if isinstance(database, Database):
         database.sql("ANALYZE db_log")
     statements: List[Any] = []
-    peewee_database = store.table.database
+    peewee_database = store.database
     execute = peewee_database.execute_sql
     peewee_database.execute_sql = lambda *query, **options: statements.append(query) or execute(*query, **options)
     assert len(runs.list_runs(store)) == 20

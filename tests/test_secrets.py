@@ -192,7 +192,7 @@ class Clerk(Role):
 
     def end_session(self) -> None:
         session = "CONNECTION_ID()" if self.is_mysql else "pg_backend_pid()"
-        [[number]] = self.store.table.database.execute_sql(f"SELECT {session}").fetchall()
+        [[number]] = self.store.database.execute_sql(f"SELECT {session}").fetchall()
         self.database.sql(f"KILL {number}" if self.is_mysql else f"SELECT pg_terminate_backend({number})")
 
     def drop(self) -> None:

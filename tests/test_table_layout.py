@@ -10,6 +10,7 @@ from magnus.datastore import StepLog
 from servers import Database
 
 from magnus_peewee_store import DBStore, create_tables
+from magnus_peewee_store.db.table import LogTable
 
 # Names that some collations treat as equal, and names with the same beginning.
 SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
@@ -64,7 +65,7 @@ def kind_of(database: AnyDatabase) -> str:
 def has_confusing_name(database: AnyDatabase) -> bool:
     """Return True if there is an index `by_hand` without a condition. An index with a condition does no harm."""
     with new_store(database.url) as store:
-        indexes = store.table.database.get_indexes("db_log")
+        indexes = store.database.get_indexes("db_log")
     return any(index.name == "by_hand" and "WHERE" not in (index.sql or "") for index in indexes)
 
 
@@ -120,7 +121,7 @@ def test_create_tables_replaces_index_that_confuses_names(confusing_database: An
         for run_id in ("run", "RUN"):
             write_similar_names(store, run_id)
         assert store.get_parameters("run") == {name: name for name in SIMILAR_NAMES}
-        assert store.table._has_unique_index
+        assert type(store.table) is LogTable
 
 
 def test_narrow_index_beside_the_right_one_loses_nothing_silently(database: AnyDatabase) -> None:
@@ -158,7 +159,7 @@ def test_check_names_the_index_that_confuses_names(sqlite_file: SqliteFile) -> N
 
 def pk_type(database: AnyDatabase) -> str:
     with new_store(database.url) as store:
-        return {column.name: column.data_type.lower() for column in store.table.database.get_columns("db_log")}["pk"]
+        return {column.name: column.data_type.lower() for column in store.database.get_columns("db_log")}["pk"]
 
 
 def test_pk_of_new_table_has_64_bits(database: AnyDatabase) -> None:

@@ -41,8 +41,8 @@ def connect(database: Database, scheme: str, query: str, host: str = "localhost"
     address = database.url.partition("://")[2].replace("127.0.0.1", host)
     store = DBStore(connection_string=f"{scheme}://{address}{query}")
     try:
-        store.table.exists()
-        [row] = store.table.database.execute_sql(CIPHER[database.server.kind]).fetchall()
+        store.database.retry(store.database.now)
+        [row] = store.database.execute_sql(CIPHER[database.server.kind]).fetchall()
         return str(row[-1] or "")
     finally:
         store.close()

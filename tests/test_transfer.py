@@ -332,7 +332,7 @@ def test_copy_reports_runs_that_do_not_fit(store: DBStore, other_store: DBStore)
         other_store.add_step_log(step("a"), run_id)
     long, short = runs.copy_runs(other_store, store, run_ids)
     assert short.status == "written" and {row.run_id for row in all_rows(store)} >= {"run"}
-    if isinstance(store.table.database, peewee.MySQLDatabase):
+    if isinstance(store.database, peewee.MySQLDatabase):
         assert long.status == "failed" and long.message
         assert {row.run_id for row in all_rows(store)} == {"run"}
     else:

@@ -8,6 +8,7 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.options import json_option, on_database
 from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar
+from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.store import DBStore
 
 
@@ -20,7 +21,7 @@ def create_tables(store: DBStore) -> None:
     Example:
       magnus db create-tables -c config.yaml
     """
-    created = store.table.create()
+    created = store.database.retry(Schema(store.database).create)
     for part in created:
         click.echo(f"Created {part}.")
     if not created:

@@ -68,7 +68,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
     open_until_command_ends(target, "--to")
-    if is_same_database(store.table.database, target.table.database):
+    if is_same_database(store.database, target.database):
         raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
     is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")

@@ -145,7 +145,7 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
                 retry_timeout = min(store.retry_timeout, COMMAND_RETRY_TIMEOUT)
             store.retry_timeout = retry_timeout
             open_until_command_ends(store, source)
-            click.get_current_context().meta[DATABASE] = store.table.database.masked_url, source
+            click.get_current_context().meta[DATABASE] = store.database.masked_url, source
             if not creates:
                 check_exists(store)
             return command(store, **options)
@@ -170,7 +170,7 @@ def open_until_command_ends(store: DBStore, source: str) -> None:
         click.ClickException: If its configuration is not valid, or the secrets handler fails.
     """
     try:
-        store.table  # noqa: B018 - resolves the secrets
+        store.database  # noqa: B018 - resolves the secrets
     except ConfigurationError as error:
         raise click.ClickException(message_for(error, str(error), source)) from None
     except Exception as error:  # Secrets handlers raise errors of every class.

@@ -2,8 +2,7 @@
 
 from typing import List
 
-from magnus_peewee_store.db.schema import DBLog
-from magnus_peewee_store.db.table import LogTable
+from magnus_peewee_store.db.schema import DBLog, Schema
 from magnus_peewee_store.db.url import make_database
 
 __all__ = ["DBLog", "create_tables"]
@@ -31,8 +30,8 @@ def create_tables(connection_string: str) -> List[str]:
         >>> db.create_tables("sqlite:///:memory:")
         ['the table db_log']
     """
-    table = LogTable(make_database(connection_string))
+    database = make_database(connection_string)
     try:
-        return table.create()
+        return database.retry(Schema(database).create)
     finally:
-        table.close()
+        database.drop_connection()

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import random
+import sys
 import threading
 import time
 import weakref
@@ -46,9 +47,10 @@ PARTIAL = "does not cover all rows"
 RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
-LONGEST_PAUSE = 5.0  # seconds
 
 T = TypeVar("T")
+
+_driver_errors: Any = peewee.ExceptionWrapper(peewee.EXCEPTIONS)  # type: ignore[attr-defined,unused-ignore]
 
 
 class Target(NamedTuple):
@@ -93,6 +95,7 @@ class Backend(peewee.Database):
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
     has_json_rows = True
     has_concurrent_writers = True  # whether several transactions may write at the same time
+    longest_pause = 5.0  # seconds between two attempts of `retry`
     has_ordered_locks = False  # whether SELECT ... ORDER BY ... FOR UPDATE locks the rows in this order
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
     schema: Optional[str] = None  # the schema of the table, if the connection string sets one
@@ -113,6 +116,8 @@ class Backend(peewee.Database):
         self._target = resolve()
         self.retry_timeout = retry_timeout
         self.lock = threading.RLock()
+        self.attempt = 0  # the number of the current attempt of `retry`
+        self._is_in_use = False
         super().__init__(thread_safe=False, **peewee_options, **self._options())
         _backends.add(self)
 
@@ -141,20 +146,23 @@ class Backend(peewee.Database):
                 raise
         return self._connect_once()
 
-    def _force_close(self) -> None:
+    def drop_connection(self) -> None:
         """Close the connection, whatever state it is in."""
-        if not self.is_closed():
-            connection: Any = self.connection()
-            self.dispose()
+        connection: Any = None if self.is_closed() else self.connection()
+        self.dispose()
+        self._is_in_use = False
+        if connection is not None:
             with contextlib.suppress(Exception):
                 connection.close()
 
-    def retry(self, work: Callable[[int], T]) -> T:
+    def retry(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run `work`, retrying transient errors with backoff.
 
         Args:
-            work: One statement or one transaction. It is called with the number of the attempt, from 0. An interrupted
-                attempt may have taken effect, so `work` must be safe to run twice.
+            work: One statement or one transaction. An interrupted attempt may have taken effect, so `work` must be safe
+                to run twice. `self.attempt` is the number of the attempt, from 0.
+            args: The arguments of `work`.
+            kwargs: The keyword arguments of `work`.
 
         Returns:
             What `work` returns.
@@ -167,10 +175,9 @@ class Backend(peewee.Database):
         attempt = 0
         while True:
             with self.lock:
+                self.attempt = attempt
                 try:
-                    if self.is_closed():
-                        self.connect()
-                    return work(attempt)
+                    return self._run(work, *args, **kwargs)
                 except peewee.PeeweeException as error:
                     # `is_transient` needs the connection's state, so it comes before closing.
                     if not self.is_transient(error):
@@ -178,28 +185,21 @@ class Backend(peewee.Database):
                         if explanation is None:
                             raise
                         raise explanation from error
-                    self._force_close()
+                    self.drop_connection()
                     transient_error = error
             is_connecting = isinstance(transient_error, CannotConnectError)
             if time.monotonic() + pause > give_up_at:
                 if is_connecting:
                     message = f"{transient_error} (gave up after retry_timeout, {self.retry_timeout:g} s)"
                     transient_error.args = (message,)
-                raise transient_error
+                raise self._try_to_explain(transient_error) or transient_error
             if not attempt:
                 where = "" if is_connecting else f"{self.masked_url}: "
                 logger.warning("Retrying for up to %g s. %s%s", self.retry_timeout, where, str(transient_error).strip())
             time.sleep(pause)
             attempt += 1
             # Jitter, so that many waiting processes do not retry at the same moment.
-            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.7, 1.0)  # noqa: S311
-
-    def _try_to_explain(self, error: Exception) -> Optional[RunLogStoreError]:
-        """Do as `explain` does. Return None if the database raises an error while it is asked for details."""
-        try:
-            return self.explain(error)
-        except peewee.PeeweeException:
-            return None
+            pause = min(2 * pause or FIRST_PAUSE, self.longest_pause) * random.uniform(0.7, 1.0)  # noqa: S311
 
     def try_once(self, work: Callable[[], T], timeout: float) -> T:
         """Run `work` once, without retries.
@@ -215,15 +215,58 @@ class Backend(peewee.Database):
         if not lock.acquire(timeout=timeout):
             raise peewee.OperationalError("Another thread uses the connection")
         try:
-            if self.is_closed():
-                self.connect()
-            return work()
+            return self._run(work)
         except peewee.PeeweeException as error:
             if self.is_transient(error):
-                self._force_close()
+                self.drop_connection()
             raise
         finally:
             lock.release()
+
+    def _run(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run `work` on the connection. Every use of the connection goes through this method.
+
+        An interrupt, such as Ctrl-C or a time limit, may leave an unread answer in the connection, or a transaction
+        that peewee does not know of. So the interrupt drops the connection. If a second interrupt prevents that, the
+        next use does it.
+        """
+        if self._is_in_use:
+            self._drop_interrupted()
+        self._is_in_use = True
+        try:
+            if self.is_closed():
+                self.connect()
+            result = work(*args, **kwargs)
+        except BaseException as error:
+            interrupt = _interrupt_in(error)
+            if interrupt is error:
+                self._drop_interrupted()
+                raise
+            if interrupt is not None:  # An error has replaced it, for example that of a failed rollback.
+                self._drop_interrupted()
+                raise interrupt from None
+            self._is_in_use = False
+            if isinstance(error, (peewee.PeeweeException, RunLogStoreError)):
+                raise
+            with _driver_errors:  # A driver raises errors of its own while rows are fetched.
+                raise
+        self._is_in_use = False
+        return result
+
+    def _drop_interrupted(self) -> None:
+        """Drop the connection after an interrupt."""
+        self.drop_connection()
+
+    def rollback(self) -> Any:
+        """Roll back, unless an interrupt ends the transaction: then the connection is dropped, and may not answer."""
+        return None if is_interrupted() else super().rollback()
+
+    def _try_to_explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Do as `explain` does. Return None if the database raises an error while it is asked for details."""
+        try:
+            return self.explain(error)
+        except peewee.PeeweeException:
+            return None
 
     def is_transient(self, error: Exception) -> bool:
         """Return True for transient errors (restart, killed session, deadlock)."""
@@ -250,6 +293,7 @@ class Backend(peewee.Database):
         self.lock = threading.RLock()
         if self.is_closed():
             return
+        self._is_in_use = False
         # Closing the connection, even at exit, would end the parent's session on a server. SQLite forbids it
         # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is leaked on purpose.
         inherited = self.connection()
@@ -366,18 +410,20 @@ class Backend(peewee.Database):
         """Return the arguments of the database class."""
         settings = dict(self.settings)
         if "connect_timeout" in settings:
-            limit = int(max(self.retry_timeout, SHORTEST_CONNECT_TIMEOUT))
-            settings["connect_timeout"] = min(settings["connect_timeout"], limit)
+            limit = max(self.retry_timeout, SHORTEST_CONNECT_TIMEOUT)
+            settings["connect_timeout"] = int(min(settings["connect_timeout"], limit))
         return {**settings, **self._target.parameters}
 
     def _connect_once(self) -> bool:
         try:
             self._before_connecting()
             return bool(super().connect())
+        except TimeoutError:
+            raise  # The time limit of the caller. Drivers report their own as other errors.
         except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
             explanation = self.explain(error)
             if explanation is not None:
-                self._force_close()
+                self.drop_connection()
                 raise explanation from None  # Not chained; see below.
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
@@ -385,7 +431,7 @@ class Backend(peewee.Database):
             if "certificate" in reason.lower():
                 reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
-            self._force_close()
+            self.drop_connection()
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
 
@@ -402,6 +448,22 @@ class Backend(peewee.Database):
 
     def _before_connecting(self) -> None:
         """Prepare a connection attempt."""
+
+
+def is_interrupted() -> bool:
+    """Return True if an interrupt is being handled: an error of neither a database nor this package."""
+    return _interrupt_in(sys.exc_info()[1]) is not None
+
+
+def _interrupt_in(error: Optional[BaseException]) -> Optional[BaseException]:
+    """Return what interrupted a call: an error, or one that it replaced, of neither a database nor this package."""
+    while error is not None and not isinstance(error, RunLogStoreError):
+        # The errors of every driver derive from a class `Error`: https://peps.python.org/pep-0249/#exceptions
+        is_from_driver = any(each.__name__ == "Error" for each in type(error).__mro__)
+        if not (is_from_driver or isinstance(error, peewee.PeeweeException)):
+            return error
+        error = error.__context__
+    return None
 
 
 _backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()

@@ -88,6 +88,9 @@ def _unescape(text: str) -> str:
 logger = logging.getLogger("magnus.db")
 
 MEMORY = ":memory:"
+# How many seconds SQLite itself waits for a lock. Python cannot interrupt this wait, so it is short and `retry` repeats
+# it. SQLite's own wait is better than ours: with many writers, each pause in Python costs half of the throughput.
+LOCK_WAIT = 1.0
 
 T = TypeVar("T")
 NETWORK_FAULTS = ("locking protocol", "disk I/O error", "database is locked")
@@ -108,6 +111,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     field_types = {**peewee.SqliteDatabase.field_types, **Backend.field_types}
     settings = {"check_same_thread": False, "pragmas": {"synchronous": "full"}}
     has_concurrent_writers = False
+    longest_pause = 0.05
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     value_view = f"""
@@ -127,8 +131,8 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         self.register_function(_next_created_at, "next_created_at")
 
     def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
-        """Initialize the database as peewee does. SQLite waits for a lock for `retry_timeout` seconds."""
-        super().init(database, *args, **{"timeout": self.retry_timeout, **kwargs})
+        """Initialize the database as peewee does, with a busy timeout."""
+        super().init(database, *args, **{"timeout": min(self.retry_timeout, LOCK_WAIT), **kwargs})
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
         """Add microseconds in Python, because SQLite's date functions have a precision of milliseconds."""
@@ -168,6 +172,10 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 self.execute_sql(f"PRAGMA busy_timeout = {self.timeout * 1000:.0f}")
 
         return super().try_once(work_with_timeout, timeout)
+
+    def is_transient(self, error: Exception) -> bool:
+        """Return True if another process holds a lock."""
+        return super().is_transient(error) or (isinstance(error, peewee.OperationalError) and "locked" in str(error))
 
     def version_string(self) -> str:
         """Return the version of the SQLite library."""
@@ -236,6 +244,16 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
             self.lock = threading.RLock()
         else:
             super().discard_inherited_connection()
+
+    def _drop_interrupted(self) -> None:
+        """Do as `Backend` does. Keep a database in memory, and roll it back: it is deleted with its connection."""
+        if not self._is_in_memory() or self.is_closed():
+            super()._drop_interrupted()
+            return
+        while self.in_transaction():
+            self.pop_transaction()
+        self.connection().rollback()
+        self._is_in_use = False
 
     def _update_target(self) -> bool:
         """Keep the file of the first connection, even if the working directory changes later."""

@@ -1,21 +1,43 @@
-"""The rows of the table `db_log`: create the table, read and write rows, retry transient errors."""
+"""The rows of the table `db_log`, as `create_tables` makes it: each write is one statement."""
 
 import datetime
 import functools
 import json
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 import peewee
 from peewee import fn
 
-from magnus_peewee_store.db.base import TABLE, Backend
+from magnus_peewee_store.db.base import TABLE
 from magnus_peewee_store.db.queries import Paths, Queries, Types
-from magnus_peewee_store.db.schema import Schema
+from magnus_peewee_store.db.schema import Layout, Schema
 from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.times import utcnow
 
+# The maximum size of the rows in one statement. They fit into MySQL's packet, even if escaping quadruples their size.
+BATCH_BYTES = 100_000
+DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
+DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
+STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
+
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
+Requirement = Tuple[Types, str]  # a row that a run must have: one of several types, and a key
+
+T = TypeVar("T")
 
 
 class StoredRow(NamedTuple):
@@ -33,140 +55,51 @@ class StoredRow(NamedTuple):
         return self[1:4]
 
 
-Requirement = Tuple[Types, str]  # a row that a run must have: one of several types, and a key
-
-
 def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
     """Check a run id, the keys of rows, and a key.
 
     Raises:
         InvalidValueError: If one of them is not text that every database can store and compare.
     """
-    _check_text("run id", run_id)
-    for row in rows:
-        _check_text(f"name of a {row[0]}", row[1])
-    if name is not None:
-        _check_text("name", name)
+    texts = [run_id, *(row[1] for row in rows)] if name is None else [run_id, name, *(row[1] for row in rows)]
+    for text in texts:
+        if not isinstance(text, str) or "\0" in text or not (text.isascii() or _is_encodable(text)):
+            what = "run id" if text is run_id else "name"
+            raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}.")
 
 
-def _check_text(what: str, text: Any) -> None:
-    if not isinstance(text, str) or "\0" in text or _has_lone_surrogates(text):
-        raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}.")
-
-
-def _has_lone_surrogates(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
-        text.encode()
+        return bool(text.encode())
     except UnicodeEncodeError:
-        return True
-    return False
-
-
-T = TypeVar("T")
+        return False
 
 
 def retrying(method: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a method of a table: create the table if it is missing, and retry transient errors."""
+    """Decorate a method of a table: retry transient errors."""
 
     @functools.wraps(method)
-    def wrapped(self: "TableAccess", *args: Any, **kwargs: Any) -> T:
-        return self._retry_on_table(lambda attempt: method(self, *args, **kwargs))
+    def wrapped(self: "LogTable", *args: Any, **kwargs: Any) -> T:
+        return self.database.retry(method, self, *args, **kwargs)
 
     return wrapped
 
 
-class TableAccess:
-    """The table `db_log` of one database. It is created if it is missing, and transient errors are retried.
+class LogTable:
+    """The rows of `db_log`. In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key.
+
+    None means any. Transient errors are retried.
 
     Args:
-        database: The database. The first use connects to it.
+        schema: The table.
+        layout: What `Schema.inspect` returned.
     """
 
-    def __init__(self, database: Backend) -> None:
-        self.database = database
-        self._schema = Schema(database)
-        self._log = self._schema.model
-        self._queries: Queries  # set by `_ensure_table`
-        self._is_table_ensured = False
-
-    def now(self) -> datetime.datetime:
-        """Return the time in UTC by the database's clock, without a time zone."""
-        return self.database.retry(lambda attempt: self.database.now())
-
-    def exists(self) -> bool:
-        """Return True if the table exists."""
-        return self.database.retry(lambda attempt: self._schema.exists())
-
-    def create(self) -> List[str]:
-        """Create or complete the table; see `Schema.create`."""
-        return self.database.retry(lambda attempt: self._schema.create())
-
-    def missing(self) -> List[str]:
-        """Return what `create` would create, one text each."""
-        return self.database.retry(lambda attempt: self._schema.missing())
-
-    def duplicates(self) -> Dict[str, int]:
-        """Return how many rows of each run violate the unique index."""
-        return self.database.retry(lambda attempt: self._schema.duplicates())
-
-    def widen_pk(self) -> str:
-        """Return the SQL that widens pk, if half of its numbers are used; see `Schema.widen_pk`."""
-        return self.database.retry(lambda attempt: self._schema.widen_pk())
-
-    def version_string(self) -> str:
-        """Return the name and version of the database product."""
-        return self.database.retry(lambda attempt: self.database.version_string())
-
-    def size(self) -> int:
-        """Return the size of the table with its indexes, in bytes."""
-        return self.database.retry(lambda attempt: self.database.table_size())
-
-    def close(self) -> None:
-        """Close the connection. The next call opens a new one."""
-        with self.database.lock:
-            self.database.close()
-            self._is_table_ensured = False  # A database in memory is deleted with its connection.
-
-    def _retry_on_table(self, work: Callable[[int], T]) -> T:
-        """Create the table if it is missing, and run `work`, retrying transient errors."""
-
-        def work_on_table(attempt: int) -> T:
-            self._ensure_table()
-            had_unique_index = self._has_unique_index
-            try:
-                return work(attempt)
-            except peewee.IntegrityError:
-                if had_unique_index:
-                    raise
-                # Another process may have created the unique index in the meantime.
-                self._is_table_ensured = False
-                self._ensure_table()
-                if not self._has_unique_index:
-                    raise
-                return work(attempt)
-
-        return self.database.retry(work_on_table)
-
-    def _ensure_table(self) -> None:
-        """Create the table if it is missing, and prepare the queries for its layout."""
-        if not self._is_table_ensured:
-            self._schema.create_if_missing()
-            self._queries = Queries(self._log, self._schema.inspect())
-            self._is_table_ensured = True
-
-    @property
-    def _has_unique_index(self) -> bool:
-        return self._queries.layout.has_unique_index
-
-
-class TableReader(TableAccess):
-    """The rows of `db_log` in one database, to read.
-
-    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
-    """
-
-    def __init__(self, database: Backend) -> None:
-        super().__init__(database)
+    def __init__(self, schema: Schema, layout: Layout) -> None:
+        self.database = schema.database
+        self._schema = schema
+        self._log = schema.model
+        self._queries = Queries(schema.model, layout)
         self._stored = [getattr(self._log, name) for name in StoredRow._fields]
 
     @retrying
@@ -301,26 +234,10 @@ class TableReader(TableAccess):
         """Convert a row that the driver returned. peewee's own conversion takes as long as the query."""
         return StoredRow._make((*row[:4], self.parse_created_at(row[4])))
 
-
-# The maximum size of the rows in one statement. They fit into MySQL's packet, even if escaping quadruples their size.
-BATCH_BYTES = 100_000
-DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
-DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
-STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
-
-
-class LogTable(TableReader):
-    """The rows of `db_log` in one database, to read and to write.
-
-    Args:
-        database: The database. The first use connects to it, and creates the table if it is missing.
-    """
-
     def insert(self, run_id: str, row: Row) -> bool:
         """Write a row, unless the run already has a row with its type and key. Return True if the row was written."""
         check_texts(run_id, row)
-        now = utcnow()
-        return self._retry_on_table(lambda attempt: self._insert_new(run_id, row, now, is_retry=attempt > 0))
+        return self.database.retry(self._insert, run_id, row, utcnow())
 
     @retrying
     def upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
@@ -330,11 +247,7 @@ class LogTable(TableReader):
             False, and nothing is written, if the run lacks a row that `requires` names.
         """
         check_texts(run_id, *rows)
-        batches = [rows] if len(rows) == 1 else self._batches(rows)
-        if len(batches) == 1 and self._has_unique_index:
-            return self._upsert(run_id, batches[0], requires)
-        with self._run_lock(run_id):
-            return self._lock(run_id, rows, requires) and all(self._upsert(run_id, batch) for batch in batches)
+        return self._upsert(run_id, rows, requires)
 
     @retrying
     def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
@@ -344,9 +257,9 @@ class LogTable(TableReader):
             False if there is no such row.
         """
         check_texts(run_id, name=name)
-        with self._run_lock(run_id):
+        with self._transaction(run_id):
             rows = self._read(run_id, types, name, is_locking=True)
-            return bool(rows) and self._upsert(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
+            return bool(rows) and self._write(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
 
     def upsert_once(
         self,
@@ -367,12 +280,7 @@ class LogTable(TableReader):
         """
 
         def write() -> bool:
-            self._ensure_table()
-            row = make_row(self.database.now())
-            if self._has_unique_index:
-                return self._upsert(run_id, [row], requires)
-            with self._run_lock(run_id):
-                return all(self._has(run_id, *each) for each in requires) and self._upsert(run_id, [row])
+            return self._upsert(run_id, [make_row(self.database.now())], requires)
 
         return self.database.try_once(write, timeout)
 
@@ -383,7 +291,7 @@ class LogTable(TableReader):
             False, and nothing is written, if the run already has a row.
         """
         check_texts(rows[0].run_id, *(row.fragment for row in rows))
-        return self._retry_on_table(lambda attempt: self._insert_run(rows, is_retry=attempt > 0))
+        return self.database.retry(self._insert_run, rows)
 
     @retrying
     def replace_run(self, rows: Sequence[StoredRow], except_types: Types) -> None:
@@ -396,7 +304,7 @@ class LogTable(TableReader):
         run_id = rows[0].run_id
         log = self._log
         wanted = set(rows)
-        with self._run_lock(run_id):
+        with self._transaction(run_id):
             stored = self._queries.rows_of(run_id).where(log.attribute_type.not_in(except_types))
             pks = {self._to_stored(row): row[5] for row in stored.select(*self._stored, log.pk).tuples()}
             surplus = [pk for row, pk in pks.items() if row not in wanted]
@@ -431,29 +339,26 @@ class LogTable(TableReader):
 
     @retrying
     def _delete_once(self, run_id: str) -> int:
-        with self._run_lock(run_id):
+        with self._transaction(run_id):
             return int(self._log.delete().where(self._queries.comparable(self._log.run_id) == run_id).execute())
 
-    def _run_lock(self, run_id: str) -> Any:
-        """Open a transaction. It also locks the run if the table has no unique index."""
-        return self.database.atomic() if self._has_unique_index else self.database.run_lock(run_id)
+    def _transaction(self, run_id: str) -> ContextManager[Any]:
+        """Open a transaction that writes rows of a run."""
+        return self.database.atomic()  # type: ignore[no-any-return,unused-ignore]
 
-    def _insert_new(self, run_id: str, row: Row, now: datetime.datetime, is_retry: bool) -> bool:
-        types, name = (row[0],), row[1]
+    def _insert(self, run_id: str, row: Row, now: datetime.datetime) -> bool:
         self._check_size(run_id, row)
         try:
-            if self._has_unique_index:
-                self._insert_row(now, run_id, row)
-                return True
-            with self._run_lock(run_id):
-                if not self._has(run_id, types, name):
-                    self._insert_row(now, run_id, row)
-                    return True
+            self._insert_row(now, run_id, row)
+            return True
         except peewee.IntegrityError:
-            if not self._has(run_id, types, name):
+            if not self._has(run_id, (row[0],), row[1]):
                 raise
-        # The row was written by another process, or by an earlier attempt whose acknowledgement was lost.
-        return is_retry and self._is_stored(run_id, row, now)
+        return self._has_inserted(run_id, row, now)
+
+    def _has_inserted(self, run_id: str, row: Row, created_at: datetime.datetime) -> bool:
+        """Return True if an earlier attempt wrote a row, and its acknowledgement was lost."""
+        return self.database.attempt > 0 and self._is_stored(run_id, row, created_at)
 
     def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:
         attribute_type, attribute_key, attribute_value = row
@@ -472,10 +377,10 @@ class LogTable(TableReader):
             stored = stored.where(log.created_at == created_at)
         return bool(stored.exists())
 
-    def _insert_run(self, rows: Sequence[StoredRow], is_retry: bool) -> bool:
+    def _insert_run(self, rows: Sequence[StoredRow]) -> bool:
         first = rows[0]
         try:
-            with self._run_lock(first.run_id):
+            with self._transaction(first.run_id):
                 if not self._has(first.run_id):
                     for row in rows:
                         self._check_size(row.run_id, row.fragment)
@@ -484,13 +389,12 @@ class LogTable(TableReader):
         except peewee.IntegrityError:
             if not self._has(first.run_id):
                 raise
-        # See `_insert_new`.
-        return is_retry and self._is_stored(first.run_id, first.fragment, first.created_at)
+        return self._has_inserted(first.run_id, first.fragment, first.created_at)
 
     def _batches(self, rows: Sequence[Row]) -> List[Sequence[Row]]:
         """Split rows into batches of one statement each. The last row for a key wins."""
         rows = list({row[:2]: row for row in rows}.values())
-        if not (self._has_unique_index and self.database.has_json_rows):
+        if not self.database.has_json_rows:
             return [[row] for row in rows]
         batches: List[List[Row]] = []
         room = 0
@@ -509,23 +413,23 @@ class LogTable(TableReader):
         Returns:
             False if the run lacks a row that `requires` names.
         """
-        if not (self._has_unique_index and self.database.has_ordered_locks):
+        if not self.database.has_ordered_locks:
             return all(self._read(run_id, types, name, is_locking=True) for types, name in requires)
         keys = [row[:2] for row in rows] + [(each, name) for types, name in requires for each in types]
         locked = set(self._queries.lock().run(run_id=run_id, rows=json.dumps(keys, ensure_ascii=False)).fetchall())
         return all(any((each, name) in locked for each in types) for types, name in requires)
 
-    def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
-        """Write a batch. Return False, and write nothing, if the run lacks a required row.
+    def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
+        batches = [rows] if len(rows) == 1 else self._batches(rows)
+        if len(batches) == 1:
+            return self._write(run_id, batches[0], requires)
+        with self._transaction(run_id):
+            return self._lock(run_id, rows, requires) and all(self._write(run_id, batch) for batch in batches)
 
-        Without the unique index, the caller must check the required rows.
-        """
+    def _write(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
+        """Write a batch. Return False, and write nothing, if the run lacks a required row."""
         for row in rows:
             self._check_size(run_id, row)
-        if not self._has_unique_index:
-            for row in rows:
-                self._update_or_insert(run_id, row)
-            return True
         values: Dict[str, Any] = {f"required_{number}": name for number, (_, name) in enumerate(requires)}
         if len(rows) == 1:
             values["attribute_type"], values["attribute_key"], values["attribute_value"] = rows[0]
@@ -535,14 +439,6 @@ class LogTable(TableReader):
         cursor = query.run(run_id=run_id, now=str(utcnow()), **values)
         # MySQL does not count a row that already has the value.
         return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
-
-    def _update_or_insert(self, run_id: str, row: Row) -> None:
-        log = self._log
-        keys = [pk for (pk,) in self._queries.rows_of(run_id, (row[0],), row[1]).select(log.pk).tuples()]
-        if keys:
-            log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
-        else:
-            self._insert_row(utcnow(), run_id, row)
 
     def _check_size(self, run_id: str, row: Row) -> None:
         size = len(row[2].encode(errors="surrogatepass"))

@@ -29,14 +29,14 @@ class View(NamedTuple):
 
 def create_views(database: Backend, views: Sequence[View]) -> List[str]:
     """Create or replace views, and return their names."""
-    database.retry(lambda attempt: _create(database, views))
+    database.retry(_create, database, views)
     return [view.name for view in views]
 
 
 def drop_views(database: Backend, views: Sequence[View]) -> List[str]:
     """Drop views that exist, and return their names."""
-    present = database.retry(lambda attempt: [each.name for each in database.get_views()])
-    database.retry(lambda attempt: _drop(database, views))
+    present = database.retry(lambda: [each.name for each in database.get_views()])
+    database.retry(_drop, database, views)
     return [view.name for view in views if view.name in present]
 
 

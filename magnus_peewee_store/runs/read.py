@@ -181,7 +181,7 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
         return None
     own_rows = store.table.read_runs([run_id], fragments.RUN_LOG)
     created_at = own_rows[0].created_at if own_rows else store.table.created_at_range(run_id)[0]
-    now = store.table.now() if any(row[0] in fragments.HEARTBEAT for row in rows) else None
+    now = store.database.retry(store.database.now) if any(row[0] in fragments.HEARTBEAT for row in rows) else None
     return to_run(run_id, rows, created_at, now)
 
 

@@ -434,7 +434,7 @@ def _read(
         beats: Dict[str, List[Row]] = {}
         for row in store.table.read_runs(unfinished, fragments.HEARTBEAT) if unfinished else []:
             beats.setdefault(row.run_id, []).append(row.fragment)
-        now = store.table.now() if beats else None
+        now = store.database.retry(store.database.now) if beats else None
         yield from ((run, beats.get(run.run_id, ()), now) for run in fields)
 
 

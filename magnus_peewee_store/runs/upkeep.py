@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
+from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import UnreadableRowError
@@ -60,13 +61,13 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     Args:
         progress: Called after each batch with its number of rows.
     """
-    table = store.table
+    database, schema = store.database, Schema(store.database)
     rows: Dict[str, int] = {}
     run_ids: Set[str] = set()
     with_header: Set[str] = set()
     unreadable: List[UnreadableRow] = []
     unfinished: List[str] = []
-    for batch in table.scan(ROWS_PER_QUERY):
+    for batch in store.table.scan(ROWS_PER_QUERY):
         for row in batch:
             rows[row.attribute_type] = rows.get(row.attribute_type, 0) + 1
             run_ids.add(row.run_id)
@@ -79,15 +80,15 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
                 unreadable.append(UnreadableRow(*row[:3], problem))
         progress(len(batch))
     return CheckReport(
-        database=table.database.masked_url,
-        product=table.version_string(),
-        size=table.size(),
-        missing=table.missing(),
-        widen_pk=table.widen_pk(),
+        database=database.masked_url,
+        product=database.retry(database.version_string),
+        size=database.retry(database.table_size),
+        missing=database.retry(schema.missing),
+        widen_pk=database.retry(schema.widen_pk),
         rows=rows,
         runs=len(run_ids),
         without_own_row=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
-        duplicates=table.duplicates(),
+        duplicates=database.retry(schema.duplicates),
         unreadable=unreadable,
         stale=[
             run.run_id for batch in batches(unfinished, BATCH_SIZE) for run in summarize(store, batch) if run.is_stale
@@ -241,9 +242,9 @@ def create_views(store: DBStore) -> List[str]:
     Returns:
         The names of the views.
     """
-    return views.create_views(store.table.database, VIEWS)
+    return views.create_views(store.database, VIEWS)
 
 
 def drop_views(store: DBStore) -> List[str]:
     """Drop the views of `create_views`, and return the names of those that existed."""
-    return views.drop_views(store.table.database, VIEWS)
+    return views.drop_views(store.database, VIEWS)

@@ -1,0 +1,62 @@
+"""A table `db_log` that others made, without the unique index: each write locks the run and is several statements."""
+
+import datetime
+from typing import Any, ContextManager, Sequence
+
+import peewee
+
+from magnus_peewee_store.db.base import Backend
+from magnus_peewee_store.db.queries import Queries
+from magnus_peewee_store.db.schema import Schema
+from magnus_peewee_store.db.table import LogTable, Requirement, Row
+from magnus_peewee_store.times import utcnow
+
+
+def open_table(database: Backend) -> LogTable:
+    """Connect to a database and open its table. Create the table if it is missing."""
+    schema = Schema(database)
+    database.retry(schema.create_if_missing)
+    layout = database.retry(schema.inspect)
+    return (LogTable if layout.has_unique_index else LegacyTable)(schema, layout)
+
+
+class LegacyTable(LogTable):
+    """The rows of a table without the unique index. It becomes a `LogTable` when a write shows that it has one now."""
+
+    def _transaction(self, run_id: str) -> ContextManager[Any]:
+        return self.database.run_lock(run_id)
+
+    def _insert(self, run_id: str, row: Row, now: datetime.datetime) -> bool:
+        try:
+            with self._transaction(run_id):
+                if not self._has(run_id, (row[0],), row[1]):
+                    self._check_size(run_id, row)
+                    self._insert_row(now, run_id, row)
+                    return True
+        except peewee.IntegrityError:
+            if not self._has(run_id, (row[0],), row[1]):
+                raise
+        return self._has_inserted(run_id, row, now)
+
+    def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
+        try:
+            with self._transaction(run_id):
+                return all(self._has(run_id, *each) for each in requires) and self._write(run_id, rows)
+        except peewee.IntegrityError:
+            layout = self._schema.inspect()
+            if not layout.has_unique_index:
+                raise
+        self._queries = Queries(self._log, layout)
+        self.__class__ = LogTable  # type: ignore[assignment]
+        return self._upsert(run_id, rows, requires)
+
+    def _write(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:
+        log = self._log
+        for row in rows:
+            self._check_size(run_id, row)
+            keys = [pk for (pk,) in self._queries.rows_of(run_id, (row[0],), row[1]).select(log.pk).tuples()]
+            if keys:
+                log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
+            else:
+                self._insert_row(utcnow(), run_id, row)
+        return True
