@@ -36,7 +36,10 @@ SETTINGS = {
 
 # The files that take longest, in the order in which they start when processes share the files (see tox.ini). If they
 # started last, one process would work on the last of them alone.
-LONGEST_FILES = ["parallel", "documents", "argo", "containers", "liveness", "faults", "clusters", "cli", "histories"]
+LONGEST_FILES = [
+    *("parallel", "documents", "argo", "containers", "liveness", "faults", "clusters", "processes", "cli"),
+    *("histories", "legacy_tables"),
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -75,6 +75,41 @@ def test_process_gets_the_next_job_unless_one_failed(tmp_path: Path) -> None:
     assert first == second != third != fourth == fifth
 
 
+@pytest.mark.parametrize(("leave", "code"), [(lambda: sys.exit(3), 3), (sys.exit, 0), (int, 0), (raise_error, 1)])
+def test_copy_forked_by_a_job_ends_without_a_report(tmp_path: Path, leave: Callable[[], Any], code: int) -> None:
+    """The copy would report, and take the next job."""
+
+    def fork() -> None:
+        pid = os.fork()
+        if not pid:
+            leave()
+            return
+        assert os.waitpid(pid, 0)[1] >> 8 == code
+
+    def note() -> None:
+        with (tmp_path / "noted").open("a") as file:
+            file.write("x")
+
+    assert run([fork, note, note], count=1) == {}
+    assert (tmp_path / "noted").read_text() == "xx"
+
+
+def test_long_line_is_kept_in_pieces(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joining each piece to those before takes quadratic time."""
+    longest: List[int] = []
+    read = workers._Worker._read
+
+    def read_and_measure(worker: Any, name: str) -> bool:
+        result = read(worker, name)
+        longest.extend(len(piece) for pieces in worker._partial_lines.values() for piece in pieces[-1:])
+        return result
+
+    monkeypatch.setattr(workers._Worker, "_read", read_and_measure)
+    assert run([lambda: print("x" * 1_000_000)]) == {}
+    assert capfd.readouterr().out == "x" * 1_000_000 + "\n"
+    assert max(longest) <= 1 << 16
+
+
 def kill(worker: Any) -> None:
     """Kill a worker process, and wait until it has ended. The test's parent process has not noticed it yet."""
     os.kill(worker._process.pid, signal.SIGKILL)

@@ -119,7 +119,8 @@ class _Worker:
         self._job: Optional[int] = job  # The index of the job that the process holds.
         self._started = datetime.now()
         self._report = b""
-        self._partial_lines = {"stdout": b"", "stderr": b""}
+        # The pieces of a line that has not ended. Joined only once, so that a long line takes linear time.
+        self._partial_lines: Dict[str, List[bytes]] = {"stdout": [], "stderr": []}
         self._readers: Dict[str, int] = {}
         self._writers: Dict[str, int] = {}
         self._lifeline = (-1, -1)
@@ -210,9 +211,12 @@ class _Worker:
         if name == "report":
             self._report += data
         else:
-            lines, newline, self._partial_lines[name] = (self._partial_lines[name] + data).rpartition(b"\n")
+            lines, newline, rest = data.rpartition(b"\n")
             if newline:
-                _write(name, lines + newline)
+                _write(name, b"".join([*self._partial_lines[name], lines, newline]))
+                self._partial_lines[name] = []
+            if rest:
+                self._partial_lines[name].append(rest)
         return bool(data)
 
     def _drain(self, name: str, timeout: float) -> None:
@@ -226,9 +230,9 @@ class _Worker:
         for name in self._partial_lines:
             # Do not wait for the end of the pipe. A child of the process may keep it open.
             self._drain(name, timeout=0)
-            rest, self._partial_lines[name] = self._partial_lines[name], b""
+            rest, self._partial_lines[name] = self._partial_lines[name], []
             if rest:
-                _write(name, rest + b"\n")
+                _write(name, b"".join([*rest, b"\n"]))
 
     def _read_reason(self) -> str:
         """Return why the job that the process holds has failed; an empty text if it has not."""
@@ -265,7 +269,7 @@ class _Worker:
         try:
             # The parent or an earlier job may have changed the handler.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            with _restored_state():
+            with _restored_state(), _end_of_copies():
                 job()
         except KeyboardInterrupt:
             return b"It was interrupted."
@@ -328,6 +332,31 @@ def _die_with_parent(lifeline: int) -> None:
     """Wait for the end of the parent, then kill this process and what it has started."""
     os.read(lifeline, 1)
     os.killpg(0, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _end_of_copies() -> Iterator[None]:
+    """End a copy of this process, which a job has forked, where it would leave the job.
+
+    Such a copy would report through the pipes of its parent, and take its next job.
+    """
+    pid, code = os.getpid(), 0
+    try:
+        yield
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    except BaseException:
+        code = 1
+        if os.getpid() != pid:
+            traceback.print_exc()
+        raise
+    finally:
+        if os.getpid() != pid:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(code & 0xFF)
 
 
 @contextlib.contextmanager
