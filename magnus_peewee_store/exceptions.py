@@ -103,6 +103,10 @@ class RunExistsError(RunLogStoreError, exceptions.RunLogExistsError):
         self.args = (self.message,)
 
 
+class RunIsReusedError(RunLogStoreError, ValueError):
+    """A run cannot be deleted, because re-runs take results from it. The message names them."""
+
+
 class ConditionError(RunLogStoreError, ValueError):
     """A condition on runs is not valid. The message says what to write."""
 

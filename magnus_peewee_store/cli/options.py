@@ -19,6 +19,7 @@ from magnus_peewee_store.exceptions import (
     InvalidValueError,
     MissingLibraryError,
     MissingTableError,
+    RunIsReusedError,
     RunNotFoundError,
     UnknownNameError,
 )
@@ -127,6 +128,7 @@ USER_ERRORS = (
     InvalidValueError,
     MissingLibraryError,
     OSError,
+    RunIsReusedError,
     exceptions.RunLogNotFoundError,
     peewee.PeeweeException,
     UnicodeError,
