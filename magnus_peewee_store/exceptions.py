@@ -47,6 +47,10 @@ class UnreadableRowError(RunLogStoreError, ValueError):
     """A row does not hold what magnus writes. The message says what is wrong, without quoting the row's value."""
 
 
+class RunIsReusedError(RunLogStoreError, ValueError):
+    """A run cannot be deleted, because re-runs take results from it. The message names them."""
+
+
 class ConditionError(RunLogStoreError, ValueError):
     """A condition on runs is not valid. The message says what to write."""
 

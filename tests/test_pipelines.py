@@ -238,6 +238,29 @@ def test_failed_run_restarts_at_failed_step(project: Project) -> None:
     assert run_log(project, "old").status == "FAIL"
 
 
+def test_commands_keep_the_original_of_a_rerun(project: Project) -> None:
+    project.write(
+        functions_py=FUNCTIONS,
+        config_yaml=DB,
+        parameters_yaml={"rows": 2, "given": "at the start"},
+        pipeline_yaml={"dag": dag(load=python("load"), fix=python("fail_unless_fixed"))},
+    )
+    project.execute("old", "-p", "parameters.yaml", fails=True)
+    (project.folder / "fixed").touch()
+    project.execute("new", "--use-cached", "old")
+
+    def db(*arguments: str, fails: bool = False) -> str:
+        return project.magnus("db", *arguments, "-c", "config.yaml", fails=fails)
+
+    pruned = db("prune", "--keep", "0", "--where", "status=FAIL", "--yes")
+    assert "old is kept, because re-runs reuse its steps: new" in pruned
+    assert "new would lose what old has logged" in db("delete", "old", "--yes", fails=True)
+    copied = db("copy", "new", "--to", "sqlite:///copy.db", "--verify")
+    assert "old: taken along, because 'new' reuses its steps" in copied and "2 of 2 runs agree" in copied
+    db("delete", "old", "--yes", "--force")
+    assert "new: its original run old is gone" in db("check")
+
+
 def test_duplicate_run_id_fails(project: Project) -> None:
     project.write(config_yaml=DB, pipeline_yaml={"dag": dag(stub={"type": "stub"})})
     project.execute("run")

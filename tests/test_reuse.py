@@ -1,12 +1,14 @@
 """Test that a re-run has the metrics and data of the steps that it reused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog, RunLog, StepLog
 
-from magnus_peewee_store import DBStore, runs
+from magnus_peewee_store import DBStore, RunIsReusedError, runs
+from magnus_peewee_store.runs.upkeep import decide, delete_unless_kept
 
 
 def measured(name: str, **metrics: Any) -> StepLog:
@@ -75,3 +77,74 @@ def test_run_displays_itself_as_timeline(store: DBStore) -> None:
     assert (
         html.startswith('<img alt="Timeline of run &lt;a &quot;b&quot;&gt;"') and "data:image/svg+xml;base64," in html
     )
+
+
+# Original runs are kept
+
+
+def test_prunable_keeps_what_kept_runs_reuse(store: DBStore) -> None:
+    put_three_runs(store)
+    assert runs.prunable(store, keep=1) == ([], [], {"second": ["third"], "first": ["third"]})
+    assert sorted(runs.prunable(store, keep=0).run_ids) == ["first", "second", "third"]
+
+
+def test_rerun_with_own_results_holds_nothing(store: DBStore) -> None:
+    put(store, "first", measured("train", rmse=0.5))
+    put(store, "again", measured("train", rmse=0.4), original="first")
+    assert runs.prunable(store, keep=1).run_ids == ["first"]
+
+
+def test_unfinished_rerun_holds_its_original(store: DBStore) -> None:
+    put(store, "first", measured("train", rmse=0.5))
+    store.create_run_log("again", use_cached=True, original_run_id="first", status="PROCESSING")
+    with pytest.raises(RunIsReusedError, match="again"):
+        list(runs.delete_runs(store, ["first"]))
+
+
+def test_delete_refuses_reused_runs(store: DBStore) -> None:
+    put_three_runs(store)
+    with pytest.raises(RunIsReusedError, match="second, third would lose what first"):
+        list(runs.delete_runs(store, ["first"]))
+    assert len(list(runs.delete_runs(store, ["first"], should_force=True))) == 1
+    assert len(list(runs.delete_runs(store, ["second", "third"]))) == 2
+
+
+def test_check_names_reruns_without_original(store: DBStore) -> None:
+    put_three_runs(store)
+    assert runs.check(store).without_original == {}
+    list(runs.delete_runs(store, ["first"], should_force=True))
+    report = runs.check(store)
+    assert report.without_original == {"second": "first"} and report.is_healthy
+
+
+def test_copy_and_export_take_originals_along(store: DBStore, tmp_path: Path) -> None:
+    put_three_runs(store)
+    target = DBStore(connection_string=f"sqlite:///{tmp_path}/copy.db")
+    for outcomes in (runs.copy_runs(store, target, ["third"]), runs.export_runs(store, ["third"], tmp_path / "out")):
+        reason = "taken along, because 'third' reuses its steps"
+        assert [(each.name, each.message) for each in outcomes] == [
+            ("first", reason),
+            ("second", reason),
+            ("third", ""),
+        ]
+    assert runs.summarize(target, ["third"]) == runs.summarize(store, ["third"])
+    target.close()
+
+
+def test_run_tagged_meanwhile_is_kept_with_its_originals(store: DBStore) -> None:
+    put_three_runs(store)
+    found = runs.prunable(store, keep=0, keep_tags=["released"])
+    runs.tag_run(store, "second", "released")
+    deleted = dict(
+        delete_unless_kept(
+            store, found.run_ids, lambda run_id: bool(decide(store, [run_id], None, (), ["released"]).run_ids)
+        )
+    )
+    assert deleted == {"third": True, "second": False, "first": False}
+
+
+def test_run_that_came_back_to_life_is_kept(store: DBStore) -> None:
+    put(store, "run", measured("train"))
+    found = runs.prunable(store, keep=0)
+    store.update_run_log_status("run", "PROCESSING")
+    assert found.run_ids == ["run"] and decide(store, ["run"], None, (), ()).running == ["run"]

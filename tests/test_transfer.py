@@ -347,8 +347,8 @@ def test_prunable_runs_are_old_and_not_the_newest(store: DBStore, database: AnyD
         store.create_run_log(f"run {number}", status="SUCCESS")
         set_age(database, f"run {number}", days=10 - number)
     older_than, run_ids = timedelta(days=5.5), [f"run {number}" for number in range(10)]
-    assert runs.prunable(store, older_than=older_than) == (run_ids[:5], [])
-    assert runs.prunable(store, keep=3) == (run_ids[:7], [])
+    assert runs.prunable(store, older_than=older_than) == (run_ids[:5], [], {})
+    assert runs.prunable(store, keep=3) == (run_ids[:7], [], {})
     assert runs.prunable(store, older_than=older_than, keep=3).run_ids == run_ids[:5]
     assert runs.prunable(store, older_than=older_than, keep=8).run_ids == run_ids[:2]
     assert runs.prunable(store, keep=0).run_ids == run_ids

@@ -3,7 +3,7 @@
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 import click
 
@@ -14,7 +14,14 @@ from magnus_peewee_store.cli.terminal import LIST_LENGTH, count_of_runs, list_of
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import find_by_place, has_run
 from magnus_peewee_store.runs.search import Condition
-from magnus_peewee_store.runs.upkeep import delete_folder, find_catalogs, run_folders
+from magnus_peewee_store.runs.upkeep import (
+    check_reuse,
+    decide,
+    delete_folder,
+    delete_unless_kept,
+    find_catalogs,
+    run_folders,
+)
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -104,10 +111,14 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
 @click.command(cls=RunCommand)
 @click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also delete runs that other runs take results from.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
-def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -> None:
+def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, force: bool, dry_run: bool) -> None:
     """Delete runs. The command shows them and asks first. Give whole ids, or latest or -1.
+
+    A re-run (magnus execute --use-cached) takes the results of its reused steps from the original run. So an original
+    run is deleted only together with its re-runs, or with --force.
 
     \b
     Example:
@@ -119,8 +130,10 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, dry_run: bool) -
     unknown = [run_id for run_id in run_ids if run_id not in existing]
     for run_id in unknown:
         click.echo(printable(f"There is no run '{run_id}'. Give the whole id to delete a run."), err=True)
+    if not force:
+        check_reuse(store, existing)
     if existing or not unknown:
-        _delete(store, existing, {}, yes, dry_run)
+        _delete(store, existing, {}, yes, dry_run, should_force=force)
     if unknown:
         click.get_current_context().exit(1)
 
@@ -149,7 +162,8 @@ def prune(
     """Delete old runs. The command shows them and asks first. With several options, a run must match all.
 
     An unfinished run is kept while it has heartbeats. It is also kept while one of its rows is younger than
-    --older-than; if that is less than a day, a day counts. With --where, --keep counts only the runs that match.
+    --older-than; if that is less than a day, a day counts. A run is kept while a re-run that is kept reuses its steps.
+    Each run is looked at again immediately before it is deleted. With --where, --keep counts only the runs that match.
 
     \b
     Example:
@@ -164,12 +178,21 @@ def prune(
     if found.running:
         kept = count_of_runs(found.running)
         click.echo(f"{kept} kept, because they may still be running: {list_of(found.running)}", err=True)
+    for run_id, reruns in found.reused.items():
+        click.echo(printable(f"{run_id} is kept, because re-runs reuse its steps: {list_of(reruns)}"), err=True)
     folders = run_folders(Path(catalog), found.run_ids) if catalog else {}
     if folders:
         click.echo(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
     else:
         _report_kept_data(find_catalogs(store, found.run_ids))
-    _delete(store, found.run_ids, folders, yes, dry_run)
+    _delete(
+        store,
+        found.run_ids,
+        folders,
+        yes,
+        dry_run,
+        lambda run_id: bool(decide(store, [run_id], older_than, where, keep_tags).run_ids),
+    )
 
 
 def _report_kept_data(catalogs: Mapping[str, Sequence[str]]) -> None:
@@ -191,8 +214,10 @@ def _delete(
     folders: Mapping[str, Path],
     yes: bool,
     dry_run: bool,
+    may_delete: Callable[[str], bool] = lambda run_id: True,
+    should_force: bool = False,
 ) -> None:
-    """Show runs, ask, and delete the runs and their folders."""
+    """Show runs, ask, and delete the runs and their folders. The arguments are those of `delete_unless_kept`."""
     if not run_ids:
         click.echo("There is nothing to delete.")
         return
@@ -202,16 +227,26 @@ def _delete(
         return
     if not yes:
         _confirm(run_ids, summaries)
+
+    def may_delete_with_folder(run_id: str) -> bool:
+        is_wanted = may_delete(run_id)
+        # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
+        if is_wanted and run_id in folders:
+            delete_folder(folders[run_id])
+        return is_wanted
+
     deleted = 0
+    kept: List[str] = []
     try:
         with progress_bar("runs", len(run_ids)) as advance:
-            for run_id in run_ids:
-                # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
-                if run_id in folders:
-                    delete_folder(folders[run_id])
-                deleted += sum(1 for _ in runs.delete_runs(store, [run_id]))
+            for run_id, is_deleted in delete_unless_kept(store, run_ids, may_delete_with_folder, should_force):
+                deleted += is_deleted
+                if not is_deleted:
+                    kept.append(run_id)
                 advance(1)
     finally:
+        if kept:
+            click.echo(f"{count_of_runs(kept)} kept, because of changes in the meantime: {list_of(kept)}", err=True)
         click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
 
 

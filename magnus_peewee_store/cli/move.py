@@ -20,14 +20,14 @@ from magnus_peewee_store.store import DBStore
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
 @on_database()
 def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, where: List[Condition], output: str) -> None:
-    """Write runs as JSON files that magnus' file-system store reads.
+    """Write runs as JSON files that magnus' file-system store reads. A re-run's original runs are written, too.
 
     \b
     Example:
       magnus db export calm-hoover -o exported
     """
     chosen = _choose(store, run_ids, is_all or bool(where), where)
-    if not _report_outcomes(runs.export_runs(store, chosen, Path(output)), len(chosen), "exported"):
+    if not _report_outcomes(runs.export_runs(store, chosen, Path(output)), len(chosen), "exported")[1]:
         click.get_current_context().exit(1)
 
 
@@ -44,7 +44,7 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
       magnus db import .run_log_store
     """
     found = [run_log for path in paths for run_log in runs.find_run_logs(Path(path))]
-    if not _report_outcomes(runs.import_runs(store, found), len(found), "imported"):
+    if not _report_outcomes(runs.import_runs(store, found), len(found), "imported")[1]:
         click.get_current_context().exit(1)
 
 
@@ -58,6 +58,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     """Copy runs into another database, or bring them up to date there.
 
     Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
+    A re-run is copied together with the original runs whose results it reuses.
     Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and
     reported. Tags and notes are copied, heartbeats are not. Runs that only the other database has stay there.
 
@@ -71,9 +72,9 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     if is_same_database(store.database, target.database):
         raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
-    is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
+    copied, is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
     if verify:
-        is_complete = _verify(store, target, chosen) and is_complete
+        is_complete = _verify(store, target, copied) and is_complete
     if not is_complete:
         click.get_current_context().exit(1)
 
@@ -100,17 +101,19 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
     return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG)))[::-1]
 
 
-def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> bool:
+def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> Tuple[List[str], bool]:
     """Report problems as they happen, and the numbers at the end or when interrupted.
 
     Returns:
-        True if no run failed or is incomplete.
+        The names of all outcomes, and True if no run failed or is incomplete.
     """
+    names: List[str] = []
     counts: Dict[str, int] = dict.fromkeys((WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED), 0)
     try:
         with progress_bar("runs", total) as advance:
             for outcome in outcomes:
                 counts[outcome.status] += 1
+                names.append(outcome.name)
                 if outcome.message:
                     click.echo(printable(f"{outcome.name}: {outcome.message}"), err=True)
                 advance(1)
@@ -120,4 +123,4 @@ def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) ->
         parts += [f"{counts[status]:,} {ending}" for status, ending in endings.items() if counts[status]]
         if any(counts.values()) or not total:
             click.echo(f"{', '.join(parts)}.")
-    return not (counts[INCOMPLETE] or counts[FAILED])
+    return names, not (counts[INCOMPLETE] or counts[FAILED])

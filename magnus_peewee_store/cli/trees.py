@@ -111,6 +111,7 @@ def check_table(report: CheckReport) -> Table:
     """Return a table of what `runs.check` found."""
     without_own_row = [f"{run_id} has no row of its own" for run_id in report.without_own_row]
     duplicates = [f"{count:,} duplicate rows of {run_id}" for run_id, count in report.duplicates.items()]
+    gone = report.without_original
     rows = ", ".join(f"{count:,} {attribute_type}" for attribute_type, count in sorted(report.rows.items()))
     lines_of = {
         "Database": [f"{report.product}, {report.database}"],
@@ -122,6 +123,7 @@ def check_table(report: CheckReport) -> Table:
         "Runs": [f"{report.runs:,}", *first_of(without_own_row)],
         "Size": [decimal(report.size)],
         "Stale": first_of(report.stale),
+        "Reuse": first_of([f"{run_id}: its original run {each} is gone" for run_id, each in gone.items()]),
         "Duplicates": first_of(duplicates),
         "Unreadable": first_of([f"{row.run_id}: {row}" for row in report.unreadable]),
     }

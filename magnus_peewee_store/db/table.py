@@ -176,10 +176,21 @@ class LogTable:
         return oldest, newest
 
     @retrying
-    def find(self, types: Types, text: str) -> List[StoredRow]:
-        """Return the rows whose value contains a text, ignoring case, oldest first."""
+    def find(
+        self, types: Types, text: str = "", without: Sequence[str] = (), run_ids: Optional[Sequence[str]] = None
+    ) -> List[StoredRow]:
+        """Return the rows whose value contains a text, and none of the others, ignoring case, oldest first.
+
+        Args:
+            without: The texts that the value must not contain.
+            run_ids: Return only rows of these runs, at most a few hundred.
+        """
         log = self._log
         rows = log.select(*self._stored).where(log.attribute_type.in_(types), log.attribute_value.contains(text))
+        for unwanted in without:
+            rows = rows.where(~log.attribute_value.contains(unwanted))
+        if run_ids is not None:
+            rows = rows.where(self._queries.comparable(log.run_id).in_(run_ids))
         rows = self.database.execute(rows.order_by(log.created_at, log.pk)).fetchall()
         return [self._to_stored(row) for row in rows]
 

@@ -5,7 +5,18 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Sequence,
+    Tuple,
+)
 
 import peewee
 from magnus.datastore import BranchLog, RunLog, StepLog
@@ -18,6 +29,7 @@ from magnus_peewee_store.fragments import UNKNOWN
 from magnus_peewee_store.logs import attempts_of, steps_of, time_span
 from magnus_peewee_store.origin import parse_origin
 from magnus_peewee_store.runs.read import has_ended, read_exactly
+from magnus_peewee_store.runs.reuse import add_originals
 from magnus_peewee_store.runs.summaries import batches
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
@@ -46,11 +58,20 @@ class Outcome(NamedTuple):
     """Why it failed or is incomplete, or what else to know."""
 
 
+def explain(outcomes: Iterable[Outcome], reasons: Mapping[str, str]) -> Iterator[Outcome]:
+    """Add to the outcome of each run why it was added."""
+    for outcome in outcomes:
+        message = "; ".join(filter(None, [reasons[outcome.name], outcome.message]))
+        yield outcome._replace(message=message)
+
+
 RUN_LOG_CHUNK = "RunLog.json"
 
 
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
     """Write runs as files that magnus' `file-system` store reads. An existing file of a run is replaced.
+
+    The original runs whose results a re-run reuses are written, too. Their outcomes say so.
 
     This is a generator: nothing happens until you iterate over it.
 
@@ -65,6 +86,11 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
         OSError: If the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    reasons = add_originals(store, run_ids)
+    yield from explain(_export(store, reasons, folder), reasons)
+
+
+def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
     for run_id in run_ids:
         if not _can_name_a_file(run_id):
             yield Outcome(run_id, FAILED, "its id cannot be the name of a file")
@@ -222,6 +248,8 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
     Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. Rows of the run that
     only the target has are deleted. If the target has a different run with the same id, that run is kept.
 
+    The original runs whose results a re-run reuses are copied, too. Their outcomes say so.
+
     This is a generator: nothing happens until you iterate over it.
 
     Args:
@@ -235,6 +263,11 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
     Raises:
         peewee.PeeweeException: If a database cannot be read or written.
     """
+    reasons = add_originals(source, run_ids)
+    yield from explain(_copy(source, target, list(reasons)), reasons)
+
+
+def _copy(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Iterator[Outcome]:
     for batch in batches(run_ids, COPY_BATCH):
         wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
         for run_id in batch:

@@ -3,19 +3,21 @@
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
 from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.db.views import View
-from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
+from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
-from magnus_peewee_store.runs.search import AnyCondition, Condition, search
-from magnus_peewee_store.runs.summaries import BATCH_SIZE, batches, summarize
+from magnus_peewee_store.runs.reuse import find_reused, originals_of, read_originals
+from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search
+from magnus_peewee_store.runs.summaries import BATCH_SIZE, RunProgress, batches, summarize, summarize_headers
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import utcnow
 
@@ -48,6 +50,9 @@ class CheckReport:
     """The rows that cannot be read."""
     stale: List[str]
     """The unfinished runs that are stale or were interrupted. They do not make the database unhealthy."""
+    without_original: Dict[str, str]
+    """The re-runs that lack the results of reused steps, with the id of the original run, which is gone. They do not
+    make the database unhealthy."""
 
     @property
     def is_healthy(self) -> bool:
@@ -93,6 +98,9 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
         stale=[
             run.run_id for batch in batches(unfinished, BATCH_SIZE) for run in summarize(store, batch) if run.is_stale
         ],
+        without_original={
+            run_id: original for run_id, original in read_originals(store).items() if original not in run_ids
+        },
     )
 
 
@@ -149,6 +157,8 @@ class Prunable(NamedTuple):
     """The runs that may be deleted."""
     running: List[str]
     """The runs that are old enough, but may still be running. They are kept."""
+    reused: Dict[str, List[str]]
+    """The runs that are kept because re-runs that are kept take results from them, with the ids of these re-runs."""
 
 
 def prunable(
@@ -163,6 +173,7 @@ def prunable(
 
     An unfinished run may still be running. It is not chosen while it has heartbeats. It is not chosen either while one
     of its rows is younger than `older_than`. If that is less than a day, a day counts.
+    A run is not chosen either if a re-run that is not chosen takes results from it.
 
     Args:
         older_than: The age. None chooses runs of any age.
@@ -179,51 +190,124 @@ def prunable(
     if where:
         matching = {run.run_id for run in search(store, where)}
         found = {run_id: started for run_id, started in found.items() if run_id in matching}
-    kept_by_tag = {run.run_id for tag in keep_tags for run in search(store, [Condition("tag", "=", tag)])}
     old = [
         run_id
         for run_id, started in list(found.items())[keep or 0 :]
         if older_than is None or (isinstance(started, datetime) and now - started > older_than)
-        if run_id not in kept_by_tag
     ]
-    quiet_since = now - max(ONE_DAY, older_than or ONE_DAY)
-    chosen = Prunable([], [])
+    chosen = Prunable([], [], {})
     for batch in batches(old[::-1], BATCH_SIZE):
-        ended = {row.run_id for row in store.table.read_runs(batch, fragments.RUN_LOG) if has_ended(row)}
-        for run_id in batch:
-            if run_id in ended or _is_quiet(store, run_id, quiet_since):
-                chosen.run_ids.append(run_id)
-            else:
-                chosen.running.append(run_id)
+        run_ids, running, _ = decide(store, batch, older_than, where, keep_tags)
+        chosen.run_ids.extend(run_ids)
+        chosen.running.extend(running)
         progress(len(batch))
+    reused = find_reused(read_originals(store), chosen.run_ids)
+    return Prunable([run_id for run_id in chosen.run_ids if run_id not in reused], chosen.running, reused)
+
+
+def decide(
+    store: DBStore,
+    run_ids: Sequence[str],
+    older_than: Optional[timedelta],
+    where: Sequence[AnyCondition],
+    keep_tags: Sequence[str],
+) -> Prunable:
+    """Decide as `prunable` does, for some runs as they are now, without regard to their number and their re-runs."""
+    filters = make_filters(where)
+    kept = make_filters([Condition("tag", "=", tag) for tag in keep_tags])
+    read: Callable[[DBStore, Sequence[str]], Sequence[RunProgress]] = summarize
+    if all(each.is_on_header() for each in filters):
+        read = summarize_headers
+    now = datetime.now(timezone.utc)
+    chosen = Prunable([], [], {})
+    for run in read(store, run_ids):
+        is_old = older_than is None or (run.started is not None and now - run.started > older_than)
+        if not is_old or not all(each.is_met_by(run) for each in filters) or any(each.is_met_by(run) for each in kept):
+            continue
+        if run.status in ENDED or _is_quiet(store, run, utcnow() - max(ONE_DAY, older_than or ONE_DAY)):
+            chosen.run_ids.append(run.run_id)
+        else:
+            chosen.running.append(run.run_id)
     return chosen
 
 
-def delete_runs(store: DBStore, run_ids: Sequence[str]) -> Iterator[int]:
+def delete_runs(store: DBStore, run_ids: Sequence[str], should_force: bool = False) -> Iterator[int]:
     """Delete runs, each in one transaction. Pipelines can write in the pauses between two runs.
 
     This is a generator: nothing happens until you iterate over it.
 
     Args:
         run_ids: The whole ids.
+        should_force: Whether to delete runs that other runs take results from.
 
     Yields:
         The number of rows of each run.
+
+    Raises:
+        RunIsReusedError: If a re-run that is not among these runs takes results from one of them. Nothing is deleted.
     """
+    if not should_force:
+        check_reuse(store, run_ids)
     for run_id in run_ids:
-        start = time.monotonic()
-        is_finished = any(has_ended(row) for row in store.table.read_runs([run_id], fragments.RUN_LOG))
-        count = store.table.delete(run_id, is_being_written=not is_finished)
-        pause = time.monotonic() - start
-        yield count
-        # SQLite allows one writer at a time. A pause as long as the deletion lets others write.
-        time.sleep(pause)
+        yield from _delete_run(store, run_id)
 
 
-def _is_quiet(store: DBStore, run_id: str, since: datetime) -> bool:
+def delete_unless_kept(
+    store: DBStore, run_ids: Sequence[str], may_delete: Callable[[str], bool], should_force: bool = False
+) -> Iterator[Tuple[str, bool]]:
+    """Delete runs, but keep those that may not be deleted any more, and the runs that these take results from.
+
+    Args:
+        run_ids: The whole ids.
+        may_delete: Called immediately before each deletion, with the run's id.
+        should_force: Whether to delete runs that other runs take results from.
+
+    Yields:
+        The id of each run, and whether it was deleted.
+    """
+    originals = {} if should_force else read_originals(store)
+    held = set(find_reused(originals, run_ids))
+    # A re-run goes before the runs that it takes results from, because it may still turn out to be kept.
+    last = set(originals.values())
+    ordered = [run_id for run_id in run_ids if run_id not in last]
+    ordered += sorted(last.intersection(run_ids), key=lambda run_id: -len([*originals_of(run_id, originals)]))
+    for run_id in ordered:
+        is_kept = run_id in held or not may_delete(run_id)
+        if is_kept:
+            held.update(originals_of(run_id, originals))
+        else:
+            for _ in _delete_run(store, run_id):
+                pass
+        yield run_id, not is_kept
+
+
+def _delete_run(store: DBStore, run_id: str) -> Iterator[int]:
+    start = time.monotonic()
+    is_finished = any(has_ended(row) for row in store.table.read_runs([run_id], fragments.RUN_LOG))
+    count = store.table.delete(run_id, is_being_written=not is_finished)
+    pause = time.monotonic() - start
+    yield count
+    # SQLite allows one writer at a time. A pause as long as the deletion lets others write.
+    time.sleep(pause)
+
+
+def check_reuse(store: DBStore, run_ids: Sequence[str]) -> None:
+    """Check that no other run takes results from these runs.
+
+    Raises:
+        RunIsReusedError: If there is one.
+    """
+    reused = find_reused(read_originals(store), run_ids)
+    if reused:
+        parts = (f"{', '.join(reruns)} would lose what {run_id} has logged" for run_id, reruns in reused.items())
+        raise RunIsReusedError(
+            f"Nothing was deleted. Re-runs take the results of their reused steps: {'; '.join(parts)}."
+        )
+
+
+def _is_quiet(store: DBStore, run: RunProgress, since: datetime) -> bool:
     """Return True if an unfinished run has no recent heartbeats, and no rows created since a time."""
-    _, newest = store.table.created_at_range(run_id, fragments.TYPES)
-    [run] = summarize(store, [run_id])
+    _, newest = store.table.created_at_range(run.run_id, fragments.TYPES)
     return run.is_stale is not False and (not isinstance(newest, datetime) or newest < since)
 
 
