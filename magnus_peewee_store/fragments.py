@@ -34,6 +34,7 @@ ANNOTATIONS = TAG + NOTE
 EXTRA = HEARTBEAT + ANNOTATIONS
 
 RUN_LOG_KEY = "run_log"
+MARKED_FAILED = "marked_failed"  # a key that `mark_failed` adds to logs, and that magnus' next status removes
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of runs, steps and branches that have ended
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
@@ -155,7 +156,7 @@ def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) 
     # magnus passes parameters through environment variables, which makes their names lower case.
     if not all(name in names or name.lower() in names for name in read):
         return parameters
-    return [each for each in parameters if not _is_same_json(each.attribute_value, read.get(each.attribute_key))]
+    return [each for each in parameters if not is_same_json(each.attribute_value, read.get(each.attribute_key))]
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
@@ -242,7 +243,7 @@ def _parse_value(value: str) -> Any:
         return json.loads(value)  # See `_parse_log`.
 
 
-def _is_same_json(value: str, other: Optional[str]) -> bool:
+def is_same_json(value: str, other: Optional[str]) -> bool:
     """Return True if two JSON texts have the same value. 1, 1.0 and true differ; the order of keys does not matter."""
     if other is None:
         return False

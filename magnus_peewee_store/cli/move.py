@@ -52,14 +52,17 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 @click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
 @filter_options
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
-@click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
+@click.option("--verify", is_flag=True, help="Check afterwards that the target has all rows, or newer ones.")
+@click.option("--overwrite", is_flag=True, help="Replace the runs in the other database, even if they are newer there.")
 @on_database()
-def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
+def copy_runs(
+    store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool, overwrite: bool
+) -> None:
     """Copy runs into another database, or bring them up to date there.
 
     Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
     Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and
-    reported. Tags and notes are copied, heartbeats are not. Runs that only the other database has stay there.
+    reported. What is newer in the other database, or only there, stays. See also --overwrite.
 
     \b
     Example:
@@ -71,7 +74,7 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     if is_same_database(store.table.database, target.table.database):
         raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
-    is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
+    is_complete = _report_outcomes(runs.copy_runs(store, target, chosen, overwrite), len(chosen), "copied")
     if verify:
         is_complete = _verify(store, target, chosen) and is_complete
     if not is_complete:

@@ -169,6 +169,11 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
         return super().try_once(work_with_timeout, timeout)
 
+    def rollback(self) -> None:
+        """Roll back, unless SQLite has already done so, as it does when the disk is full."""
+        if self.is_closed() or self.connection().in_transaction:
+            super().rollback()
+
     def version_string(self) -> str:
         """Return the version of the SQLite library."""
         return f"SQLite {sqlite3.sqlite_version}"
