@@ -31,10 +31,12 @@ HEARTBEAT = ("Heartbeat",)
 TAG = ("Tag",)
 NOTE = ("Note",)
 ANNOTATIONS = TAG + NOTE
-EXTRA = HEARTBEAT + ANNOTATIONS
+PROBE = ("Probe",)  # tells whether two connections lead to one database; see `runs.copy_runs`
+EXTRA = HEARTBEAT + ANNOTATIONS + PROBE
 
 RUN_LOG_KEY = "run_log"
 HEADER = (RUN_LOG, RUN_LOG_KEY)  # the types and the key of the run's own row, which each run has
+MARKED_FAILED = "marked_failed"  # a key that `mark_failed` adds to logs, and that magnus' next status removes
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of runs, steps and branches that have ended
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
@@ -156,7 +158,7 @@ def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) 
     # magnus passes parameters through environment variables, which makes their names lower case.
     if not all(name in names or name.lower() in names for name in read):
         return parameters
-    return [each for each in parameters if not _is_same_json(each.attribute_value, read.get(each.attribute_key))]
+    return [each for each in parameters if not is_same_json(each.attribute_value, read.get(each.attribute_key))]
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
@@ -243,7 +245,7 @@ def _parse_value(value: str) -> Any:
         return json.loads(value)  # See `_parse_log`.
 
 
-def _is_same_json(value: str, other: Optional[str]) -> bool:
+def is_same_json(value: str, other: Optional[str]) -> bool:
     """Return True if two JSON texts have the same value. 1, 1.0 and true differ; the order of keys does not matter."""
     if other is None:
         return False

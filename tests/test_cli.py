@@ -325,7 +325,7 @@ def test_file_that_is_not_a_database_is_explained(run: RunCommand, tmp_path: Pat
 def test_copy_to_the_same_database_fails(run: RunCommand, default_store: DBStore, tmp_path: Path) -> None:
     default_store.create_run_log("run")
     output = run("copy", "--to", f"sqlite:///{tmp_path}/./.run_log_store/run_log.db", exit_code=1).output
-    assert "--to names the database that contains the runs" in output
+    assert "The database to copy to is the one that contains the runs" in output
 
 
 def test_delete_requires_confirmation(run: RunCommand, default_store: DBStore, tmp_path: Path) -> None:

@@ -511,7 +511,7 @@ def test_schema_option_selects_the_schema(scheme: str, schema: str, server_datab
         assert [row.run_id for row in runs.list_runs(store)] == ["run"]
         assert runs.check(store).is_healthy and runs.check(store).size > 0
         assert database.sql(f"SELECT attribute_key FROM {quoted}.db_log ORDER BY pk") == [("run_log",), ("x",), ("y",)]
-        assert not is_same_database(store.database, other_store.database)
+        assert not is_same_database(store, other_store)
         other_store.create_run_log("other run")
         assert [row.run_id for row in runs.list_runs(store)] == ["run"]
     finally:

@@ -57,14 +57,14 @@ def test_copy_skips_equal_runs(source: DBStore, store: DBStore) -> None:
 
 
 def test_copy_notices_a_change_of_the_same_length(source: DBStore, store: DBStore) -> None:
-    source.put_run_log(sample_run("run", parameters={"x": 1}))
+    source.put_run_log(sample_run("run", status="PROCESSING", parameters={"x": 1}))
     copy(source, store)
     source.set_parameters("run", {"x": 2})
     assert copy(source, store) == ["updated"]
     assert store.get_parameters("run")["x"] == 2
 
 
-def test_copy_takes_tags_and_notes_but_no_heartbeats(source: DBStore, store: DBStore) -> None:
+def test_copy_takes_tags_notes_and_heartbeats(source: DBStore, store: DBStore) -> None:
     source.put_run_log(sample_run("run"))
     source.table.upsert("run", [("Heartbeat", "laptop 1 2024", json.dumps({"seen": "2024-02-03 10:00:00"}))])
     copy(source, store)
@@ -75,22 +75,69 @@ def test_copy_takes_tags_and_notes_but_no_heartbeats(source: DBStore, store: DBS
     copy(source, store)
     copied, original = (runs.read_run(each, "run") for each in (store, source))
     assert copied.tags == ("kept",) and copied.notes == original.notes
-    assert not store.table.has("run", ("Heartbeat",)) and differing(source, store) == []
+    assert store.table.has("run", ("Heartbeat",)) and differing(source, store) == []
 
 
-def test_copy_deletes_what_the_source_no_longer_has(source: DBStore, store: DBStore) -> None:
+def test_copy_keeps_what_only_the_target_has(source: DBStore, store: DBStore) -> None:
     source.put_run_log(sample_run("run"))
     copy(source, store)
     store.set_parameters("run", {"only here": 1})
-    assert copy(source, store) == ["updated"] and "only here" not in store.get_parameters("run")
+    assert copy(source, store) == ["skipped"] and "only here" in store.get_parameters("run")
+    assert [each.status for each in runs.copy_runs(source, store, ["run"], True)] == ["updated"]
+    assert "only here" not in store.get_parameters("run")
+
+
+def test_copy_keeps_newer_run(source: DBStore, store: DBStore) -> None:
+    source.create_run_log("run", status="PROCESSING")
+    source.add_step_log(step("a", status="PROCESSING"), "run")
+    copy(source, store)
+    store.add_step_log(step("a", status="SUCCESS"), "run")
+    store.update_run_log_status("run", "SUCCESS")
+    assert copy(source, store) == ["skipped"] and differing(source, store) == []
+    assert store.get_run_log_by_id("run").status == store.get_step_log("a", "run").status == "SUCCESS"
+
+
+def test_copy_of_an_ended_run_with_equal_keys_keeps_target_and_says_so(source: DBStore, store: DBStore) -> None:
+    source.put_run_log(sample_run("run", parameters={"x": 1}))
+    copy(source, store)
+    source.set_parameters("run", {"x": 2})
+    [outcome] = runs.copy_runs(source, store, ["run"])
+    assert outcome.status == "failed" and "copy run --overwrite" in outcome.message
+    assert store.get_parameters("run")["x"] == 1 and differing(source, store) == ["run"]
+
+
+def test_marked_run_moves_on(source: DBStore, store: DBStore) -> None:
+    source.create_run_log("run", status="PROCESSING")
+    source.add_step_log(step("a", status="PROCESSING"), "run")
+    copy(source, store)
+    runs.mark_failed(store, "run")
+    source.add_step_log(step("a", status="SUCCESS"), "run")
+    assert copy(source, store) == ["updated"]
+    assert store.get_run_log_by_id("run").status == "PROCESSING"
+
+
+def test_later_change_of_a_tag_wins(source: DBStore, store: DBStore) -> None:
+    source.put_run_log(sample_run("run"))
+    runs.tag_run(source, "run", "a", "b")
+    copy(source, store)
+    runs.untag_run(store, "run", "a")
+    runs.tag_run(store, "run", "c")
+    assert copy(source, store) == ["skipped"] and runs.read_run(store, "run").tags == ("b", "c")
+    assert copy(store, source) == ["updated"] and runs.read_run(source, "run").tags == ("b", "c")
+
+
+def another_run(source: DBStore, target: DBStore) -> None:
+    """Create two runs with one id, created at different times."""
+    source.create_run_log("run", tag="source")
+    [row] = source.table.read_runs(["run"])
+    target.table.insert_run([row._replace(created_at=row.created_at.replace(year=2020))])
 
 
 def test_copy_keeps_another_run_with_the_same_id(source: DBStore, store: DBStore) -> None:
-    source.create_run_log("run", tag="source")
-    store.create_run_log("run", tag="target")
+    another_run(source, store)
     [outcome] = runs.copy_runs(source, store, ["run"])
     assert outcome.status == "skipped" and outcome.message == "skipped: the other database has another run with this id"
-    assert store.get_run_log_by_id("run").tag == "target" and differing(source, store) == ["run"]
+    assert differing(source, store) == ["run"]
 
 
 def test_copy_into_a_legacy_table_brings_runs_up_to_date(source: DBStore, sqlite_file: SqliteFile) -> None:
@@ -107,6 +154,7 @@ def test_copy_into_a_legacy_table_brings_runs_up_to_date(source: DBStore, sqlite
 def test_command_copies_verifies_and_says_so(source: DBStore, tmp_path: Path) -> None:
     source.put_run_log(sample_run("run"))
     source.put_run_log(sample_run("another"))
+    source.update_run_log_status("run", "PROCESSING")
     url = f"sqlite:///{tmp_path}/target.db"
     command = ("copy", "--verify", "--to", url, "--connection-string", f"sqlite:///{tmp_path}/source.db")
     assert "2 copied. 2 of 2 runs agree in all rows." in db(*command)
@@ -114,7 +162,7 @@ def test_command_copies_verifies_and_says_so(source: DBStore, tmp_path: Path) ->
     assert "0 copied, 1 updated, 1 existed already. 2 of 2 runs agree in all rows." in db(*command)
     target = DBStore(connection_string=url)
     target.table.delete("run")
-    target.create_run_log("run")
+    target.table.upsert("run", [("Parameter", "x", "1")])
     assert "run: the two databases differ" in db(*command, exit_code=1)
 
 

@@ -238,7 +238,9 @@ def test_import_masks_secrets(local_store: DBStore, sqlite_file: SqliteFile, tmp
 def test_copy_keeps_rows_and_skips_existing_runs(store: DBStore, other_store: DBStore) -> None:
     for number in range(3):
         other_store.put_run_log(sample_run(f"run {number}"))
-    store.create_run_log("run 1", tag="of the target")
+    [row] = other_store.table.read_runs(["run 1"], ("RunLog",))
+    value = RunLog(run_id="run 1", tag="of the target").model_dump_json()
+    store.table.insert_run([row._replace(attribute_value=value, created_at=row.created_at.replace(year=2020))])
     run_ids = [f"run {number}" for number in range(3)]
     outcomes = list(runs.copy_runs(other_store, store, run_ids))
     assert [outcome.status for outcome in outcomes] == ["written", "skipped", "written"]

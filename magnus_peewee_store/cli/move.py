@@ -9,7 +9,7 @@ from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.options import RunCommand, RunId, filter_options, on_database, open_until_command_ends
 from magnus_peewee_store.cli.terminal import count_of_runs, printable, progress_bar
 from magnus_peewee_store.runs.search import Condition
-from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, is_same_database
+from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN
 from magnus_peewee_store.store import DBStore
 
 
@@ -52,15 +52,18 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 @click.argument("run_ids", nargs=-1, type=RunId(), metavar="[RUN_ID]...")
 @filter_options
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
-@click.option("--verify", is_flag=True, help="Compare all rows of these runs afterwards, and say whether they agree.")
+@click.option("--verify", is_flag=True, help="Check afterwards that the target has all rows, or newer ones.")
+@click.option("--overwrite", is_flag=True, help="Replace the runs in the other database, even if they are newer there.")
 @on_database()
-def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool) -> None:
+def copy_runs(
+    store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], to: str, verify: bool, overwrite: bool
+) -> None:
     """Copy runs into another database, or bring them up to date there.
 
     Without ids and conditions, all runs are copied. Repeat the command for a backup: runs that are equal are skipped.
     A re-run is copied together with the original runs whose results it reuses.
     Each run is copied atomically, so the command can be interrupted. Unfinished runs are copied as they are now, and
-    reported. Tags and notes are copied, heartbeats are not. Runs that only the other database has stay there.
+    reported. What is newer in the other database, or only there, stays. See also --overwrite.
 
     \b
     Example:
@@ -69,10 +72,8 @@ def copy_runs(store: DBStore, run_ids: Tuple[str, ...], where: List[Condition], 
     target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
     open_until_command_ends(target, "--to")
-    if is_same_database(store.database, target.database):
-        raise click.ClickException("--to names the database that contains the runs.")
     chosen = _choose(store, run_ids, not run_ids, where)
-    copied, is_complete = _report_outcomes(runs.copy_runs(store, target, chosen), len(chosen), "copied")
+    copied, is_complete = _report_outcomes(runs.copy_runs(store, target, chosen, overwrite), len(chosen), "copied")
     if verify:
         is_complete = _verify(store, target, copied) and is_complete
     if not is_complete:

@@ -177,6 +177,10 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Return True if another process holds a lock."""
         return super().is_transient(error) or (isinstance(error, peewee.OperationalError) and "locked" in str(error))
 
+    def rollback(self) -> Any:
+        """Roll back, unless SQLite has already done so, as it does when the disk is full."""
+        return super().rollback() if self.is_closed() or self.connection().in_transaction else None
+
     def version_string(self) -> str:
         """Return the version of the SQLite library."""
         return f"SQLite {sqlite3.sqlite_version}"

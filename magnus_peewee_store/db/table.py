@@ -31,6 +31,7 @@ from magnus_peewee_store.times import utcnow
 # The maximum size of the rows in one statement. They fit into MySQL's packet, even if escaping quadruples their size.
 BATCH_BYTES = 100_000
 DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
+INSERT_ATTEMPTS = 20  # how often a transaction is repeated that collides with inserts of other processes
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
@@ -53,6 +54,9 @@ class StoredRow(NamedTuple):
     def fragment(self) -> Row:
         """The columns attribute_type, attribute_key and attribute_value."""
         return self[1:4]
+
+
+Rows = Sequence[StoredRow]
 
 
 def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
@@ -305,25 +309,46 @@ class LogTable:
         return self.database.retry(self._insert_run, rows)
 
     @retrying
-    def replace_run(self, rows: Sequence[StoredRow], except_types: Types) -> None:
-        """Replace all rows of a run by these rows, with their created_at, in one transaction.
+    def change_run(self, run_id: str, change: Callable[[List[StoredRow]], Tuple[Rows, Rows]]) -> None:
+        """Change the rows of a run in one transaction, decided under a lock on its rows.
 
         Args:
-            rows: The rows of one run.
-            except_types: Rows of these types stay as they are.
+            run_id: The id of the run.
+            change: Given the present rows, returns the rows to write, and the rows to delete. A row that the run has
+                keeps its created_at.
         """
-        run_id = rows[0].run_id
+        for remaining in reversed(range(INSERT_ATTEMPTS)):
+            try:
+                self._change_run(run_id, change)
+                return
+            except peewee.IntegrityError:
+                # Another process has inserted one of the rows in the meantime.
+                if not remaining:
+                    raise
+
+    def _change_run(self, run_id: str, change: Callable[[List[StoredRow]], Tuple[Rows, Rows]]) -> None:
         log = self._log
-        wanted = set(rows)
         with self._transaction(run_id):
-            stored = self._queries.rows_of(run_id).where(log.attribute_type.not_in(except_types))
-            pks = {self._to_stored(row): row[5] for row in stored.select(*self._stored, log.pk).tuples()}
-            surplus = [pk for row, pk in pks.items() if row not in wanted]
-            for start in range(0, len(surplus), DELETE_BATCH):
-                log.delete().where(log.pk.in_(surplus[start : start + DELETE_BATCH])).execute()
+            query = self._queries.rows_of(run_id).select(*self._stored, log.pk).order_by(log.created_at, log.pk)
+            rows = self.database.execute(query).fetchall()
+            locked = None
+            while self.database.for_update and locked != rows:  # Rows that another process has added lack a lock.
+                self.database.execute(query.for_update()).fetchall()
+                locked, rows = rows, self.database.execute(query).fetchall()
+            stored = [self._to_stored(row) for row in rows]
+            pks: Dict[Tuple[str, str], List[int]] = {}
             for row in rows:
-                if row not in pks:
-                    self._check_size(run_id, row.fragment)
+                pks.setdefault(tuple(row[1:3]), []).append(row[5])
+            wanted, surplus = change(stored)
+            gone = [row[5] for row, each in zip(rows, stored) if each in surplus]
+            for start in range(0, len(gone), DELETE_BATCH):
+                log.delete().where(log.pk.in_(gone[start : start + DELETE_BATCH])).execute()
+            for row in wanted:
+                self._check_size(run_id, row.fragment)
+                kept = [pk for pk in pks.get(row[1:3], ()) if pk not in gone]
+                if kept:
+                    log.update(attribute_value=row.attribute_value).where(log.pk.in_(kept)).execute()
+                else:
                     self._queries.insert_stored().run(**row._asdict())
 
     def delete(self, run_id: str, is_being_written: bool = False) -> int:

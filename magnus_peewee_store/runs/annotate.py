@@ -12,8 +12,9 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row
 from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 from magnus_peewee_store.origin import this_process
+from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
-from magnus_peewee_store.times import from_created_at, utcnow
+from magnus_peewee_store.times import TICK, from_created_at, utcnow
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,11 @@ def add_note(store: DBStore, run_id: str, text: str) -> None:
     if not text.strip():
         raise InvalidValueError("A note must not be empty.")
     now = utcnow().isoformat()
-    _write(store, run_id, [(fragments.NOTE[0], now, json.dumps({"text": text, "user": this_process().user}))])
+    _write(
+        store,
+        run_id,
+        [(fragments.NOTE[0], now, json.dumps({"text": text, "user": this_process().user, "changed": now}))],
+    )
 
 
 def tags_of(rows: Iterable[Row]) -> List[str]:
@@ -99,8 +104,15 @@ def notes_of(rows: Iterable[Row]) -> List[Note]:
 def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool) -> None:
     if not all(name.strip() for name in names):
         raise InvalidValueError("A tag must not be empty.")
-    value = json.dumps({"is_set": is_set, "user": this_process().user})
-    _write(store, run_id, [(fragments.TAG[0], name, value) for name in dict.fromkeys(names)])
+    present = {row[1]: _parse(row) for row in store.table.read(run_id, fragments.TAG)}
+    rows = []
+    for name in dict.fromkeys(names):
+        # Later than the row that it replaces, whatever the clock says: a copy keeps the later one.
+        replaced = changed_time(present.get(name, {}))
+        changed = max(utcnow(), replaced + TICK) if replaced else utcnow()
+        value = {"is_set": is_set, "user": this_process().user, "changed": changed.isoformat()}
+        rows.append((fragments.TAG[0], name, json.dumps(value)))
+    _write(store, run_id, rows)
 
 
 def _write(store: DBStore, run_id: str, rows: Sequence[Row]) -> None:
@@ -165,7 +177,7 @@ def mark_failed(store: DBStore, run_id: str) -> List[str]:
     if not header or not _is_readable(*header[-1]):
         raise RunNotFoundError(f"There is no run '{run_id}' whose own row can be read.")
     if _is_unfinished(*header[-1]):
-        store.update_run_log_status(run_id, defaults.FAIL)
+        store.table.update(run_id, fragments.RUN_LOG, fragments.RUN_LOG_KEY, functools.partial(_fail, {}))
         add_note(store, run_id, "Marked as failed")
     return ended
 
@@ -184,6 +196,6 @@ def _is_unfinished(*row: Any) -> bool:
 def _fail(changes: Dict[str, str], value: str) -> str:
     """Return the value of a row with the status FAIL and other changes."""
     log = json.loads(value)
-    if log["status"] in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
+    if log.get("status") in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
         return value
-    return json.dumps({**log, **changes, "status": defaults.FAIL})
+    return json.dumps({**log, **changes, "status": defaults.FAIL, fragments.MARKED_FAILED: True})

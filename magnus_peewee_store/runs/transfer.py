@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import (
@@ -15,19 +16,18 @@ from typing import (
     Mapping,
     NamedTuple,
     Sequence,
-    Tuple,
 )
 
 import peewee
 from magnus.datastore import BranchLog, RunLog, StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.base import Backend
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.exceptions import ConfigurationError, PrivilegeError
 from magnus_peewee_store.fragments import UNKNOWN
 from magnus_peewee_store.logs import attempts_of, steps_of, time_span
 from magnus_peewee_store.origin import parse_origin
+from magnus_peewee_store.runs.merging import Merge, mask, merge, overwrite
 from magnus_peewee_store.runs.read import has_ended, read_exactly
 from magnus_peewee_store.runs.reuse import add_originals
 from magnus_peewee_store.runs.summaries import batches
@@ -238,15 +238,20 @@ def _creation_time(path: Path) -> int:
     return int(timestamp)
 
 
+Decide = Callable[[Sequence[StoredRow], Sequence[StoredRow]], Merge]
+
+PROBE_RUN = "magnus-peewee-store"  # the run id of a row that tells whether two databases are one
 COPY_BATCH = 20  # how many runs to compare at a time, with all of their rows
 
 
-def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Iterator[Outcome]:
+def copy_runs(
+    source: DBStore, target: DBStore, run_ids: Sequence[str], should_overwrite: bool = False
+) -> Iterator[Outcome]:
     """Copy runs into another database, or bring them up to date there.
 
-    Each run is written in one transaction. A run that is equal in both databases is skipped. Tags and notes are copied.
-    Heartbeats are not, because no process works on the copy. Secrets in run configs are removed. Rows of the run that
-    only the target has are deleted. If the target has a different run with the same id, that run is kept.
+    A copy only adds, and only moves forward: what is newer in the target stays, and so do rows that only the target
+    has. Each run is written in one transaction. Secrets in run configs are removed. If the target has a different run
+    with the same id, that run is kept.
 
     The original runs whose results a re-run reuses are copied, too. Their outcomes say so.
 
@@ -256,37 +261,35 @@ def copy_runs(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Itera
         source: The store to copy from.
         target: The store to copy to.
         run_ids: The whole ids.
+        should_overwrite: Whether to make the runs in the target equal to the source, even if they are newer there.
 
     Yields:
         What happened to each run.
 
     Raises:
+        ConfigurationError: If both stores use the same database.
         peewee.PeeweeException: If a database cannot be read or written.
     """
+    if is_same_database(source, target):
+        raise ConfigurationError("The database to copy to is the one that contains the runs.")
     reasons = add_originals(source, run_ids)
-    yield from explain(_copy(source, target, list(reasons)), reasons)
+    yield from explain(_copy_all(source, target, list(reasons), overwrite if should_overwrite else merge), reasons)
 
 
-def _copy(source: DBStore, target: DBStore, run_ids: Sequence[str]) -> Iterator[Outcome]:
+def _copy_all(source: DBStore, target: DBStore, run_ids: Sequence[str], decide: Decide) -> Iterator[Outcome]:
     for batch in batches(run_ids, COPY_BATCH):
         wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
         for run_id in batch:
-            rows = wanted[run_id]
-            if not rows:
+            if not wanted[run_id]:
                 yield Outcome(run_id, FAILED, "it was deleted in the meantime")
-            elif rows == present[run_id]:
-                yield Outcome(run_id, SKIPPED)
-            elif present[run_id] and _creation_of(rows) != _creation_of(present[run_id]):
-                # magnus may generate an id twice. Two copies of the same run would have the same created_at.
-                yield Outcome(run_id, SKIPPED, "skipped: the other database has another run with this id")
             else:
-                yield _replace(target, rows, UPDATED if present[run_id] else WRITTEN)
+                yield _copy(target, wanted[run_id], present[run_id], decide)
 
 
 def find_differing(
     source: DBStore, target: DBStore, run_ids: Sequence[str], progress: Callable[[int], Any] = lambda runs: None
 ) -> Iterator[str]:
-    """Compare runs of two databases row by row. Heartbeats and secrets are ignored, because they are not copied.
+    """Find the runs of which the target has neither all that the source has, nor something newer.
 
     Args:
         source: The store that the runs were copied from.
@@ -295,64 +298,83 @@ def find_differing(
         progress: Called after each batch with its number of runs.
 
     Yields:
-        The ids of the runs that differ.
+        The ids of the runs.
     """
     for batch in batches(run_ids, COPY_BATCH):
         wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
-        yield from (run_id for run_id in batch if wanted[run_id] != present[run_id])
+        for run_id in batch:
+            found = merge(wanted[run_id], present[run_id])
+            if found.write or found.conflicts or found.is_another_run:
+                yield run_id
         progress(len(batch))
 
 
-def is_same_database(a: Backend, b: Backend) -> bool:
-    """Return True if two connections have the same parameters, so that they lead to the same database."""
-    return (a.database, a.schema, {**a.connect_params}) == (b.database, b.schema, {**b.connect_params})
+def is_same_database(source: DBStore, target: DBStore) -> bool:
+    """Return True if two stores use the same database, whatever names their connection strings have for it.
+
+    A row that is written through the target, and then seen through the source, tells. It is deleted if the role may.
+    """
+    a, b = source.database, target.database
+    if isinstance(a, peewee.SqliteDatabase) or isinstance(b, peewee.SqliteDatabase):
+        are_files = all(isinstance(each, peewee.SqliteDatabase) and os.path.exists(each.database) for each in (a, b))
+        return a is b or (are_files and os.path.samefile(a.database, b.database))
+    token = uuid.uuid4().hex
+    target.table.upsert(PROBE_RUN, [(fragments.PROBE[0], token, "true")])
+    try:
+        return source.table.has(PROBE_RUN, fragments.PROBE, token)
+    finally:
+        with contextlib.suppress(PrivilegeError):
+            target.table.change_run(PROBE_RUN, lambda rows: ([], [row for row in rows if row.attribute_key == token]))
 
 
 def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
-    """Return the rows of each run without heartbeats and secrets. The newest of duplicate rows counts."""
-    rows_of: Dict[str, Dict[Tuple[str, str], StoredRow]] = {run_id: {} for run_id in run_ids}
-    for row in source.table.read_runs(run_ids):
-        if row.attribute_type not in fragments.HEARTBEAT and isinstance(row.attribute_value, str):
-            key = (row.attribute_type, row.attribute_key)
-            rows_of[row.run_id].pop(key, None)  # Otherwise the newest row would be at the position of the oldest.
-            rows_of[row.run_id][key] = _scrub_row(row)
-    return {run_id: list(rows.values()) for run_id, rows in rows_of.items()}
-
-
-def _present_rows(target: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
-    """Return the rows of each run that the target has, without heartbeats."""
+    """Return the rows of each run without secrets."""
     rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
-    for row in target.table.read_runs(run_ids):
-        if row.attribute_type not in fragments.HEARTBEAT:
-            rows_of[row.run_id].append(row)
+    for row in source.table.read_runs(run_ids):
+        if isinstance(row.attribute_value, str):
+            rows_of[row.run_id].append(mask(row))
     return rows_of
 
 
-def _creation_of(rows: Sequence[StoredRow]) -> Any:
-    """Return the created_at of a run's own row; None if it has none."""
-    return next((row.created_at for row in rows if row.attribute_type in fragments.RUN_LOG), None)
+def _present_rows(target: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+    rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
+    for row in target.table.read_runs(run_ids):
+        rows_of[row.run_id].append(row)
+    return rows_of
 
 
-def _replace(target: DBStore, rows: Sequence[StoredRow], status: str) -> Outcome:
-    run_id = rows[0].run_id
-    try:
-        target.table.replace_run(rows, fragments.HEARTBEAT)
-    except REFUSALS as error:
-        return Outcome(run_id, FAILED, str(error).strip())
+def _copy(
+    target: DBStore,
+    rows: Sequence[StoredRow],
+    present: Sequence[StoredRow],
+    decide: Decide,
+) -> Outcome:
+    run_id, found = rows[0].run_id, decide(rows, present)
+    is_written = bool(found.write or found.delete)
+
+    def change(stored: List[StoredRow]) -> Any:
+        nonlocal found, present
+        present, found = stored, decide(rows, stored)
+        return found.write, found.delete
+
+    if is_written:
+        try:
+            target.table.change_run(run_id, change)
+        except REFUSALS as error:
+            return Outcome(run_id, FAILED, str(error).strip())
+        except peewee.PeeweeException as error:
+            if "://" not in str(error):
+                error.args = (f"Cannot write to {target.table.database.masked_url}: {error}",)
+            raise
+    if found.is_another_run:
+        # magnus may generate an id twice. Two copies of the same run would have the same created_at.
+        return Outcome(run_id, SKIPPED, "skipped: the other database has another run with this id")
+    if found.conflicts:
+        names = ", ".join(f"{row.attribute_type} {row.attribute_key}" for row in found.conflicts)
+        message = f"neither side is newer, so these rows stay: {names}. To replace: copy {run_id} --overwrite"
+        return Outcome(run_id, FAILED, message)
+    if not is_written:
+        return Outcome(run_id, SKIPPED)
     is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
-    return Outcome(run_id, status, "" if is_finished else "it has not ended, and was copied as it is now")
-
-
-def _scrub_row(row: StoredRow) -> StoredRow:
-    """Return a row without secrets. Only the run's own row can contain them."""
-    if row.attribute_type not in fragments.RUN_LOG:
-        return row
-    try:
-        run_log = fragments.parse(*row.fragment)
-    except UnreadableRowError:
-        return row
-    clean = scrub(run_log.run_config)
-    if clean == run_log.run_config:
-        return row
-    run_log.run_config = clean
-    return row._replace(attribute_value=fragments.dump_header(run_log).attribute_value)
+    message = "" if is_finished else "it has not ended, and was copied as it is now"
+    return Outcome(run_id, UPDATED if present else WRITTEN, message)

@@ -75,7 +75,8 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     for batch in store.table.scan(ROWS_PER_QUERY):
         for row in batch:
             rows[row.attribute_type] = rows.get(row.attribute_type, 0) + 1
-            run_ids.add(row.run_id)
+            if row.attribute_type not in fragments.PROBE:
+                run_ids.add(row.run_id)
             if row.attribute_type in fragments.RUN_LOG:
                 with_header.add(row.run_id)
                 if not has_ended(row):
