@@ -2,9 +2,11 @@
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import random
+import sys
 import threading
 import time
 import weakref
@@ -48,6 +50,14 @@ SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
 LONGEST_PAUSE = 5.0  # seconds
 
+# Python before 3.10 does not list its modules. These are the ones that drivers use.
+_STANDARD_LIBRARY = ("builtins", "codecs", "encodings", "selectors", "socket", "ssl", "struct", "threading")
+# The packages in which errors of a database, a driver or the network are raised.
+KNOWN_PACKAGES = frozenset(getattr(sys, "stdlib_module_names", _STANDARD_LIBRARY)).union(
+    ("peewee", "playhouse", "magnus_peewee_store"),
+    ("mysql", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c", "pymysql"),
+)
+
 T = TypeVar("T")
 
 
@@ -71,7 +81,8 @@ class Backend(peewee.Database):
     """What every backend adds to peewee's database class.
 
     All threads of a process share one connection and take turns. A forked child never uses its parent's connection.
-    Transient errors are retried. Connection errors show the masked URL and no secret.
+    After an exception the state of a connection is unknown, so it is not used again. Transient errors are retried.
+    Connection errors show the masked URL and no secret.
 
     Args:
         resolve: Returns the database to connect to. It is called for each connection, because the passwords of cloud
@@ -104,6 +115,7 @@ class Backend(peewee.Database):
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
     view_functions: ClassVar[Dict[str, str]] = {}  # CREATE FUNCTION statements for the views, by signature
+    _state: Any  # peewee's state of the connection
     extra = ""  # the name of this package's extra that installs the driver
 
     def __init__(
@@ -113,7 +125,10 @@ class Backend(peewee.Database):
         self._target = resolve()
         self.retry_timeout = retry_timeout
         self.lock = threading.RLock()
-        super().__init__(thread_safe=False, **peewee_options, **self._options())
+        self._handled: Optional[BaseException] = None
+        self._is_idle = True  # False while the connection is used, and if dropping it was interrupted
+        # Only `_use` may connect.
+        super().__init__(thread_safe=False, autoconnect=False, **peewee_options, **self._options())
         _backends.add(self)
 
     @property
@@ -141,13 +156,26 @@ class Backend(peewee.Database):
                 raise
         return self._connect_once()
 
-    def _force_close(self) -> None:
-        """Close the connection, whatever state it is in."""
-        if not self.is_closed():
-            connection: Any = self.connection()
+    def close(self) -> bool:
+        """Close the connection, whatever state it is in. Return whether it was open."""
+        was_open = not self.is_closed()
+        if was_open:
+            self._is_idle = False
+            try:
+                self._state.conn.close()
+            except Exception as error:
+                if is_interrupt(error):
+                    raise
             self.dispose()
-            with contextlib.suppress(Exception):
-                connection.close()
+        self._is_idle = True
+        return was_open
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        """Return a cursor, but none for a rollback after an interrupt: a driver may wait for ever for its answer."""
+        error = sys.exc_info()[1]
+        if error is not None and error is not self._handled and is_interrupt(error):
+            self._drop()
+        return super().cursor(*args, **options)
 
     def retry(self, work: Callable[[int], T]) -> T:
         """Run `work`, retrying transient errors with backoff.
@@ -167,19 +195,9 @@ class Backend(peewee.Database):
         attempt = 0
         while True:
             with self.lock:
-                try:
-                    if self.is_closed():
-                        self.connect()
-                    return work(attempt)
-                except peewee.PeeweeException as error:
-                    # `is_transient` needs the connection's state, so it comes before closing.
-                    if not self.is_transient(error):
-                        explanation = self._try_to_explain(error)
-                        if explanation is None:
-                            raise
-                        raise explanation from error
-                    self._force_close()
-                    transient_error = error
+                result, transient_error = self._use(functools.partial(work, attempt))
+            if transient_error is None:
+                return result  # type: ignore[no-any-return]
             is_connecting = isinstance(transient_error, CannotConnectError)
             if time.monotonic() + pause > give_up_at:
                 if is_connecting:
@@ -193,6 +211,55 @@ class Backend(peewee.Database):
             attempt += 1
             # Jitter, so that many waiting processes do not retry at the same moment.
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.7, 1.0)  # noqa: S311
+
+    def _use(self, work: Callable[[], T]) -> Tuple[Any, Optional[Exception]]:
+        """Call `work` with an open connection. Every use of the connection comes this way, and holds `lock`.
+
+        Returns:
+            What `work` returns and None, or None and a transient error.
+
+        Raises:
+            peewee.PeeweeException: If the error is not transient.
+            BaseException: What interrupted the call, even if a failing rollback has replaced it by another error.
+        """
+        self._handled = handled = sys.exc_info()[
+            1
+        ]  # The caller may handle an exception, which is the context of those raised here.
+        # Otherwise an interrupt has prevented a drop, or a signal handler calls the store in the middle of a call.
+        was_idle = self._is_idle
+        if not was_idle:
+            self._drop()
+        self._is_idle = False
+        try:
+            if self.is_closed():
+                self.connect()
+            result = work()
+            if self.is_closed():
+                raise peewee.InterfaceError("A signal handler used the connection in the middle of a call")
+            self._is_idle = was_idle
+            return result, None
+        except Exception as error:
+            interrupt = _find_interrupt(error, handled)
+            if interrupt is not None:
+                raise interrupt  # noqa: B904 - it arrives as it was
+            if self.is_closed() and isinstance(error, (peewee.InterfaceError, IndexError)):
+                return None, error  # A signal handler has called the store. peewee's list of transactions is empty.
+            if not isinstance(error, peewee.PeeweeException):
+                raise
+            # These need the connection's state, so they come before the drop.
+            if self.is_transient(error):
+                return None, error
+            explanation = self._try_to_explain(error)
+            if explanation is None:
+                raise
+            raise explanation from error
+        finally:
+            if not self._is_idle:
+                self._drop()
+
+    def _drop(self) -> None:
+        """Get rid of a connection whose state is unknown."""
+        self.close()
 
     def _try_to_explain(self, error: Exception) -> Optional[RunLogStoreError]:
         """Do as `explain` does. Return None if the database raises an error while it is asked for details."""
@@ -212,18 +279,16 @@ class Backend(peewee.Database):
             peewee.PeeweeException: If another thread uses the connection, or the database raises an error.
         """
         lock = self.lock
-        if not lock.acquire(timeout=timeout):
-            raise peewee.OperationalError("Another thread uses the connection")
         try:
-            if self.is_closed():
-                self.connect()
-            return work()
-        except peewee.PeeweeException as error:
-            if self.is_transient(error):
-                self._force_close()
-            raise
+            if not lock.acquire(timeout=timeout):
+                raise peewee.OperationalError("Another thread uses the connection")
+            result, transient_error = self._use(work)
         finally:
-            lock.release()
+            with contextlib.suppress(RuntimeError):  # This thread did not get the lock.
+                lock.release()
+        if transient_error is not None:
+            raise transient_error
+        return result  # type: ignore[no-any-return]
 
     def is_transient(self, error: Exception) -> bool:
         """Return True for transient errors (restart, killed session, deadlock)."""
@@ -252,8 +317,7 @@ class Backend(peewee.Database):
             return
         # Closing the connection, even at exit, would end the parent's session on a server. SQLite forbids it
         # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is leaked on purpose.
-        inherited = self.connection()
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._state.conn))
         self.dispose()
 
     def exists(self) -> bool:
@@ -377,7 +441,7 @@ class Backend(peewee.Database):
         except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
             explanation = self.explain(error)
             if explanation is not None:
-                self._force_close()
+                self.close()
                 raise explanation from None  # Not chained; see below.
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
@@ -385,7 +449,7 @@ class Backend(peewee.Database):
             if "certificate" in reason.lower():
                 reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
-            self._force_close()
+            self.close()
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
 
@@ -402,6 +466,34 @@ class Backend(peewee.Database):
 
     def _before_connecting(self) -> None:
         """Prepare a connection attempt."""
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return True for an exception that comes from outside of the call: Ctrl-C, an exit, a time limit.
+
+    A signal handler may raise a TimeoutError, as sockets do. So it also counts where the exception was raised.
+    """
+    if not isinstance(error, Exception):
+        return True
+    # PEP 249: each error of a driver has a base class of this name.
+    if any(base.__name__ in ("Error", "PeeweeException", "RunLogStoreError") for base in type(error).__mro__):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    raised_in = "builtins" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
+    return not KNOWN_PACKAGES.issuperset(name.partition(".")[0] for name in (type(error).__module__, raised_in))
+
+
+def _find_interrupt(error: BaseException, handled: Optional[BaseException]) -> Optional[BaseException]:
+    """Return the interrupt among an error and its causes, but not `handled`, which was raised before the call."""
+    causes: List[Optional[BaseException]] = [error]
+    for cause in causes:
+        if cause is not None and cause is not handled:
+            if is_interrupt(cause):
+                return cause
+            causes += [each for each in (cause.__cause__, cause.__context__) if each not in causes]
+    return None
 
 
 _backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()

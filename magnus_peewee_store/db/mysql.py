@@ -129,6 +129,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
     TRANSIENT_ERRORS: ClassVar[FrozenSet[int]] = frozenset(
         {
+            -1,  # mysql-connector pings before each statement, and takes an interrupted ping for a lost connection
             1020,  # record has changed since last read: innodb_snapshot_isolation of MariaDB 11.6.2 and later
             1040,  # too many connections
             1047,  # a node of a cluster is not ready
