@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Callable, Iterable, List, NamedTuple, Optional
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db.base import is_interrupt
 from magnus_peewee_store.db.table import LogTable, Row
 from magnus_peewee_store.origin import Origin, this_process
 from magnus_peewee_store.times import from_created_at, local_utc_offset, utcnow
@@ -149,7 +150,10 @@ class Heartbeat:
                 # The run's own row is required. Otherwise a heartbeat could be written after the run was deleted.
                 self._table.upsert_once(self._run_id, make_row, [fragments.HEADER], WRITE_TIMEOUT)
             return True
-        except Exception as error:  # A heartbeat must not disturb the run, whatever goes wrong.
+        except BaseException as error:  # A heartbeat must not disturb the run, whatever goes wrong.
+            if is_interrupt(error):
+                self._run_id = ""  # The next write starts the heartbeat again.
+                raise
             logger.debug("A heartbeat of run '%s' failed: %s", self._run_id, error)
             return False
 

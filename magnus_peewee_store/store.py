@@ -179,7 +179,7 @@ class DBStore(BaseRunLogStore):
         self._heartbeat.close()
         if "database" in self.__dict__:
             with self.database.lock:
-                self.database.drop_connection()
+                self.database.close()
                 self.__dict__.pop("table", None)  # A database in memory is deleted with its connection.
 
     def create_run_log(

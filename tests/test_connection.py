@@ -158,6 +158,7 @@ def test_create_tables_twice_keeps_rows(store: DBStore, database: Any) -> None:
 def test_create_tables_adds_missing_indexes(database: AnyDatabase) -> None:
     create_tables(database.url)
     peewee_database = make_database(database.url)
+    peewee_database.connect()
     indexes = {(tuple(each.columns), each.unique) for each in peewee_database.get_indexes("db_log")}
     for index in peewee_database.get_indexes("db_log"):
         if "pk" not in index.columns:

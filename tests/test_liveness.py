@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List
 
+import peewee
 import pytest
 from click.testing import CliRunner
 from conftest import SERVERS, AnyDatabase, Project, SqliteFile, database_for, new_server
@@ -301,7 +302,7 @@ def test_failing_heartbeat_does_not_disturb_the_run(
     caplog.set_level(logging.DEBUG, "magnus.db")
 
     def fail(*arguments: Any) -> None:
-        raise RuntimeError("no heart")
+        raise peewee.OperationalError("no heart")
 
     monkeypatch.setattr(type(writer.table), "upsert_once", fail)
     writer.create_run_log("run", status="PROCESSING")

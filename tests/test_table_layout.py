@@ -65,6 +65,7 @@ def kind_of(database: AnyDatabase) -> str:
 def has_confusing_name(database: AnyDatabase) -> bool:
     """Return True if there is an index `by_hand` without a condition. An index with a condition does no harm."""
     with new_store(database.url) as store:
+        store.database.connect()
         indexes = store.database.get_indexes("db_log")
     return any(index.name == "by_hand" and "WHERE" not in (index.sql or "") for index in indexes)
 
@@ -159,6 +160,7 @@ def test_check_names_the_index_that_confuses_names(sqlite_file: SqliteFile) -> N
 
 def pk_type(database: AnyDatabase) -> str:
     with new_store(database.url) as store:
+        store.database.connect()
         return {column.name: column.data_type.lower() for column in store.database.get_columns("db_log")}["pk"]
 
 

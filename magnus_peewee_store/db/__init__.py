@@ -34,4 +34,4 @@ def create_tables(connection_string: str) -> List[str]:
     try:
         return database.retry(Schema(database).create)
     finally:
-        database.drop_connection()
+        database.close()

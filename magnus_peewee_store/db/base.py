@@ -48,6 +48,14 @@ RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
 
+# Python before 3.10 does not list its modules. These are the ones that drivers use.
+_STANDARD_LIBRARY = ("builtins", "codecs", "encodings", "selectors", "socket", "ssl", "struct", "threading")
+# The packages in which errors of a database, a driver or the network are raised.
+KNOWN_PACKAGES = frozenset(getattr(sys, "stdlib_module_names", _STANDARD_LIBRARY)).union(
+    ("peewee", "playhouse", "magnus_peewee_store"),
+    ("mysql", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c", "pymysql"),
+)
+
 T = TypeVar("T")
 
 _driver_errors: Any = peewee.ExceptionWrapper(peewee.EXCEPTIONS)  # type: ignore[attr-defined,unused-ignore]
@@ -73,7 +81,8 @@ class Backend(peewee.Database):
     """What every backend adds to peewee's database class.
 
     All threads of a process share one connection and take turns. A forked child never uses its parent's connection.
-    Transient errors are retried. Connection errors show the masked URL and no secret.
+    After an exception the state of a connection is unknown, so it is not used again. Transient errors are retried.
+    Connection errors show the masked URL and no secret.
 
     Args:
         resolve: Returns the database to connect to. It is called for each connection, because the passwords of cloud
@@ -107,6 +116,7 @@ class Backend(peewee.Database):
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
     view_functions: ClassVar[Dict[str, str]] = {}  # CREATE FUNCTION statements for the views, by signature
+    _state: Any  # peewee's state of the connection
     extra = ""  # the name of this package's extra that installs the driver
 
     def __init__(
@@ -117,8 +127,10 @@ class Backend(peewee.Database):
         self.retry_timeout = retry_timeout
         self.lock = threading.RLock()
         self.attempt = 0  # the number of the current attempt of `retry`
-        self._is_in_use = False
-        super().__init__(thread_safe=False, **peewee_options, **self._options())
+        self._handled: Optional[BaseException] = None  # what the caller of the current call is handling
+        self._is_idle = True  # False while the connection is used, and if dropping it was interrupted
+        # Only `_use` may connect.
+        super().__init__(thread_safe=False, autoconnect=False, **peewee_options, **self._options())
         _backends.add(self)
 
     @property
@@ -146,14 +158,26 @@ class Backend(peewee.Database):
                 raise
         return self._connect_once()
 
-    def drop_connection(self) -> None:
-        """Close the connection, whatever state it is in."""
-        connection: Any = None if self.is_closed() else self.connection()
-        self.dispose()
-        self._is_in_use = False
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                connection.close()
+    def close(self) -> bool:
+        """Close the connection, whatever state it is in. Return whether it was open."""
+        was_open = not self.is_closed()
+        if was_open:
+            self._is_idle = False
+            try:
+                self._state.conn.close()
+            except Exception as error:
+                if is_interrupt(error):
+                    raise
+            self.dispose()
+        self._is_idle = True
+        return was_open
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        """Return a cursor, but none for a rollback after an interrupt: a driver may wait for ever for its answer."""
+        error = sys.exc_info()[1]
+        if error is not None and error is not self._handled and is_interrupt(error):
+            self._drop()
+        return super().cursor(*args, **options)
 
     def retry(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run `work`, retrying transient errors with backoff.
@@ -176,17 +200,9 @@ class Backend(peewee.Database):
         while True:
             with self.lock:
                 self.attempt = attempt
-                try:
-                    return self._run(work, *args, **kwargs)
-                except peewee.PeeweeException as error:
-                    # `is_transient` needs the connection's state, so it comes before closing.
-                    if not self.is_transient(error):
-                        explanation = self._try_to_explain(error)
-                        if explanation is None:
-                            raise
-                        raise explanation from error
-                    self.drop_connection()
-                    transient_error = error
+                result, transient_error = self._use(work, *args, **kwargs)
+            if transient_error is None:
+                return result  # type: ignore[no-any-return]
             is_connecting = isinstance(transient_error, CannotConnectError)
             if time.monotonic() + pause > give_up_at:
                 if is_connecting:
@@ -201,6 +217,62 @@ class Backend(peewee.Database):
             # Jitter, so that many waiting processes do not retry at the same moment.
             pause = min(2 * pause or FIRST_PAUSE, self.longest_pause) * random.uniform(0.7, 1.0)  # noqa: S311
 
+    def _use(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Tuple[Any, Optional[Exception]]:
+        """Call `work` with an open connection. Every use of the connection comes this way, and holds `lock`.
+
+        Returns:
+            What `work` returns and None, or None and a transient error.
+
+        Raises:
+            peewee.PeeweeException: If the error is not transient.
+            BaseException: What interrupted the call, even if a failing rollback has replaced it by another error.
+        """
+        # The caller may handle an exception, which is the context of those raised here.
+        self._handled = handled = sys.exc_info()[1]
+        # Otherwise an interrupt has prevented a drop, or a signal handler calls the store in the middle of a call.
+        was_idle = self._is_idle
+        if not was_idle:
+            self._drop()
+        self._is_idle = False
+        try:
+            if self.is_closed():
+                self.connect()
+            result = work(*args, **kwargs)
+            if self.is_closed():
+                raise peewee.InterfaceError("A signal handler used the connection in the middle of a call")
+            self._is_idle = was_idle
+            return result, None
+        except Exception as error:
+            interrupt = _find_interrupt(error, handled)
+            if interrupt is not None:
+                raise interrupt  # noqa: B904 - it arrives as it was
+            if self.is_closed() and isinstance(error, (peewee.InterfaceError, IndexError)):
+                return None, error  # A signal handler has called the store. peewee's list of transactions is empty.
+            error = _as_peewee_error(error)
+            if not isinstance(error, peewee.PeeweeException):
+                raise
+            # These need the connection's state, so they come before the drop.
+            if self.is_transient(error):
+                return None, error
+            explanation = self._try_to_explain(error)
+            if explanation is None:
+                raise error
+            raise explanation from error
+        finally:
+            if not self._is_idle:
+                self._drop()
+
+    def _drop(self) -> None:
+        """Get rid of a connection whose state is unknown."""
+        self.close()
+
+    def _try_to_explain(self, error: Exception) -> Optional[RunLogStoreError]:
+        """Do as `explain` does. Return None if the database raises an error while it is asked for details."""
+        try:
+            return self.explain(error)
+        except peewee.PeeweeException:
+            return None
+
     def try_once(self, work: Callable[[], T], timeout: float) -> T:
         """Run `work` once, without retries.
 
@@ -212,61 +284,16 @@ class Backend(peewee.Database):
             peewee.PeeweeException: If another thread uses the connection, or the database raises an error.
         """
         lock = self.lock
-        if not lock.acquire(timeout=timeout):
-            raise peewee.OperationalError("Another thread uses the connection")
         try:
-            return self._run(work)
-        except peewee.PeeweeException as error:
-            if self.is_transient(error):
-                self.drop_connection()
-            raise
+            if not lock.acquire(timeout=timeout):
+                raise peewee.OperationalError("Another thread uses the connection")
+            result, transient_error = self._use(work)
         finally:
-            lock.release()
-
-    def _run(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run `work` on the connection. Every use of the connection goes through this method.
-
-        An interrupt, such as Ctrl-C or a time limit, may leave an unread answer in the connection, or a transaction
-        that peewee does not know of. So the interrupt drops the connection. If a second interrupt prevents that, the
-        next use does it.
-        """
-        if self._is_in_use:
-            self._drop_interrupted()
-        self._is_in_use = True
-        try:
-            if self.is_closed():
-                self.connect()
-            result = work(*args, **kwargs)
-        except BaseException as error:
-            interrupt = _interrupt_in(error)
-            if interrupt is error:
-                self._drop_interrupted()
-                raise
-            if interrupt is not None:  # An error has replaced it, for example that of a failed rollback.
-                self._drop_interrupted()
-                raise interrupt from None
-            self._is_in_use = False
-            if isinstance(error, (peewee.PeeweeException, RunLogStoreError)):
-                raise
-            with _driver_errors:  # A driver raises errors of its own while rows are fetched.
-                raise
-        self._is_in_use = False
-        return result
-
-    def _drop_interrupted(self) -> None:
-        """Drop the connection after an interrupt."""
-        self.drop_connection()
-
-    def rollback(self) -> Any:
-        """Roll back, unless an interrupt ends the transaction: then the connection is dropped, and may not answer."""
-        return None if is_interrupted() else super().rollback()
-
-    def _try_to_explain(self, error: Exception) -> Optional[RunLogStoreError]:
-        """Do as `explain` does. Return None if the database raises an error while it is asked for details."""
-        try:
-            return self.explain(error)
-        except peewee.PeeweeException:
-            return None
+            with contextlib.suppress(RuntimeError):  # This thread did not get the lock.
+                lock.release()
+        if transient_error is not None:
+            raise transient_error
+        return result  # type: ignore[no-any-return]
 
     def is_transient(self, error: Exception) -> bool:
         """Return True for transient errors (restart, killed session, deadlock)."""
@@ -293,11 +320,9 @@ class Backend(peewee.Database):
         self.lock = threading.RLock()
         if self.is_closed():
             return
-        self._is_in_use = False
         # Closing the connection, even at exit, would end the parent's session on a server. SQLite forbids it
         # (https://www.sqlite.org/howtocorrupt.html, 2.6). So this reference is leaked on purpose.
-        inherited = self.connection()
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._state.conn))
         self.dispose()
 
     def exists(self) -> bool:
@@ -418,12 +443,10 @@ class Backend(peewee.Database):
         try:
             self._before_connecting()
             return bool(super().connect())
-        except TimeoutError:
-            raise  # The time limit of the caller. Drivers report their own as other errors.
         except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
             explanation = self.explain(error)
             if explanation is not None:
-                self.drop_connection()
+                self.close()
                 raise explanation from None  # Not chained; see below.
             reason = self._mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
@@ -431,7 +454,7 @@ class Backend(peewee.Database):
             if "certificate" in reason.lower():
                 reason += ". Check the host name and the file of the CA in the connection string"
             is_transient = self.is_transient(error)
-            self.drop_connection()
+            self.close()
             # Not chained: the driver's own message may quote the password.
             raise CannotConnectError(f"Cannot connect to {self.masked_url}: {reason}", is_transient) from None
 
@@ -450,19 +473,42 @@ class Backend(peewee.Database):
         """Prepare a connection attempt."""
 
 
-def is_interrupted() -> bool:
-    """Return True if an interrupt is being handled: an error of neither a database nor this package."""
-    return _interrupt_in(sys.exc_info()[1]) is not None
+def is_interrupt(error: BaseException) -> bool:
+    """Return True for an exception that comes from outside of the call: Ctrl-C, an exit, a time limit.
+
+    A signal handler may raise a TimeoutError, as sockets do. So it also counts where the exception was raised.
+    """
+    if not isinstance(error, Exception):
+        return True
+    # PEP 249: each error of a driver has a base class of this name.
+    if any(base.__name__ in ("Error", "PeeweeException", "RunLogStoreError") for base in type(error).__mro__):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    raised_in = "builtins" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
+    return not KNOWN_PACKAGES.issuperset(name.partition(".")[0] for name in (type(error).__module__, raised_in))
 
 
-def _interrupt_in(error: Optional[BaseException]) -> Optional[BaseException]:
-    """Return what interrupted a call: an error, or one that it replaced, of neither a database nor this package."""
-    while error is not None and not isinstance(error, RunLogStoreError):
-        # The errors of every driver derive from a class `Error`: https://peps.python.org/pep-0249/#exceptions
-        is_from_driver = any(each.__name__ == "Error" for each in type(error).__mro__)
-        if not (is_from_driver or isinstance(error, peewee.PeeweeException)):
-            return error
-        error = error.__context__
+def _as_peewee_error(error: Exception) -> Exception:
+    """Return peewee's error for an error of a driver. peewee does not convert those of fetching rows."""
+    if isinstance(error, (peewee.PeeweeException, RunLogStoreError)):
+        return error
+    try:
+        with _driver_errors:
+            raise error
+    except Exception as converted:
+        return converted
+
+
+def _find_interrupt(error: BaseException, handled: Optional[BaseException]) -> Optional[BaseException]:
+    """Return the interrupt among an error and its causes, but not `handled`, which was raised before the call."""
+    causes: List[Optional[BaseException]] = [error]
+    for cause in causes:
+        if cause is not None and cause is not handled:
+            if is_interrupt(cause):
+                return cause
+            causes += [each for each in (cause.__cause__, cause.__context__) if each not in causes]
     return None
 
 

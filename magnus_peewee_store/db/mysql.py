@@ -10,7 +10,7 @@ import peewee
 from peewee import SQL, NodeList, fn
 from playhouse.mysql_ext import MySQLConnectorDatabase
 
-from magnus_peewee_store.db.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend, is_interrupted
+from magnus_peewee_store.db.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
 from magnus_peewee_store.exceptions import CannotConnectError, ConfigurationError, PrivilegeError, RunLogStoreError
 
 # https://dev.mysql.com/doc/refman/8.0/en/connection-options.html#option_general_ssl-mode
@@ -129,6 +129,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
     TRANSIENT_ERRORS: ClassVar[FrozenSet[int]] = frozenset(
         {
+            -1,  # mysql-connector pings before each statement, and takes an interrupted ping for a lost connection
             1020,  # record has changed since last read: innodb_snapshot_isolation of MariaDB 11.6.2 and later
             1040,  # too many connections
             1047,  # a node of a cluster is not ready
@@ -236,10 +237,8 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             with self.atomic():
                 yield
         finally:
-            # A session that has ended holds no lock. An interrupt will end it.
-            if not is_interrupted():
-                with contextlib.suppress(peewee.PeeweeException):
-                    self.execute_sql("SELECT RELEASE_LOCK(SHA2(%s, 224))", name)
+            with contextlib.suppress(peewee.PeeweeException):  # A session that has ended holds no lock.
+                self.execute_sql("SELECT RELEASE_LOCK(SHA2(%s, 224))", name)
 
     def is_transient(self, error: Exception) -> bool:
         """Decide by the connection's state, then by the error's code."""

@@ -16,7 +16,7 @@ from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.base import INEXACT, PARTIAL, TABLE, Backend
 from magnus_peewee_store.exceptions import ConfigurationError, CorruptFileError, RunLogStoreError
-from magnus_peewee_store.times import TICK, utcnow
+from magnus_peewee_store.times import utcnow
 
 MOUNT_TABLE = "/proc/self/mountinfo"
 
@@ -98,6 +98,9 @@ NETWORK_ADVICE = (
     "Use a server, as in postgresql://user:password@host:5432/database, or a file in a local folder if all "
     "processes run on one machine."
 )
+# The microseconds since 1970 of a time as text, and back.
+_MICROSECONDS = "(STRFTIME('%s', {0}) * 1000000 + SUBSTR({0} || '000000', 21, 6))"
+_AS_TEXT = "STRFTIME('%Y-%m-%d %H:%M:%S', time / 1000000, 'unixepoch') || PRINTF('.%06d', time % 1000000)"
 _VIEW_VALUES = """
     CASE WHEN member.type IN ('integer', 'real') THEN member.value END AS value,
     CASE member.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(member.value AS TEXT) END AS text
@@ -128,17 +131,29 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._network_type: Optional[str] = None
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
-        self.register_function(_next_created_at, "next_created_at")
 
     def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
         """Initialize the database as peewee does, with a busy timeout."""
         super().init(database, *args, **{"timeout": min(self.retry_timeout, LOCK_WAIT), **kwargs})
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
-        """Add microseconds in Python, because SQLite's date functions have a precision of milliseconds."""
-        if ordinal:
-            return fn.next_created_at(now, newest, ordinal)
-        return peewee.Case(None, [(newest < now, now)], fn.next_created_at(now, newest))
+        """Add the microseconds as integers, because SQLite's date functions have a precision of milliseconds.
+
+        This is no function in Python, because SQLite would replace a KeyboardInterrupt in it by an error of its own.
+        """
+        later = NodeList(
+            (
+                SQL(f"(SELECT {_AS_TEXT} FROM (SELECT MAX({_MICROSECONDS.format('now')}, "),  # noqa: S608 - constants
+                SQL(f"COALESCE({_MICROSECONDS.format('newest')} + 1, 0)) +"),
+                ordinal,
+                SQL("AS time FROM (SELECT"),
+                now,
+                SQL("AS now,"),
+                newest,
+                SQL("AS newest)))"),
+            )
+        )
+        return later if ordinal else peewee.Case(None, [(newest < now, now)], later)
 
     def json_rows(self, document: Any) -> Tuple[Any, Any, List[Any]]:
         """Use json_each."""
@@ -166,10 +181,9 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
         def work_with_timeout() -> T:
             self.execute_sql(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
-            try:
-                return work()
-            finally:
-                self.execute_sql(f"PRAGMA busy_timeout = {self.timeout * 1000:.0f}")
+            result = work()
+            self.execute_sql(f"PRAGMA busy_timeout = {self.timeout * 1000:.0f}")
+            return result
 
         return super().try_once(work_with_timeout, timeout)
 
@@ -249,15 +263,14 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         else:
             super().discard_inherited_connection()
 
-    def _drop_interrupted(self) -> None:
-        """Do as `Backend` does. Keep a database in memory, and roll it back: it is deleted with its connection."""
-        if not self._is_in_memory() or self.is_closed():
-            super()._drop_interrupted()
-            return
-        while self.in_transaction():
-            self.pop_transaction()
-        self.connection().rollback()
-        self._is_in_use = False
+    def _drop(self) -> None:
+        """Roll back in a database in memory, because closing would delete it."""
+        if self._is_in_memory() and not self.is_closed():
+            self._state.conn.rollback()
+            self._state.set_connection(self._state.conn)
+            self._is_idle = True
+        else:
+            super()._drop()
 
     def _update_target(self) -> bool:
         """Keep the file of the first connection, even if the working directory changes later."""
@@ -296,13 +309,6 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 if "locked" not in str(error) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.01)
-
-
-def _next_created_at(now: str, newest: Optional[str], ordinal: int = 0) -> str:
-    """Implement `Backend.next_created_at` on times as SQLite stores them."""
-    if newest is not None and now <= newest:
-        now, ordinal = newest, ordinal + 1
-    return str(datetime.fromisoformat(now) + ordinal * TICK) if ordinal else now
 
 
 def _path_part(part: Union[str, int]) -> str:
