@@ -240,6 +240,8 @@ def test_creating_a_store_does_not_connect(tmp_path: Path) -> None:
         ("${dsn}", {"dsn": "sqlite:////data/runs.db"}, "/data/runs.db"),
         ("sqlite:////data/${unknown}/$$x.db", {}, "/data/${unknown}/$x.db"),
         ("sqlite:////data/${a}.db", {"a": "${b}", "b": "never"}, "/data/${b}.db"),
+        ("${dsn}", {"dsn": "sqlite:////data/$$${b}.db", "b": "never"}, "/data/$$${b}.db"),
+        ("sqlite:///${path}", {"path": "/data/a?b#c.db"}, "/data/a?b#c.db"),
     ],
 )
 def test_placeholders_follow_string_template(template: str, values: Any, path: str) -> None:
@@ -262,6 +264,22 @@ def test_password_secret_is_taken_literally(password: str) -> None:
 def test_literal_password_is_percent_decoded() -> None:
     database = make_database("postgresql://scott:p%40ss$word@localhost/mydatabase")
     assert database.connect_params["password"] == "p@ss$word"
+
+
+@pytest.mark.parametrize("template", ["${start}/db", "postgresql://${rest}"])
+def test_secret_of_several_parts_is_refused(template: str) -> None:
+    secrets = {"start": "postgresql://scott:tiger@h", "rest": "scott:tiger@h/db"}
+    with pytest.raises(ConfigurationError) as exc_info:
+        make_database(template, secret_getter(**secrets))
+    assert "tiger" not in str(exc_info.value)
+
+
+def test_secret_may_hold_hosts_and_query() -> None:
+    template = "postgresql://scott@${hosts}/${name}?${options}"
+    secrets = secret_getter(hosts="h1:5432,[::1]", name="db", options="connect_timeout=3&sslmode=require")
+    parameters = make_database(template, secrets).connect_params
+    assert [parameters[name] for name in ("host", "port", "connect_timeout")] == ["h1,::1", "5432,", 3]
+    assert parameters["sslmode"] == "require"
 
 
 def set_secrets_handler(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +318,28 @@ def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> No
         store.create_run_log("run")
 
 
+@pytest.mark.parametrize("user", ["scott", "sc$ott"])
+@pytest.mark.parametrize("password", ["$uperSecret1", "pa$sw0rd", "${given}$sw0rd"])
+def test_password_that_looks_like_a_placeholder_is_hidden(
+    user: str, password: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("magnus"), "propagate", True)
+    url = f"mysql://{user}:{password}@127.0.0.1:1/db?x=${{unknown}}"
+    database = make_database(url, secret_getter(given="krakenbait"), retry_timeout=0)
+    with pytest.raises(peewee.OperationalError) as exc_info:
+        database.connect()
+    for text in (str(exc_info.value), caplog.text, ConnectionString(url).masked):
+        assert not re.search("uper|Secret1|sw0rd|ott@|kraken|(?<!s)c.ott", text.replace("scott:", ""))
+    for text in (str(exc_info.value), caplog.text):
+        assert "no secret is named unknown" in text and f"://{'scott' if user == 'scott' else '***'}:***@" in text
+
+
+def test_placeholder_without_braces_is_filled() -> None:
+    database = make_database("postgresql://$user:$password@$host/db", secret_getter(user="u", password="p", host="h"))
+    assert [database.connect_params[name] for name in ("user", "password", "host")] == ["u", "p", "h"]
+    assert database.masked_url == "postgresql://***:***@***/db"
+
+
 # Masking
 
 
@@ -313,6 +353,14 @@ def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> No
         ("postgresql://scott:tiger@h:5432/db?sslpassword=x", "postgresql://scott:***@h:5432/db"),
         ("postgresql://scott:ti${ge}r@h/db", "postgresql://scott:***@h/db"),
         ("postgresql://scott:ti@ger@h1:1,[::1]:2/db", "postgresql://scott:***@h1:1,[::1]:2/db"),
+        (
+            "postgresql://${user}:${password}@${host}:${port}/${db}?a=${b}",
+            "postgresql://${user}:${password}@${host}:${port}/${db}",
+        ),
+        ("postgresql://scott:$tiger@h/db", "postgresql://scott:***@h/db"),
+        ("postgresql://sc$ott@h/db", "postgresql://***@h/db"),
+        ("postgresql://scott:$tiger/db", "postgresql://***/db"),
+        ("sqlite://scott:tiger@h/db", "sqlite://scott:***@h/db"),
         ("postgresql://scott:ti/ger@h/db", "postgresql://***"),
         ("postgresql://scott:ti?ger@h/db", "postgresql://***"),
         ("postgresql://scott:ti#ger@h/db", "postgresql://***"),
@@ -371,6 +419,37 @@ def test_playhouse_and_sqlalchemy_schemes(scheme: str, database_class: type) -> 
     database = make_database(f"{scheme}:///db" if scheme.startswith("sqlite") else f"{scheme}://scott:tiger@h/db")
     assert isinstance(database, database_class)
     assert database.connect_params.get("password", "tiger") == "tiger"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "driver"),
+    [
+        ("postgresql", "Psycopg3"),
+        ("postgres", "Psycopg3"),
+        ("psycopg3", "Psycopg3"),
+        ("postgresql+psycopg", "Psycopg3"),
+        ("postgresql+psycopg2", "Psycopg2"),
+    ],
+)
+def test_postgresql_driver(scheme: str, driver: str) -> None:
+    if not (peewee.psycopg and peewee.psycopg2):
+        pytest.skip("needs psycopg 3 and psycopg2")
+    tokens = iter("abc")
+    database = make_database(f"{scheme}://scott:${{token}}@127.0.0.1:1/db", lambda name: next(tokens), retry_timeout=0)
+    assert type(database._adapter).__name__.startswith(driver)
+    with pytest.raises(peewee.OperationalError):
+        database.connect()  # with the next token
+    assert type(database._adapter).__name__.startswith(driver)
+
+
+def test_postgresql_takes_the_driver_that_is_installed() -> None:
+    script = """
+import sys
+sys.modules["psycopg"] = None  # makes its import fail
+from magnus_peewee_store.db.url import make_database
+print(type(make_database("postgresql://scott@h/db")._adapter).__name__)
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "Psycopg2Adapter"
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql", "psycopg3", "sqlite"])
