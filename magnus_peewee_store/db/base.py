@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import random
+import re
 import threading
 import time
 import weakref
@@ -47,6 +48,9 @@ RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
 LONGEST_PAUSE = 5.0  # seconds
+
+SHORTEST_WORD = 4  # A secret with fewer characters is masked only where a driver quotes it.
+_QUOTED = r"(?<=[\"'`=:/]){}(?=[\"'`@/&;\s]|$)"
 
 T = TypeVar("T")
 
@@ -397,7 +401,9 @@ class Backend(peewee.Database):
 
     def _mask(self, text: str) -> str:
         for secret in sorted(self._target.secrets, key=len, reverse=True):
-            text = text.replace(secret, MASK)
+            # The driver's own words may contain a short secret. To mask them would tell the secret.
+            pattern = "{}" if len(secret) >= SHORTEST_WORD else _QUOTED
+            text = re.sub(pattern.format(re.escape(secret)), MASK, text)
         return text
 
     def _before_connecting(self) -> None:

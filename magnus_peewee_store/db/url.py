@@ -33,7 +33,7 @@ _ALIASES = {
     "postgresql+psycopg2": "postgresql",
     "sqlite+pysqlite": "sqlite",
     # psycopg 3 prepares the statements that it repeats.
-    **(dict.fromkeys(("postgres", "postgresql"), _PSYCOPG3) if peewee.psycopg else {}),
+    **(dict.fromkeys(("postgres", "postgresql"), _PSYCOPG3) if peewee.psycopg else {}),  # type: ignore[attr-defined]
 }
 
 # The schemes of playhouse that the tests of this package cover.

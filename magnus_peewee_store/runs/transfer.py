@@ -13,13 +13,11 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.base import Backend
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.fragments import UNKNOWN
 from magnus_peewee_store.logs import attempts_of, steps_of, time_span
 from magnus_peewee_store.origin import parse_origin
 from magnus_peewee_store.runs.read import has_ended, read_exactly
 from magnus_peewee_store.runs.summaries import batches
-from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.times import TICK, to_created_at
 
@@ -163,7 +161,6 @@ def _rows_of(run_log: RunLog, modified: datetime) -> List[StoredRow]:
     """
     if not run_log.run_id:
         raise ValueError("its run_id is empty")
-    run_log.run_config = scrub(run_log.run_config)
     utc_offset = parse_origin(run_log.run_config.get(STARTED_BY)).utc_offset
     span = time_span(attempts_of(steps_of(run_log)), utc_offset)
     start = to_created_at(span[0] if span else modified)
@@ -282,7 +279,8 @@ def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, List[Sto
         if row.attribute_type not in fragments.HEARTBEAT and isinstance(row.attribute_value, str):
             key = (row.attribute_type, row.attribute_key)
             rows_of[row.run_id].pop(key, None)  # Otherwise the newest row would be at the position of the oldest.
-            rows_of[row.run_id][key] = _scrub_row(row)
+            value = fragments.scrub_row(row.attribute_type, row.attribute_value)
+            rows_of[row.run_id][key] = row._replace(attribute_value=value)
     return {run_id: list(rows.values()) for run_id, rows in rows_of.items()}
 
 
@@ -308,18 +306,3 @@ def _replace(target: DBStore, rows: Sequence[StoredRow], status: str) -> Outcome
         return Outcome(run_id, FAILED, str(error).strip())
     is_finished = any(has_ended(row) for row in rows if row.attribute_type in fragments.RUN_LOG)
     return Outcome(run_id, status, "" if is_finished else "it has not ended, and was copied as it is now")
-
-
-def _scrub_row(row: StoredRow) -> StoredRow:
-    """Return a row without secrets. Only the run's own row can contain them."""
-    if row.attribute_type not in fragments.RUN_LOG:
-        return row
-    try:
-        run_log = fragments.parse(*row.fragment)
-    except UnreadableRowError:
-        return row
-    clean = scrub(run_log.run_config)
-    if clean == run_log.run_config:
-        return row
-    run_log.run_config = clean
-    return row._replace(attribute_value=fragments.dump_header(run_log).attribute_value)
