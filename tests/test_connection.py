@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import peewee
 import pytest
+from click.testing import CliRunner
 from conftest import AnyDatabase, SqliteFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from magnus_peewee_store import (
     ConfigurationError,
     DBStore,
     MissingTableError,
+    cli,
     create_tables,
     runs,
 )
@@ -69,6 +71,29 @@ def test_file_name_is_not_decoded(tmp_path: Path, name: str) -> None:
     store.create_run_log("run")
     store.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    store = DBStore(connection_string="sqlite:///~/logs/runs.db")
+    store.create_run_log("run")
+    store.close()
+    assert (tmp_path / "home" / "logs" / "runs.db").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("template", ["sqlite:///~/runs.db", "sqlite:///~/${name}", "${dsn}"])
+def test_file_in_a_folder_named_tilde_is_not_overlooked(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "runs.db").touch()
+    with pytest.raises(ConfigurationError) as exc_info:
+        make_database(template, secret_getter(name="runs.db", dsn="sqlite:///~/runs.db"))
+    home, here = ("home", "~") if template == "${dsn}" else (f"home/{template[12:]}", template[10:])
+    assert f"names {tmp_path}/{home}, but there is also {tmp_path}/{here}," in str(exc_info.value)
 
 
 def test_in_memory_database_lasts_until_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +490,6 @@ def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
     [
         ("cockroachdb://scott:tiger@h/db", 1),
         ("postgresext://scott:tiger@h/db", 1),
-        ("mariadb+mariadbconnector://scott:tiger@h/db", 1),
         ("mysql+mysqlconnector://scott:tiger@h/db", 0),
         ("postgresql+psycopg://scott:tiger@h/db", 0),
         ("sqlite:///:memory:", 0),
@@ -521,6 +545,23 @@ DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_b
     process = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=50)
     assert f"with its extra '{extra}'" in process.stderr
     assert "tiger" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package"), [("apsw", "apsw"), ("cysqlite", "cysqlite"), ("mariadb+mariadbconnector", "mariadb")]
+)
+def test_missing_driver_without_an_extra(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magnus_peewee_store.db.url.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(scheme)}:// needs .*: pip install {package}$"):
+        make_database(f"{scheme}:///runs.db")
+
+
+@pytest.mark.parametrize("option", ["thread_safe=true", "retry_timeout=3"])
+def test_invalid_option_is_not_blamed_on_the_secrets_handler(option: str) -> None:
+    url = f"mysql://scott:tiger@127.0.0.1:1/db?{option}"
+    result = CliRunner().invoke(cli.db, ["check", "--connection-string", url])
+    assert result.exit_code == 1 and option.partition("=")[0] in result.output
+    assert "secrets handler" not in result.output and "tiger" not in result.output
 
 
 def test_options_and_multiple_hosts_reach_libpq() -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from importlib.util import find_spec
 from string import Template
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from urllib.parse import ParseResult, parse_qsl, quote, unquote
@@ -39,6 +40,8 @@ _ALIASES = {
 # The schemes of playhouse that the tests of this package cover.
 _TESTED = ("mysql", "mysqlconnector", "postgres", "postgresql", _PSYCOPG3, "sqlite")
 _POOL = "+pool"
+# Schemes whose drivers no extra of this package installs: the driver's module, which is also the name of its package.
+_DRIVERS = {"apsw": "apsw", "cysqlite": "cysqlite", "mariadbconnector": "mariadb"}
 
 _HOST = r"""
     (?: [\w.${}-]* | \[ [\da-fA-F:.]+ \] )  # a name, an IPv4 address, a placeholder; or an IPv6 address in brackets
@@ -130,6 +133,12 @@ class ConnectionString:
         parameters = _file_arguments(parts) if "path" in parts else _server_arguments(parts)
         if not parameters.get("database"):
             raise _form_error(url, masked_url, database_class)
+        if parts.get("path", "").startswith("~/") and os.path.lexists(parts["path"]):
+            shown = self.masked.partition(":///")[2] or "~"  # Secrets may have filled in the path.
+            raise ConfigurationError(
+                f"The connection string {masked_url} names {os.path.expanduser(shown)}, but there is also "
+                f"{os.path.abspath(shown)}, in a folder named ~. Move it, or write its absolute path."
+            )
         if self._folder and _is_sqlite(database_class):
             parameters["database"] = os.path.join(self._folder, os.path.basename(parameters["database"]))
         scheme = _playhouse_scheme(url)
@@ -206,7 +215,10 @@ def make_database(
         logger.warning("%s: no secret is named %s; the placeholder stays as it is", url.masked, names)
     if target.scheme not in _TESTED:
         logger.warning("%s: no test of this package covers the scheme %s://", url.masked, target.scheme)
-    return backend_class(target.database_class)(lambda: url.resolve(get_secret), retry_timeout)
+    try:
+        return backend_class(target.database_class)(lambda: url.resolve(get_secret), retry_timeout)
+    except TypeError as error:  # Its message names the option.
+        raise ConfigurationError(f"The connection string {target.masked_url} has an invalid option: {error}") from None
 
 
 def _playhouse_scheme(url: str) -> str:
@@ -236,6 +248,9 @@ def _parse(url: str, masked_url: str) -> Tuple[Type[peewee.Database], Dict[str, 
         ConfigurationError: If it is not the URL of a database.
     """
     scheme, separator, _ = url.partition("://")
+    driver = _DRIVERS.get(_playhouse_scheme(url))
+    if driver and not find_spec(driver):
+        raise ConfigurationError(f"The scheme {scheme}:// needs a driver that is not installed: pip install {driver}")
     database_class = _database_class(url)
     if not separator or database_class is None:
         known = ", ".join(f"{name}://" for name in sorted({*db_url.schemes, *_ALIASES}) if not name.endswith(_POOL))
@@ -273,6 +288,8 @@ def _form_error(url: str, masked_url: str, database_class: Type[peewee.Database]
 
 def _file_arguments(parts: Dict[str, str]) -> Dict[str, Any]:
     path = parts["path"]
+    if path.startswith("~/"):
+        path = os.path.expanduser(path)
     # The path is absolute, because the steps of a pipeline may change the working directory.
     return {"database": path if path in ("", MEMORY) else os.path.abspath(path)}
 
