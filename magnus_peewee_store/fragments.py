@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError, UnreadableRowError
+from magnus_peewee_store.scrub import scrub_log, scrub_urls
 
 
 class Fragment(NamedTuple):
@@ -56,12 +57,12 @@ def dump_run_log(run_log: RunLog) -> List[Fragment]:
 
 
 def dump_header(run_log: RunLog) -> Fragment:
-    """Return the run's own fragment: the run log without its parameters and steps.
+    """Return the run's own fragment: the run log without its parameters, steps and secrets.
 
     Raises:
         InvalidValueError: If a value in the run config cannot be written as JSON.
     """
-    return _dump(RUN_LOG, RUN_LOG_KEY, lambda: json.dumps(run_log.model_dump(exclude={"parameters", "steps"})))
+    return _dump(RUN_LOG, RUN_LOG_KEY, _header_to_json, run_log)
 
 
 def dump_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
@@ -74,12 +75,12 @@ def dump_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
 
 
 def dump_step(step_log: StepLog) -> List[Fragment]:
-    """Return the fragments of a step: its own, those of its branches, then those of the branches' steps.
+    """Return the fragments of a step, without secrets: its own, those of its branches, then those of their steps.
 
     Raises:
         InvalidValueError: If a value in it cannot be written as JSON.
     """
-    own = _dump(STEP, step_log.internal_name, _to_json, step_log, "branches")
+    own = _dump(STEP, step_log.internal_name, _to_json, scrub_log(step_log), "branches")
     branch_logs = step_log.branches.values()
     steps = [fragment for branch_log in branch_logs for fragment in _dump_steps(branch_log)]
     return [own, *map(_dump_branch, branch_logs), *steps]
@@ -109,7 +110,7 @@ def own_name(branch_name: str, step_name: str) -> str:
 
 
 def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
-    """Return the parsed value: a run, step or branch log without its children, or a parameter's value.
+    """Return the parsed value: a run, step or branch log without its children and secrets, or a parameter's value.
 
     Raises:
         UnreadableRowError: If the type is unknown, or the value is not what magnus writes. Other software, or a newer
@@ -121,9 +122,24 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
     if not isinstance(attribute_key, str):
         raise UnreadableRowError("it has no key")
     try:
-        return _parse_log(log_class, attribute_value) if log_class else _parse_value(attribute_value)
+        return scrub_log(_parse_log(log_class, attribute_value)) if log_class else _parse_value(attribute_value)
     except PARSE_ERRORS as error:
         raise UnreadableRowError(explain(error)) from error
+
+
+def scrub_row(attribute_type: str, attribute_value: str) -> str:
+    """Return a row's value without secrets. A value without any stays as it is, to the byte."""
+    log_class = _LOG_CLASSES.get(attribute_type)
+    if log_class is None:
+        return attribute_value
+    try:
+        log = _parse_log(log_class, attribute_value)
+        clean = scrub_log(log)
+    except PARSE_ERRORS:
+        return scrub_urls(attribute_value)
+    if clean is log:
+        return attribute_value
+    return _header_to_json(clean) if isinstance(clean, RunLog) else _to_json(clean, "branches")
 
 
 def explain(error: Exception) -> str:
@@ -268,6 +284,10 @@ def _longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
     while dot and prefix not in known:
         prefix, dot, _ = prefix.rpartition(".")
     return prefix if dot else None
+
+
+def _header_to_json(run_log: RunLog) -> str:
+    return json.dumps(scrub_log(run_log).model_dump(exclude={"parameters", "steps"}))
 
 
 def _to_json(log: BaseModel, exclude: str) -> str:

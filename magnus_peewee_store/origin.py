@@ -6,16 +6,10 @@ import re
 import socket
 from typing import Any, Dict, NamedTuple, Optional
 
+from magnus_peewee_store.scrub import scrub_remote
 from magnus_peewee_store.times import local_utc_offset
 
-_GIT_REMOTE = re.compile(
-    r"""
-    (?: [\w+.-]+ :// )? (?: [^/]* @ )?
-    (?P<host> [^:/]+ ) (?: : \d+ (?=/) )? [:/]
-    (?P<path> .+? ) (?: \.git )? /?
-    """,
-    re.VERBOSE,
-)
+_GIT_REMOTE = re.compile(r"(?:[\w+.-]+://)?(?:git@)?(?P<host>[^:/]+)(?::\d+(?=/))?[:/](?P<path>.+?)(?:\.git)?/?")
 
 
 class Origin(NamedTuple):
@@ -48,8 +42,9 @@ def repository_name(url: str) -> str:
 
     The name is the same for HTTPS and SSH URLs.
     """
-    parts = _GIT_REMOTE.fullmatch(url)
-    return f"{parts['host']}/{parts['path']}" if parts else url.rstrip("/").rpartition("@")[2]
+    clean = scrub_remote(url)
+    parts = _GIT_REMOTE.fullmatch(clean)
+    return f"{parts['host']}/{parts['path']}" if parts else clean.rstrip("/")
 
 
 def _user() -> str:

@@ -19,7 +19,6 @@ from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_dat
 from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
 from magnus_peewee_store.heartbeat import Heartbeat
 from magnus_peewee_store.origin import this_process
-from magnus_peewee_store.scrub import scrub
 
 DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.db"
 
@@ -245,7 +244,7 @@ class DBStore(BaseRunLogStore):
         Rows of the run that are not in the run log are kept.
         """
         self._read_parameters.pop(run_log.run_id)
-        self.table.upsert(run_log.run_id, fragments.dump_run_log(_scrubbed(run_log)))
+        self.table.upsert(run_log.run_id, fragments.dump_run_log(run_log))
         self._after_write(run_log.run_id, run_log.status)
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
@@ -369,7 +368,7 @@ class DBStore(BaseRunLogStore):
             RunLogNotFoundError: If there is no run to add a branch to.
         """
         if isinstance(branch_log, RunLog):
-            self._upsert(branch_log.run_id, [fragments.dump_header(_scrubbed(branch_log))])
+            self._upsert(branch_log.run_id, [fragments.dump_header(branch_log)])
             self._after_write(branch_log.run_id, branch_log.status)
         else:
             self._upsert(run_id, fragments.dump_branch(branch_log))
@@ -451,7 +450,7 @@ class DBStore(BaseRunLogStore):
         def changed(value: str) -> str:
             run_log = fragments.parse(fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, value)
             change(run_log)
-            return fragments.dump_header(_scrubbed(run_log)).attribute_value
+            return fragments.dump_header(run_log).attribute_value
 
         if not self.table.update(run_id, *fragments.HEADER, changed):
             raise _with_message(exceptions.RunLogNotFoundError(run_id))
@@ -459,10 +458,6 @@ class DBStore(BaseRunLogStore):
     def _check_run(self, run_id: str) -> None:
         if not self.table.has(run_id, *fragments.HEADER):
             raise _with_message(exceptions.RunLogNotFoundError(run_id))
-
-
-def _scrubbed(run_log: RunLog) -> RunLog:
-    return run_log.model_copy(update={"run_config": scrub(run_log.run_config)})
 
 
 def _with_message(error: Exception) -> Exception:

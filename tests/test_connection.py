@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import peewee
 import pytest
+from click.testing import CliRunner
 from conftest import AnyDatabase, SqliteFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from magnus_peewee_store import (
     ConfigurationError,
     DBStore,
     MissingTableError,
+    cli,
     create_tables,
     runs,
 )
@@ -69,6 +71,29 @@ def test_file_name_is_not_decoded(tmp_path: Path, name: str) -> None:
     store.create_run_log("run")
     store.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    store = DBStore(connection_string="sqlite:///~/logs/runs.db")
+    store.create_run_log("run")
+    store.close()
+    assert (tmp_path / "home" / "logs" / "runs.db").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("template", ["sqlite:///~/runs.db", "sqlite:///~/${name}", "${dsn}"])
+def test_file_in_a_folder_named_tilde_is_not_overlooked(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "runs.db").touch()
+    with pytest.raises(ConfigurationError) as exc_info:
+        make_database(template, secret_getter(name="runs.db", dsn="sqlite:///~/runs.db"))
+    home, here = ("home", "~") if template == "${dsn}" else (f"home/{template[12:]}", template[10:])
+    assert f"names {tmp_path}/{home}, but there is also {tmp_path}/{here}," in str(exc_info.value)
 
 
 def test_in_memory_database_lasts_until_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +266,8 @@ def test_creating_a_store_does_not_connect(tmp_path: Path) -> None:
         ("${dsn}", {"dsn": "sqlite:////data/runs.db"}, "/data/runs.db"),
         ("sqlite:////data/${unknown}/$$x.db", {}, "/data/${unknown}/$x.db"),
         ("sqlite:////data/${a}.db", {"a": "${b}", "b": "never"}, "/data/${b}.db"),
+        ("${dsn}", {"dsn": "sqlite:////data/$$${b}.db", "b": "never"}, "/data/$$${b}.db"),
+        ("sqlite:///${path}", {"path": "/data/a?b#c.db"}, "/data/a?b#c.db"),
     ],
 )
 def test_placeholders_follow_string_template(template: str, values: Any, path: str) -> None:
@@ -263,6 +290,22 @@ def test_password_secret_is_taken_literally(password: str) -> None:
 def test_literal_password_is_percent_decoded() -> None:
     database = make_database("postgresql://scott:p%40ss$word@localhost/mydatabase")
     assert database.connect_params["password"] == "p@ss$word"
+
+
+@pytest.mark.parametrize("template", ["${start}/db", "postgresql://${rest}"])
+def test_secret_of_several_parts_is_refused(template: str) -> None:
+    secrets = {"start": "postgresql://scott:tiger@h", "rest": "scott:tiger@h/db"}
+    with pytest.raises(ConfigurationError) as exc_info:
+        make_database(template, secret_getter(**secrets))
+    assert "tiger" not in str(exc_info.value)
+
+
+def test_secret_may_hold_hosts_and_query() -> None:
+    template = "postgresql://scott@${hosts}/${name}?${options}"
+    secrets = secret_getter(hosts="h1:5432,[::1]", name="db", options="connect_timeout=3&sslmode=require")
+    parameters = make_database(template, secrets).connect_params
+    assert [parameters[name] for name in ("host", "port", "connect_timeout")] == ["h1,::1", "5432,", 3]
+    assert parameters["sslmode"] == "require"
 
 
 def set_secrets_handler(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +344,28 @@ def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> No
         store.create_run_log("run")
 
 
+@pytest.mark.parametrize("user", ["scott", "sc$ott"])
+@pytest.mark.parametrize("password", ["$uperSecret1", "pa$sw0rd", "${given}$sw0rd"])
+def test_password_that_looks_like_a_placeholder_is_hidden(
+    user: str, password: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("magnus"), "propagate", True)
+    url = f"mysql://{user}:{password}@127.0.0.1:1/db?x=${{unknown}}"
+    database = make_database(url, secret_getter(given="krakenbait"), retry_timeout=0)
+    with pytest.raises(peewee.OperationalError) as exc_info:
+        database.connect()
+    for text in (str(exc_info.value), caplog.text, ConnectionString(url).masked):
+        assert not re.search("uper|Secret1|sw0rd|ott@|kraken|(?<!s)c.ott", text.replace("scott:", ""))
+    for text in (str(exc_info.value), caplog.text):
+        assert "no secret is named unknown" in text and f"://{'scott' if user == 'scott' else '***'}:***@" in text
+
+
+def test_placeholder_without_braces_is_filled() -> None:
+    database = make_database("postgresql://$user:$password@$host/db", secret_getter(user="u", password="p", host="h"))
+    assert [database.connect_params[name] for name in ("user", "password", "host")] == ["u", "p", "h"]
+    assert database.masked_url == "postgresql://***:***@***/db"
+
+
 # Masking
 
 
@@ -314,6 +379,14 @@ def test_connection_error_names_placeholder_without_secret(tmp_path: Path) -> No
         ("postgresql://scott:tiger@h:5432/db?sslpassword=x", "postgresql://scott:***@h:5432/db"),
         ("postgresql://scott:ti${ge}r@h/db", "postgresql://scott:***@h/db"),
         ("postgresql://scott:ti@ger@h1:1,[::1]:2/db", "postgresql://scott:***@h1:1,[::1]:2/db"),
+        (
+            "postgresql://${user}:${password}@${host}:${port}/${db}?a=${b}",
+            "postgresql://${user}:${password}@${host}:${port}/${db}",
+        ),
+        ("postgresql://scott:$tiger@h/db", "postgresql://scott:***@h/db"),
+        ("postgresql://sc$ott@h/db", "postgresql://***@h/db"),
+        ("postgresql://scott:$tiger/db", "postgresql://***/db"),
+        ("sqlite://scott:tiger@h/db", "sqlite://scott:***@h/db"),
         ("postgresql://scott:ti/ger@h/db", "postgresql://***"),
         ("postgresql://scott:ti?ger@h/db", "postgresql://***"),
         ("postgresql://scott:ti#ger@h/db", "postgresql://***"),
@@ -374,6 +447,37 @@ def test_playhouse_and_sqlalchemy_schemes(scheme: str, database_class: type) -> 
     assert database.connect_params.get("password", "tiger") == "tiger"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "driver"),
+    [
+        ("postgresql", "Psycopg3"),
+        ("postgres", "Psycopg3"),
+        ("psycopg3", "Psycopg3"),
+        ("postgresql+psycopg", "Psycopg3"),
+        ("postgresql+psycopg2", "Psycopg2"),
+    ],
+)
+def test_postgresql_driver(scheme: str, driver: str) -> None:
+    if not (peewee.psycopg and peewee.psycopg2):
+        pytest.skip("needs psycopg 3 and psycopg2")
+    tokens = iter("abc")
+    database = make_database(f"{scheme}://scott:${{token}}@127.0.0.1:1/db", lambda name: next(tokens), retry_timeout=0)
+    assert type(database._adapter).__name__.startswith(driver)
+    with pytest.raises(peewee.OperationalError):
+        database.connect()  # with the next token
+    assert type(database._adapter).__name__.startswith(driver)
+
+
+def test_postgresql_takes_the_driver_that_is_installed() -> None:
+    script = """
+import sys
+sys.modules["psycopg"] = None  # makes its import fail
+from magnus_peewee_store.db.url import make_database
+print(type(make_database("postgresql://scott@h/db")._adapter).__name__)
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "Psycopg2Adapter"
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql", "psycopg3", "sqlite"])
 def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
     rest = "/runs.db" if scheme == "sqlite" else "scott:tiger@h/db"
@@ -387,7 +491,6 @@ def test_pool_is_refused_with_the_plain_scheme(scheme: str) -> None:
     [
         ("cockroachdb://scott:tiger@h/db", 1),
         ("postgresext://scott:tiger@h/db", 1),
-        ("mariadb+mariadbconnector://scott:tiger@h/db", 1),
         ("mysql+mysqlconnector://scott:tiger@h/db", 0),
         ("postgresql+psycopg://scott:tiger@h/db", 0),
         ("sqlite:///:memory:", 0),
@@ -443,6 +546,23 @@ DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_b
     process = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=50)
     assert f"with its extra '{extra}'" in process.stderr
     assert "tiger" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package"), [("apsw", "apsw"), ("cysqlite", "cysqlite"), ("mariadb+mariadbconnector", "mariadb")]
+)
+def test_missing_driver_without_an_extra(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magnus_peewee_store.db.url.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(scheme)}:// needs .*: pip install {package}$"):
+        make_database(f"{scheme}:///runs.db")
+
+
+@pytest.mark.parametrize("option", ["thread_safe=true", "retry_timeout=3"])
+def test_invalid_option_is_not_blamed_on_the_secrets_handler(option: str) -> None:
+    url = f"mysql://scott:tiger@127.0.0.1:1/db?{option}"
+    result = CliRunner().invoke(cli.db, ["check", "--connection-string", url])
+    assert result.exit_code == 1 and option.partition("=")[0] in result.output
+    assert "secrets handler" not in result.output and "tiger" not in result.output
 
 
 def test_options_and_multiple_hosts_reach_libpq() -> None:

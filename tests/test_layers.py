@@ -19,7 +19,8 @@ LAYERS = (
     ("store", "timeline"),
     ("logs",),
     ("heartbeat",),
-    ("fragments", "origin", "scrub"),
+    ("fragments", "origin"),
+    ("scrub",),
     ("db",),
     ("exceptions", "times"),
 )

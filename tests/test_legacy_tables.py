@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import re
 import uuid
 from typing import Any, Callable, Iterator, List, Tuple
 
@@ -609,7 +610,7 @@ def test_missing_table_error_contains_the_command(database: AnyDatabase, grant_t
     privileges = [f"SELECT, INSERT, UPDATE ON {database.name}.*"] if is_mariadb(database) else []
     url = grant_to_role(*privileges)
     store = DBStore(connection_string=url)
-    command = r"python -c 'from magnus_peewee_store import db; db\.create_tables\(\"<connection string>\"\)'"
+    command = re.escape("""'import os; from magnus_peewee_store import db; db.create_tables(os.environ["DSN"])'""")
     for call in (store.create_run_log, store.get_run_log_by_id, store.get_parameters):
         with pytest.raises(MissingTableError, match=rf"(?s)table db_log does not exist .*{command}") as exc_info:
             call("run")

@@ -124,7 +124,8 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
         @click.option(
             "--connection-string",
             metavar="URL",
-            help="The connection string of the database, instead of a configuration file.",
+            help="The connection string of the database, instead of a configuration file. Write ${placeholders} for "
+            "secrets: others can see a command line.",
         )
         @click.option(
             "--retry-timeout",

@@ -12,7 +12,8 @@ def create_tables(connection_string: str) -> List[str]:
     """Create the table `db_log` in a database, or complete one that other software created. Running it again is safe.
 
     Args:
-        connection_string: The connection string of the database, with its secrets filled in.
+        connection_string: The connection string of the database, with its secrets filled in. Take one with a password
+            from an environment variable: a command line is visible to others.
 
     Returns:
         A description of each part that was created.

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -55,6 +56,9 @@ KNOWN_PACKAGES = frozenset(getattr(sys, "stdlib_module_names", _STANDARD_LIBRARY
     ("peewee", "playhouse", "magnus_peewee_store"),
     ("mysql", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c", "pymysql"),
 )
+
+SHORTEST_WORD = 4  # A secret with fewer characters is masked only where a driver quotes it.
+_QUOTED = r"(?<=[\"'`=:/]){}(?=[\"'`@/&;\s]|$)"
 
 T = TypeVar("T")
 
@@ -466,7 +470,9 @@ class Backend(peewee.Database):
 
     def _mask(self, text: str) -> str:
         for secret in sorted(self._target.secrets, key=len, reverse=True):
-            text = text.replace(secret, MASK)
+            # The driver's own words may contain a short secret. To mask them would tell the secret.
+            pattern = "{}" if len(secret) >= SHORTEST_WORD else _QUOTED
+            text = re.sub(pattern.format(re.escape(secret)), MASK, text)
         return text
 
     def _before_connecting(self) -> None:

@@ -155,8 +155,8 @@ class Schema:
             self._check_readable()
             raise MissingTableError(
                 f"The table {TABLE} does not exist in {url} and could not be created: {error}. "
-                "Run, with a role that may create tables: python -c "
-                "'from magnus_peewee_store import db; db.create_tables(\"<connection string>\")'"
+                "Put the connection string of a role that may create tables into the variable DSN, and run: "
+                "python -c 'import os; from magnus_peewee_store import db; db.create_tables(os.environ[\"DSN\"])'"
             ) from error
         logger.info("Created the table %s in %s", TABLE, url)
 

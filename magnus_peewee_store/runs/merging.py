@@ -9,7 +9,6 @@ from magnus import defaults
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.heartbeat import parse_beat
-from magnus_peewee_store.scrub import scrub
 
 
 class RunKey(NamedTuple):
@@ -100,11 +99,8 @@ def overwrite(source: Sequence[StoredRow], target: Sequence[StoredRow]) -> Merge
 
 
 def mask(row: StoredRow) -> StoredRow:
-    """Return a row without secrets. Only the run's own row can contain them."""
-    log = _parse(row) if row.attribute_type in fragments.RUN_LOG else {}
-    config = log.get("run_config")
-    clean = scrub(config) if isinstance(config, dict) else config
-    return row if clean == config else row._replace(attribute_value=json.dumps({**log, "run_config": clean}))
+    """Return a row without secrets."""
+    return row._replace(attribute_value=fragments.scrub_row(row.attribute_type, row.attribute_value))
 
 
 def is_same_value(value: Any, other: Any) -> bool:

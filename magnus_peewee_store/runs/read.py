@@ -20,7 +20,6 @@ from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
 from magnus_peewee_store.logs import RunFacts, complete, has_reused_steps, steps_of
 from magnus_peewee_store.origin import Origin, parse_origin, repository_name
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
-from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.timeline import to_svg
 from magnus_peewee_store.times import from_created_at
@@ -142,7 +141,6 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
 
     run_log = fragments.assemble(parse_rows())
     assert run_log  # noqa: S101 - there is a header
-    run_log.run_config = scrub(run_log.run_config)
     beats = beats_of(rows)
     origin = parse_origin(run_log.run_config.get(STARTED_BY))
     return Run(

@@ -31,7 +31,6 @@ from magnus_peewee_store.runs.merging import Merge, mask, merge, overwrite
 from magnus_peewee_store.runs.read import has_ended, read_exactly
 from magnus_peewee_store.runs.reuse import add_originals
 from magnus_peewee_store.runs.summaries import batches
-from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.times import TICK, to_created_at
 
@@ -189,7 +188,6 @@ def _rows_of(run_log: RunLog, modified: datetime) -> List[StoredRow]:
     """
     if not run_log.run_id:
         raise ValueError("its run_id is empty")
-    run_log.run_config = scrub(run_log.run_config)
     utc_offset = parse_origin(run_log.run_config.get(STARTED_BY)).utc_offset
     span = time_span(attempts_of(steps_of(run_log)), utc_offset)
     start = to_created_at(span[0] if span else modified)
@@ -364,7 +362,7 @@ def _copy(
             return Outcome(run_id, FAILED, str(error).strip())
         except peewee.PeeweeException as error:
             if "://" not in str(error):
-                error.args = (f"Cannot write to {target.table.database.masked_url}: {error}",)
+                error.args = (f"Cannot write to {target.database.masked_url}: {error}",)
             raise
     if found.is_another_run:
         # magnus may generate an id twice. Two copies of the same run would have the same created_at.
