@@ -33,7 +33,7 @@ from servers import free_port
 from magnus_peewee_store import DBStore, cli
 from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
-from magnus_peewee_store.runs.summaries import RunProgress
+from magnus_peewee_store.runs.summaries import RunSummary
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
 DEADLINE = 60.0
@@ -453,7 +453,7 @@ def test_tables_fit_the_terminal(default_store: DBStore, tmp_path: Path, columns
             assert any("characters)" in line for line in lines)
 
 
-def draw_list(*found: RunProgress, **options: Any) -> List[str]:
+def draw_list(*found: RunSummary, **options: Any) -> List[str]:
     """Return the lines of a list that is 80 columns wide."""
     console = Console(width=80, file=io.StringIO(), **options)
     with console.capture() as capture:
@@ -461,12 +461,12 @@ def draw_list(*found: RunProgress, **options: Any) -> List[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def listed_run(run_id: str, status: str, **fields: Any) -> RunProgress:
+def listed_run(run_id: str, status: str, **fields: Any) -> RunSummary:
     """Return a run that started at a time which is the same day in every time zone."""
-    unknown = {field.name: None for field in dataclasses.fields(RunProgress)}
+    unknown = {field.name: None for field in dataclasses.fields(RunSummary)}
     started = datetime(2024, 1, 31, 11, tzinfo=timezone.utc)
     other = {"started": started, "steps_done": 0, "steps_known": 0, "unreadable": [], "tags": (), "notes": ()}
-    return RunProgress(**{**unknown, **other, "run_id": run_id, "status": status, **fields})
+    return RunSummary(**{**unknown, **other, "run_id": run_id, "status": status, **fields})
 
 
 def test_list_cuts_long_cells_and_aligns_columns() -> None:

@@ -23,13 +23,13 @@ from magnus_peewee_store.cli.terminal import (
     run_status_text,
 )
 from magnus_peewee_store.cli.trees import echo_all_unreadable
+from magnus_peewee_store.logs import tags_text
 from magnus_peewee_store.runs.search import (
     FIELDS,
     METRICS,
     PARAMS,
     Condition,
     Name,
-    Reader,
     all_names,
     as_text,
     check_names,
@@ -37,7 +37,7 @@ from magnus_peewee_store.runs.search import (
     make_filters,
     search_page,
 )
-from magnus_peewee_store.runs.summaries import RunProgress, RunSummary, summarize, summarize_progress
+from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -107,7 +107,7 @@ def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
 
 
 def runs_table(
-    summaries: Sequence[RunProgress], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
+    summaries: Sequence[RunSummary], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
 ) -> Tuple[RunsTable, List[str]]:
     """Return the table of runs, and the names that it has no room for.
 
@@ -129,7 +129,7 @@ def runs_table(
         steps = [f"{run.steps_done}/{run.steps_known}" for run in summaries]
         columns.append(_Column("STEPS", steps, is_number=True))
         details = [
-            _Column("TAG", [printable(", ".join(filter(None, [run.tag, *run.tags]))) for run in summaries]),
+            _Column("TAG", [printable(tags_text(run.tag, run.tags)) for run in summaries]),
             _Column(
                 "FAILED STEP" if is_wide else "FAILED",
                 [Text(printable(run.failed_step), "red") if run.failed_step else "" for run in summaries],
@@ -150,7 +150,7 @@ def runs_table(
     return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
 
 
-def _status(run: RunProgress) -> Text:
+def _status(run: RunSummary) -> Text:
     return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
 
 
@@ -163,7 +163,7 @@ def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
         widths[number] -= 1
 
 
-def _value_cell(name: Name, run: RunProgress) -> str:
+def _value_cell(name: Name, run: RunSummary) -> str:
     return ", ".join(_format(name.text, value) for value in name.values(run) if value is not None)
 
 
@@ -173,7 +173,7 @@ def _format(name: str, value: Any) -> str:
     return format_duration(value) if name == "duration" else format_value(value)
 
 
-def _is_numeric(name: Name, summaries: Sequence[RunProgress]) -> bool:
+def _is_numeric(name: Name, summaries: Sequence[RunSummary]) -> bool:
     return all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))
 
 
@@ -220,9 +220,8 @@ def list_runs(
     names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
     filters = make_filters(where)
     used = [*names, *(each.name for each in filters), *([Name(sort)] if sort else [])]
-    needs_summary = is_json or is_csv or has_params or has_metrics or any(name.needs_summary for name in used)
-    read: Reader[Any] = summarize if needs_summary else summarize_progress
-    found, total = search_page(store, filters, sort, limit, desc, read)
+    with_values = is_json or is_csv or has_params or has_metrics or any(name.needs_values for name in used)
+    found, total = search_page(store, filters, sort, limit, desc, with_values)
     check_names(store, [name for name in names if not name.is_field and not any(map(name.values, found))])
     if is_json:
         echo_json([asdict(run) for run in found])
@@ -248,7 +247,7 @@ def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
     return [Name(text) for text in all_names(found, prefix)]
 
 
-def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status: bool) -> None:
+def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status: bool) -> None:
     console = make_console()
     table, left_out = runs_table(found, console.width, names, has_status)
     console.print(table)

@@ -67,7 +67,7 @@ def show(
             reused = run.reused.get(step_log.internal_name)
             echo_json({**step_log.model_dump(), "reused": reused, "utc_offset": run.utc_offset}, indent=4)
         else:
-            console.print(trees.step_tree(step_log, run.reused, run.utc_offset))
+            console.print(trees.step_tree(step_log, run))
     elif is_json:
         echo_json({**run.complete_log.model_dump(), **_facts_about(run)}, indent=4)
     else:

@@ -8,12 +8,12 @@ from io import TextIOWrapper
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import click
-from magnus import defaults
 from rich.console import Console
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.runs.search import rounded
+from magnus_peewee_store.runs.search import as_text, rounded
+from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
 UNLIMITED = 100_000  # columns
@@ -78,19 +78,12 @@ def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], No
         yield lambda count: progress.advance(task, count)
 
 
-STYLES = {
-    defaults.SUCCESS: "green",
-    defaults.FAIL: "bold red",
-    defaults.PROCESSING: "cyan",
-    defaults.TRIGGERED: "cyan",
-    defaults.CREATED: "dim",
-}
 LONGEST_VALUE = 300  # characters of a value on a terminal
 
 
 def status_text(status: str) -> Text:
     """Return a status in its colour."""
-    return Text(printable(status), STYLES.get(status, "yellow"))
+    return Text(printable(status), status_style(status).terminal)
 
 
 def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
@@ -105,7 +98,7 @@ def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bo
 
 def format_value(value: Any, is_full: bool = True) -> str:
     """Return the value of a parameter or metric as text. A long text is shortened unless `is_full`."""
-    text = printable(value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False))
+    text = printable(as_text(rounded(value)))
     if is_full or len(text) <= LONGEST_VALUE:
         return text
     return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"

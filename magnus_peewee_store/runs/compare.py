@@ -5,7 +5,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.logs import code_versions, duration_of, flatten, steps_of
+from magnus_peewee_store.logs import code_versions, elapsed, flatten, steps_of
 from magnus_peewee_store.runs.lineage import OUTPUT_FILE
 from magnus_peewee_store.runs.read import Run
 
@@ -84,7 +84,7 @@ def _sections(run: Run) -> Dict[str, Values]:
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {
             step.internal_name: StepState(
-                step.status, duration_of(step.status, None, step.attempts), run.reused.get(step.internal_name)
+                step.status, elapsed(step.attempts, run.utc_offset), run.reused.get(step.internal_name)
             )
             for step in steps
         },

@@ -6,7 +6,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.logs import flatten
 from magnus_peewee_store.runs.search import METRICS, PARAMS, AnyCondition, search
-from magnus_peewee_store.runs.summaries import BATCH_SIZE, batches, read_fields
+from magnus_peewee_store.runs.summaries import iter_metrics
 from magnus_peewee_store.store import DBStore
 
 
@@ -72,12 +72,12 @@ def metrics_dataframe(
     """
     pandas = _import_pandas()
     rows = []
-    for run_ids in batches([run.run_id for run in search(store, where, order_by, limit, descending)], BATCH_SIZE):
-        for run in read_fields(store, run_ids):
-            for name, metrics in run.metrics_by_step().items():
-                branch = fragments.parent_branch(name)
-                step = fragments.own_name(name, branch)
-                rows += [(run.run_id, step, branch, metric, value) for metric, value in flatten(metrics).items()]
+    run_ids = [run.run_id for run in search(store, where, order_by, limit, descending)]
+    for run_id, metrics_of in iter_metrics(store, run_ids):
+        for name, metrics in metrics_of.items():
+            branch = fragments.parent_branch(name)
+            step = fragments.own_name(name, branch)
+            rows += [(run_id, step, branch, metric, value) for metric, value in flatten(metrics).items()]
     return pandas.DataFrame(rows, columns=["run_id", "step", "branch", "metric", "value"])
 
 

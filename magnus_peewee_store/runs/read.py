@@ -17,8 +17,8 @@ from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
-from magnus_peewee_store.logs import RunFacts, complete, has_reused_steps, steps_of
-from magnus_peewee_store.origin import Origin, parse_origin, repository_name
+from magnus_peewee_store.logs import RunFacts, complete, project_of, steps_of
+from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
 from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
@@ -70,8 +70,7 @@ class Run(RunFacts):
     def project(self) -> Optional[str]:
         """The git remote of its code; without one, the name of the folder that it was started in."""
         codes = (code for step in steps_of(self.run_log) for code in step.code_identities)
-        remote = next((code.code_identifier_url for code in codes if code.code_identifier_url), None)
-        return repository_name(remote) if remote else self.origin.folder
+        return project_of((code.code_identifier_url for code in codes), self.origin)
 
     def _repr_html_(self) -> str:
         # The timeline is an image, so its styles affect nothing else.
@@ -98,8 +97,6 @@ def read_run(store: DBStore, run_id: str) -> Run:
         {'rows': 3}
     """
     run = _read_if_there(store, run_id) or read_exactly(store, find_run(store, run_id))
-    if not has_reused_steps(run.run_log):
-        return run
 
     def read_original(original_run_id: str) -> Optional[RunLog]:
         original = _read_if_there(store, original_run_id)
@@ -179,8 +176,8 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
     rows = store.table.read(run_id)
     if not rows:
         return None
-    own_rows = store.table.read_runs([run_id], fragments.RUN_LOG)
-    created_at = own_rows[0].created_at if own_rows else store.table.created_at_range(run_id)[0]
+    header = next(store.table.read_runs([run_id], fragments.RUN_LOG), None)
+    created_at = header.created_at if header else store.table.created_at_range(run_id)[0]
     now = store.table.now() if any(row[0] in fragments.HEARTBEAT for row in rows) else None
     return to_run(run_id, rows, created_at, now)
 

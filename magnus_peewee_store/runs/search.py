@@ -8,24 +8,15 @@ import operator
 import re
 from collections import Counter
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, parse_status
 from magnus_peewee_store.runs.read import suggest
-from magnus_peewee_store.runs.summaries import (
-    BATCH_SIZE,
-    RunProgress,
-    RunSummary,
-    batches,
-    summarize,
-    summarize_headers,
-)
+from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time, to_created_at
-
-AnyRun = TypeVar("AnyRun", bound=RunProgress)
 
 PARAMS, METRICS = "params.", "metrics."  # prefixes that say whether a name is a parameter or a metric
 OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
@@ -39,7 +30,7 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
 }
 # The fields that the run's own row and its annotations hold.
 HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")
-VALUE_FIELDS = ("project",)  # those that only a `RunSummary` has
+VALUE_FIELDS = ("project",)  # those that only a summary with values has
 FIELDS: Dict[str, Callable[[Any], Any]] = {
     "run_id": lambda run: run.run_id,
     "status": lambda run: run.status,
@@ -107,7 +98,7 @@ class Name:
     def __init__(self, text: str) -> None:
         self.text = text
         self.is_field = text in FIELDS
-        self.needs_summary = not self.is_field or text in VALUE_FIELDS
+        self.needs_values = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
         self._param: Optional[str] = text
         self._metric: Optional[str] = text
@@ -117,13 +108,12 @@ class Name:
             self._param, self._metric = None, text[len(METRICS) :]
         self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
 
-    def values(self, run: RunProgress) -> List[Any]:
-        """Return the values that a run has for the name. If `needs_summary`, the run must be a `RunSummary`."""
+    def values(self, run: RunSummary) -> List[Any]:
+        """Return the values that a run has for the name. If `needs_values`, it must be summarized with values."""
         if self.text == "tag":
             return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
             return [self._field(run)]
-        assert isinstance(run, RunSummary)  # noqa: S101 - see above
         values = [run.params[self._param]] if self._param in run.params else []
         if self._metric is not None:
             values += [value for name, value in run.metrics.items() if self._means(name)]
@@ -159,7 +149,7 @@ class Filter:
         self.name = Name(self.condition.name)
         self._operand = _Operand(self.condition)
 
-    def is_met_by(self, run: RunProgress) -> bool:
+    def is_met_by(self, run: RunSummary) -> bool:
         """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it."""
         quantifier = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return quantifier(map(self._operand.compare, self.name.values(run)))
@@ -241,17 +231,17 @@ class _Operand:
         return self._number != self._number
 
 
-def sort_runs(runs: Sequence[AnyRun], name: Name, descending: bool = False) -> List[AnyRun]:
+def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) -> List[RunSummary]:
     """Sort runs by a name. Numbers come first, then texts, then other values such as NaN, then runs without a value.
 
     If a run has several values, the smallest counts, or the largest if `descending`. Runs with equal values keep their
     order.
     """
     choose = max if descending else min
-    numbers: List[Tuple[Any, AnyRun]] = []
-    texts: List[Tuple[Any, AnyRun]] = []
-    incomparable: List[AnyRun] = []
-    missing: List[AnyRun] = []
+    numbers: List[Tuple[Any, RunSummary]] = []
+    texts: List[Tuple[Any, RunSummary]] = []
+    incomparable: List[RunSummary] = []
+    missing: List[RunSummary] = []
     for run in runs:
         values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
         own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
@@ -350,9 +340,6 @@ def _without_prefix(text: str) -> str:
     return next((text[len(prefix) :] for prefix in (PARAMS, METRICS) if text.startswith(prefix)), text)
 
 
-Reader = Callable[[DBStore, Sequence[str]], List[AnyRun]]  # reads runs, given a store and their ids
-
-
 def search(
     store: DBStore,
     where: Union[AnyCondition, Sequence[AnyCondition]] = (),
@@ -391,7 +378,7 @@ def search(
         >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
         [('second', {'train.rmse': 0.4})]
     """
-    return _search(store, make_filters(where), order_by, limit, descending, summarize)
+    return _search(store, make_filters(where), order_by, limit, descending)
 
 
 def list_runs(
@@ -427,8 +414,8 @@ def search_page(
     order_by: Optional[str],
     limit: int,
     descending: bool,
-    read: Reader[AnyRun],
-) -> Tuple[List[AnyRun], int]:
+    with_values: bool = True,
+) -> Tuple[List[RunSummary], int]:
     """Find runs as `search` does.
 
     Args:
@@ -436,15 +423,15 @@ def search_page(
         order_by: The name to sort by.
         limit: The largest number of runs.
         descending: Whether to sort from large to small.
-        read: Reads the runs. It must return summaries if a filter or `order_by` needs them.
+        with_values: As for `summarize`. A filter or `order_by` may need the values.
 
     Returns:
         The runs, and how many there would be without the limit.
     """
     if order_by is not None or not all(each.is_on_header() for each in filters):
-        found = _search(store, filters, order_by, None, descending, read)
+        found = _search(store, filters, order_by, None, descending, with_values)
         return found[:limit], len(found)
-    found = _search(store, filters, None, limit, descending, read)
+    found = _search(store, filters, None, limit, descending, with_values)
     return found, len(found) if len(found) < limit else _count(store, filters)
 
 
@@ -454,15 +441,15 @@ def _search(
     order_by: Optional[str],
     limit: Optional[int],
     descending: bool,
-    read: Reader[AnyRun],
-) -> List[AnyRun]:
+    with_values: bool = True,
+) -> List[RunSummary]:
     if limit is not None and limit < 1:
         raise InvalidValueError(f"The limit must be at least 1, not {limit}.")
     order = Name(order_by) if order_by is not None else None
     names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
     unseen = [name for name in names.values() if not name.is_field]
-    found: List[AnyRun] = []
-    for run in _candidates(store, filters, None if order else limit, read):
+    found: List[RunSummary] = []
+    for run in _candidates(store, filters, None if order else limit, with_values):
         unseen = [name for name in unseen if not name.values(run)]
         if all(each.is_met_by(run) for each in filters):
             found.append(run)
@@ -476,13 +463,13 @@ def _count(store: DBStore, filters: Sequence[Filter]) -> int:
     """Count the runs that meet filters. For each filter, `is_on_header` must return True."""
     if not filters:
         return store.table.count_runs(fragments.RUN_LOG)
-    runs = _candidates(store, filters, None, summarize_headers)
+    runs = _candidates(store, filters, None, with_values=False, with_steps=False)
     return sum(all(each.is_met_by(run) for each in filters) for run in runs)
 
 
 def _candidates(
-    store: DBStore, filters: Sequence[Filter], limit: Optional[int], read: Reader[AnyRun]
-) -> Iterator[AnyRun]:
+    store: DBStore, filters: Sequence[Filter], limit: Optional[int], with_values: bool = True, with_steps: bool = True
+) -> Iterator[RunSummary]:
     """Yield runs, newest first. The database leaves out some of those that do not meet the filters, for speed.
 
     A limit says how many runs to read first, if the caller may not need all of them.
@@ -500,8 +487,7 @@ def _candidates(
             limit=limit,
         )
         run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
-        for batch in batches(run_ids, BATCH_SIZE):
-            yield from read(store, batch)
+        yield from iter_summaries(store, run_ids, with_values, with_steps)
         if limit is None or len(found) < limit:
             return
         seen.update(run_ids)
@@ -518,7 +504,7 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
         return
     unseen, has_runs = list(names), False
     known: Set[str] = set()
-    for run in _candidates(store, (), None, summarize):
+    for run in _candidates(store, (), None):
         has_runs = True
         unseen = [name for name in unseen if not name.values(run)]
         known.update(run.params, run.metrics)

@@ -9,12 +9,12 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.table import BATCH_SIZE, StoredRow, batches
 from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
 from magnus_peewee_store.runs.search import AnyCondition, Condition, search
-from magnus_peewee_store.runs.summaries import BATCH_SIZE, batches, summarize
+from magnus_peewee_store.runs.summaries import summarize
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import utcnow
 
