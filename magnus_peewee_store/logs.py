@@ -1,6 +1,7 @@
 """Questions about a run log: its steps, times and results, and what a re-run reuses."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import (
@@ -131,14 +132,34 @@ def code_version(code: CodeIdentity) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
-    """Return a flat dictionary. Names within inner dictionaries become dot paths. Empty inner dictionaries stay."""
-    flat: Dict[str, Any] = {}
+    """Return a flat dictionary. Names within inner dictionaries become dot paths. Empty inner dictionaries stay.
+
+    If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
+    `{"a[b]": 1, "a.b": 2}`.
+    """
+    if not any(value and isinstance(value, dict) for value in values.values()):
+        return {f"{prefix}{name}": value for name, value in values.items()}
+    leaves = list(_leaves(values))
+    counts = Counter(".".join(path) for path, _ in leaves)
+    return {f"{prefix}{_join_path(path, counts)}": value for path, value in leaves}
+
+
+def flatten_metrics(metrics_of: Iterable[Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
+    """Return the metrics of steps as a flat dictionary, given each step's internal name and metrics."""
+    return {name: value for step, metrics in metrics_of for name, value in flatten(metrics, f"{step}.").items()}
+
+
+def _leaves(values: Mapping[str, Any], path: Tuple[str, ...] = ()) -> Iterator[Tuple[Tuple[str, ...], Any]]:
     for name, value in values.items():
         if value and isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{name}."))
+            yield from _leaves(value, (*path, name))
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            yield (*path, name), value
+
+
+def _join_path(path: Tuple[str, ...], counts: Mapping[str, int]) -> str:
+    dotted = ".".join(path)
+    return dotted if counts[dotted] == 1 else path[0] + "".join(f"[{name}]" for name in path[1:])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import sys
 from datetime import datetime
 from io import TextIOWrapper
@@ -42,8 +43,20 @@ def printable(text: Any) -> str:
 
 
 def echo_json(value: Any, indent: int = 2) -> None:
-    """Print a value as JSON, times in ISO 8601."""
-    click.echo(json.dumps(value, indent=indent, default=datetime.isoformat))
+    """Print a value as JSON: times in ISO 8601, NaN and infinity as texts, because strict parsers refuse them."""
+    try:
+        text = json.dumps(value, indent=indent, default=datetime.isoformat, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_with_finite_numbers(value), indent=indent, default=datetime.isoformat)
+    click.echo(text)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)  # NaN, Infinity or -Infinity
+    if isinstance(value, dict):
+        return {name: _with_finite_numbers(each) for name, each in value.items()}
+    return [*map(_with_finite_numbers, value)] if isinstance(value, (list, tuple)) else value
 
 
 def count_of_runs(run_ids: Sequence[str]) -> str:

@@ -160,7 +160,7 @@ def _note_line(note: Note) -> Text:
 def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
     """Return a time of an attempt as local time if its UTC offset is known, otherwise as magnus wrote it."""
     time = parse_time(text, utc_offset) if utc_offset is not None else None
-    return time.replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
+    return time.astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
 
 
 def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:

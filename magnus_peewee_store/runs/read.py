@@ -14,7 +14,7 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
 from magnus_peewee_store.logs import RunFacts, complete, project_of, steps_of
@@ -24,6 +24,8 @@ from magnus_peewee_store.scrub import scrub
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.timeline import to_svg
 from magnus_peewee_store.times import from_created_at
+
+LATEST = "latest"  # the newest run; `latest~1` is the run before it, and `latest:FAIL` the newest with this status
 
 
 class UnreadableRow(NamedTuple):
@@ -96,7 +98,8 @@ def read_run(store: DBStore, run_id: str) -> Run:
         >>> runs.read_run(store, "my").run_log.parameters
         {'rows': 3}
     """
-    run = _read_if_there(store, run_id) or read_exactly(store, find_run(store, run_id))
+    run = None if run_id.startswith(LATEST) else _read_if_there(store, run_id)
+    run = run or read_exactly(store, find_run(store, run_id))
 
     def read_original(original_run_id: str) -> Optional[RunLog]:
         original = _read_if_there(store, original_run_id)
@@ -149,13 +152,13 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
         complete_log=run_log,
         liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
         origin=origin,
-        utc_offset=_common_offset(origin, beats),
+        utc_offset=common_offset(origin, beats),
         tags=tuple(tag for tag in tags_of(rows) if tag != run_log.tag),
         notes=tuple(notes_of(rows)),
     )
 
 
-def _common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
+def common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
     """Return the UTC offset of the processes of a run; None if they differ.
 
     If they differ, the offset of an attempt is unknown, because attempts do not say which process wrote them.
@@ -186,18 +189,16 @@ def find_run(store: DBStore, run_id: str) -> str:
     """Return the whole id of a run.
 
     Args:
-        run_id: The id, or a beginning of it that no other run shares. `latest` and `-1` mean the newest run, `-2` the
+        run_id: The id, or a beginning of it that no other run shares. `latest` means the newest run, `latest~1` the
             run before it, and `latest:FAIL` the newest run with this status.
 
     Raises:
         RunNotFoundError: If there is no such run, or several ids begin like this.
         ConditionError: If the text after `latest:` is not a status.
     """
-    if has_run(store, run_id):
-        return run_id
     found_by_place = find_by_place(store, run_id)
-    if found_by_place:
-        return found_by_place
+    if found_by_place or has_run(store, run_id):
+        return found_by_place or run_id
     rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
     found = list(dict.fromkeys(each for each, _ in rows))
     if len(found) == 1:
@@ -211,23 +212,35 @@ def find_run(store: DBStore, run_id: str) -> str:
 
 
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
-    """Return the id of the run that `latest`, `latest:FAIL` or `-1` names.
+    """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names.
 
     Returns:
-        The whole id; None if the text has none of these forms, or is itself the id of a run.
+        The whole id; None if the text has none of these forms.
 
     Raises:
-        RunNotFoundError: If the database has fewer runs, or none with the status.
+        RunNotFoundError: If the database has fewer runs, or none with the status, or if the text is also the id of
+            another run.
         ConditionError: If the text after `latest:` is not a status.
     """
-    is_number = re.fullmatch("-[1-9][0-9]{0,5}", text)
-    if not (is_number or text.startswith("latest")) or has_run(store, text):
+    if not re.fullmatch(f"{LATEST}(~[0-9]{{1,6}}|:.*)?", text):
         return None
-    if text.startswith("latest:"):
-        return _find_by_status(store, text, parse_status(text[len("latest:") :]))
-    if not is_number and text != "latest":
-        return None
-    number = -int(text) if is_number else 1
+    is_id = has_run(store, text)
+    try:
+        found = _find_newest(store, text)
+    except (ConditionError, RunNotFoundError):
+        if is_id:
+            return text
+        raise
+    if is_id and found != text:
+        message = f"'{text}' is ambiguous: it is the id of a run, and it also means the run '{found}'"
+        raise RunNotFoundError(message, nearest=[text, found], is_ambiguous=True)
+    return found
+
+
+def _find_newest(store: DBStore, text: str) -> str:
+    if ":" in text:
+        return _find_by_status(store, text, parse_status(text.partition(":")[2]))
+    number = int(text.partition("~")[2] or 0) + 1
     found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
     if len(found) < number:
         raise RunNotFoundError(f"There is no run '{text}': the database has {len(found):,}.")

@@ -7,14 +7,14 @@ import json
 import operator
 import re
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
-from magnus_peewee_store.fragments import UNKNOWN, parse_status
+from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch, parse_status
 from magnus_peewee_store.runs.read import suggest
-from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries
+from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics, iter_summaries
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time, to_created_at
 
@@ -48,6 +48,11 @@ _CONDITION = re.compile(
     r"""\s*(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )\s*
     (?P<operator>==|!=|<=|>=|=|<|>|~)(?P<value>.*)""",
     re.DOTALL | re.VERBOSE,
+)
+
+
+_SECOND_CONDITION = re.compile(
+    r"(?P<value>.*?)\s+(?:and|or|&&|\|\|)\s+(?P<rest>.+?(?:[=<>~]).*)", re.DOTALL | re.IGNORECASE
 )
 
 
@@ -85,6 +90,13 @@ def parse_condition(text: str) -> Condition:
         )
     value = parts["value"].strip()
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    second = None if is_quoted else _SECOND_CONDITION.fullmatch(value)
+    if second:
+        first = text[: text.rindex(value)] + second["value"]
+        raise ConditionError(
+            f"'{text.strip()}' looks like two conditions, but a run must meet one at a time. Write "
+            f"--where '{first.strip()}' --where '{second['rest']}'. If it is one value, put the value in quotes."
+        )
     return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
 
 
@@ -100,13 +112,18 @@ class Name:
         self.is_field = text in FIELDS
         self.needs_values = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
-        self._param: Optional[str] = text
-        self._metric: Optional[str] = text
+        self._metric = text
+        # The names of a parameter to look for, in this order, and whether to look for the metric with it.
+        self._lookups: List[Tuple[Optional[str], bool]] = [(text, True)]
         if text.startswith(PARAMS):
-            self._param, self._metric = text[len(PARAMS) :], None
+            # A parameter may have an outer dictionary named `params`, and a metric a step.
+            self._lookups.insert(0, (text[len(PARAMS) :], False))
         elif text.startswith(METRICS):
-            self._param, self._metric = None, text[len(METRICS) :]
+            self._metric = text[len(METRICS) :]
+            self._lookups = [(None, True), (text, False)]
         self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
+        self.labels: Dict[str, str] = {}
+        """See `label_branches`."""
 
     def values(self, run: RunSummary) -> List[Any]:
         """Return the values that a run has for the name. If `needs_values`, it must be summarized with values."""
@@ -114,16 +131,61 @@ class Name:
             return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
             return [self._field(run)]
-        values = [run.params[self._param]] if self._param in run.params else []
-        if self._metric is not None:
-            values += [value for name, value in run.metrics.items() if self._means(name)]
-        return values
+        return [*self.named_values(run).values()]
+
+    def named_values(self, run: RunSummary) -> Dict[str, Any]:
+        """Return the parameters and metrics of a run that the name means, by full name."""
+        found: Dict[str, Any] = {}
+        for param, has_metric in self._lookups:
+            for name, value in run.params.items():
+                if param is not None and (name == param or _without_brackets(name) == param):
+                    found[f"{PARAMS}{name}"] = value
+            if has_metric:
+                found.update((f"{METRICS}{name}", value) for name, value in run.metrics.items() if self._means(name))
+            if found:
+                break
+        return found
 
     def _means(self, metric: str) -> bool:
         if metric not in self._is_metric:
-            names = (f".{metric}", f".{without_number(metric)}")
+            names = [f".{each}" for each in (metric, without_number(metric), _without_brackets(metric))]
             self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
         return self._is_metric[metric]
+
+
+def _without_brackets(name: str) -> str:
+    """Return a name of `flatten` as a dot path."""
+    return name.replace("[", ".").replace("]", "") if name.endswith("]") else name
+
+
+def label_branches(store: DBStore, name: Name, found: Sequence[RunSummary]) -> None:
+    """If a name means several metrics or parameters of the runs, set its labels: what tells them apart.
+
+    The labels are in the same order for all runs. A label is the name of the branch, or the whole name if the branch
+    alone does not tell them apart.
+    """
+    names = sorted({each for run in found for each in name.named_values(run)}, key=_by_number)
+    if name.is_field or len({*map(without_number, names)}) < 2:
+        return
+    steps = {step for _, metrics in iter_metrics(store, [run.run_id for run in found]) for step in metrics}
+    labels = [_branch_label(_without_prefix(each), steps) for each in names]
+    is_clear = all(labels) and len({*labels}) == len(labels)
+    name.labels = dict(zip(names, labels if is_clear else map(_without_prefix, names)))
+
+
+def _by_number(name: str) -> List[Tuple[bool, int, str]]:
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split(".")]
+
+
+def _branch_label(metric: str, steps: Set[str]) -> str:
+    """Return the names of the branches that a metric belongs to, without those of the steps; empty for no branch."""
+    values: List[str] = []
+    step = longest_prefix(metric, steps)
+    while step and parent_branch(step):
+        branch = parent_branch(step)
+        step = longest_prefix(branch, steps)
+        values.insert(0, own_name(branch, step or ""))
+    return ".".join(values)
 
 
 def without_number(metric: str) -> str:
@@ -154,6 +216,16 @@ class Filter:
         quantifier = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return quantifier(map(self._operand.compare, self.name.values(run)))
 
+    def check_type(self) -> None:
+        """Check that the value could be compared with a value of some run.
+
+        Raises:
+            ConditionError: If all values were numbers, and it is not a number.
+        """
+        if self._operand.compared == {False}:
+            name, symbol, value = self.condition
+            raise ConditionError(f"'{value}' is not a number, and all values of '{name}' that {symbol} compares are.")
+
     def is_on_header(self) -> bool:
         """Return True if the run's own row and its annotations are enough to evaluate it."""
         return self.condition.name in HEADER_FIELDS
@@ -161,7 +233,7 @@ class Filter:
     def earliest_start(self) -> Optional[datetime]:
         """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
         name, symbol, value = self.condition
-        return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
+        return _parse_started(value)[0] if name == "started" and symbol in ("=", ">", ">=") else None
 
     def header_texts(self) -> List[str]:
         """Return texts that a run's own row must contain to meet the condition, ignoring case."""
@@ -194,12 +266,14 @@ class _Operand:
         name, self._symbol, self._text = condition
         self._operator = OPERATORS[self._symbol]
         self._number = _parse_number(self._text)
+        self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
+        self.compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
         if name == "status" and self._symbol in ("=", "!="):
             self._text = parse_status(self._text)
         elif name == "duration" and self._symbol != "~":
             self._number = _parse_duration(self._text)
         elif name == "started" and self._symbol != "~":
-            self._number = _parse_started(self._text).timestamp()
+            self._start, self._end = (time.timestamp() for time in _parse_started(self._text))
 
     def compare(self, value: Any) -> bool:
         if self._symbol == "~":
@@ -208,17 +282,22 @@ class _Operand:
             return not self._equals(value)
         if self._symbol == "=":
             return self._equals(value)
-        if _is_number(value):
-            return self._number is not None and bool(self._operator(value, self._number))
         if isinstance(value, datetime):
-            return self._number is not None and bool(self._operator(value.timestamp(), self._number))
-        return isinstance(value, str) and self._number is None and bool(self._operator(value, self._text))
+            if self._start < self._end and self._symbol in (">", "<="):
+                return (value.timestamp() >= self._end) == (self._symbol == ">")
+            return bool(self._operator(value.timestamp(), self._start))
+        if not _is_number(value) and not isinstance(value, str):
+            return False
+        is_same_type = _is_number(value) == (self._number is not None)
+        self.compared.add(is_same_type or isinstance(value, str))
+        return is_same_type and bool(self._operator(value, self._text if self._number is None else self._number))
 
     def _equals(self, value: Any) -> bool:
         if isinstance(value, str):
             return value == self._text
         if isinstance(value, datetime):
-            return value.timestamp() == self._number
+            time = value.timestamp()
+            return time == self._start or self._start <= time < self._end
         if _is_number(value):
             return self._number is not None and (value == self._number or (value != value and self._is_nan()))
         if isinstance(value, bool):
@@ -290,18 +369,23 @@ def _parse_number(text: str) -> Union[int, float, None]:
 
 def _parse_duration(text: str) -> float:
     age = parse_age(text)
-    number = age.total_seconds() if age else _parse_number(text)
+    number = age.total_seconds() if age is not None else _parse_number(text)
     if number is None:
         raise ConditionError(f"'{text}' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w.")
     return number
 
 
-def _parse_started(text: str) -> datetime:
+def _parse_started(text: str) -> Tuple[datetime, datetime]:
+    """Return the time that a text means, twice; for a date, the start and the end of the day."""
     age = parse_age(text)
-    time = datetime.now(timezone.utc) - age if age else parse_time(text)
+    time = datetime.now(timezone.utc) - age if age is not None else parse_time(text)
     if time is None:
         raise ConditionError(f"'{text}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.")
-    return time
+    try:
+        next_day = parse_time((date.fromisoformat(text.strip()) + timedelta(days=1)).isoformat())
+    except (OverflowError, ValueError):  # It is not a date.
+        next_day = None
+    return time, next_day or time
 
 
 def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
@@ -456,6 +540,8 @@ def _search(
             if not order and len(found) == limit:
                 return found
     check_names(store, unseen)
+    for each in filters:
+        each.check_type()
     return (sort_runs(found, order, descending) if order else found)[:limit]
 
 

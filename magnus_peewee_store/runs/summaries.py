@@ -14,11 +14,21 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row, batches
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.heartbeat import Liveness, beats_of, liveness_of
-from magnus_peewee_store.logs import Steps, duration_of, flatten, project_of, span_of, steps_of, trace
+from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
+from magnus_peewee_store.logs import (
+    Steps,
+    duration_of,
+    flatten,
+    flatten_metrics,
+    project_of,
+    seconds_of,
+    span_of,
+    steps_of,
+    trace,
+)
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
-from magnus_peewee_store.runs.read import to_run
+from magnus_peewee_store.runs.read import common_offset, to_run
 from magnus_peewee_store.store import STARTED_BY, DBStore
 from magnus_peewee_store.times import from_created_at
 
@@ -103,16 +113,16 @@ def iter_summaries(
     for batch in batches(run_ids):
         known = _read(store, batch, field_count)
         # An ended run may have many heartbeats, one for each pod. They do not matter any more.
-        unfinished = [run_id for run_id in batch if known[run_id].facts["status"] not in ENDED]
-        beats: Dict[str, List[Row]] = {}
-        for row in store.table.read_runs(unfinished, fragments.HEARTBEAT):
-            beats.setdefault(row.run_id, []).append(row.fragment)
-        now = store.table.now() if beats else None
+        needing_beats = [run_id for run_id in batch if not _has_ended(known[run_id]) or _has_two_spans(known[run_id])]
+        rows: Dict[str, List[Row]] = {}
+        for row in store.table.read_runs(needing_beats, fragments.HEARTBEAT):
+            rows.setdefault(row.run_id, []).append(row.fragment)
+        now = store.table.now() if rows else None
         for run_id in batch:
-            run = known[run_id]
-            liveness = liveness_of(beats_of(beats.get(run_id, ())), now) if now else Liveness()
+            run, beats = known[run_id], beats_of(rows.get(run_id, ()))
+            liveness = liveness_of(beats, now) if now and not _has_ended(run) else Liveness()
             values = _values_of(run, known) if with_values else {}
-            yield RunSummary(**run.facts, **_progress_of(run, liveness), **liveness._asdict(), **values)
+            yield RunSummary(**run.facts, **_progress_of(run, liveness, beats), **liveness._asdict(), **values)
 
 
 def iter_metrics(store: DBStore, run_ids: Sequence[str]) -> Iterator[Tuple[str, Dict[str, Dict[str, Any]]]]:
@@ -134,13 +144,29 @@ class _RunRows(NamedTuple):
     """Each step is a `StepFields`. Nodes that only end a graph are left out."""
 
 
-def _progress_of(run: _RunRows, liveness: Liveness) -> Dict[str, Any]:
+def _has_ended(run: _RunRows) -> bool:
+    return run.facts["status"] in ENDED
+
+
+def _has_two_spans(run: _RunRows) -> bool:
+    """Return True if the length of a run depends on its UTC offset, since a clock was changed for the summer."""
+    utc_offset = run.origin.utc_offset
+    return utc_offset is not None and seconds_of(_span(run, utc_offset)) != seconds_of(_span(run, None))
+
+
+def _span(run: _RunRows, utc_offset: Optional[int]) -> Optional[Tuple[datetime, datetime]]:
+    steps = run.steps.by_name.values()
+    return span_of([step[START] for step in steps] + [step[END] for step in steps], utc_offset)
+
+
+def _progress_of(run: _RunRows, liveness: Liveness, beats: Sequence[Beat]) -> Dict[str, Any]:
     steps, facts = run.steps.by_name, run.facts
-    failed = [name for name, step in steps.items() if step[STATUS] == defaults.FAIL]
-    times = [time for step in steps.values() for time in (step[START], step[END])]
+    statuses = [step[STATUS] for step in steps.values()]
+    failed = [name for name, status in zip(steps, statuses) if status == defaults.FAIL]
+    span = _span(run, common_offset(run.origin, beats))
     return {
-        "duration": duration_of(facts["status"], facts["started"], liveness, span_of(times)),
-        "steps_done": sum(step[STATUS] == defaults.SUCCESS for step in steps.values()),
+        "duration": duration_of(facts["status"], facts["started"], liveness, span),
+        "steps_done": statuses.count(defaults.SUCCESS),
         "steps_known": len(steps) + sum(name.partition(" ")[0] in fragments.STEP for name in facts["unreadable"]),
         "failed_step": next(
             (name for name in failed if not any(other.startswith(f"{name}.") for other in failed)), None
@@ -150,13 +176,11 @@ def _progress_of(run: _RunRows, liveness: Liveness) -> Dict[str, Any]:
 
 def _values_of(run: _RunRows, known: Mapping[str, _RunRows]) -> Dict[str, Any]:
     places = _trace(run, known)
-    metrics: Dict[str, Any] = {}
-    for name, (_, step) in places.items():
-        # Many runs have the same names. Interned, each name takes memory once.
-        metrics.update((sys.intern(each), value) for each, value in flatten(step[METRICS], f"{name}.").items())
+    metrics = flatten_metrics((name, step[METRICS]) for name, (_, step) in places.items())
     return {
         "params": flatten(run.params),
-        "metrics": metrics,
+        # Many runs have the same names. Interned, each name takes memory once.
+        "metrics": {sys.intern(name): value for name, value in metrics.items()},
         "reused": {name: places[name][0] for name in run.steps.reused},
         "project": project_of((step[REMOTE] for step in run.steps.by_name.values()), run.origin),
     }
