@@ -164,8 +164,10 @@ def label_branches(store: DBStore, name: Name, found: Sequence[RunSummary]) -> N
     The labels are in the same order for all runs. A label is the name of the branch, or the whole name if the branch
     alone does not tell them apart.
     """
+    if name.is_field:
+        return
     names = sorted({each for run in found for each in name.named_values(run)}, key=_by_number)
-    if name.is_field or len({*map(without_number, names)}) < 2:
+    if len({*map(without_number, names)}) < 2:
         return
     steps = {step for _, metrics in iter_metrics(store, [run.run_id for run in found]) for step in metrics}
     labels = [_branch_label(_without_prefix(each), steps) for each in names]
