@@ -1,6 +1,7 @@
 """Questions about a run log: its steps, times and results, and what a re-run reuses."""
 
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -137,24 +138,28 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
     If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
     `{"a[b]": 1, "a.b": 2}`.
     """
-    if not any(value and isinstance(value, dict) for value in values.values()):
-        return {f"{prefix}{name}": value for name, value in values.items()}
+    if not any([isinstance(value, dict) for value in values.values()]):  # Usually. The rest would take longer.
+        # Many runs have the same names. Interned, each name takes memory once.
+        return {sys.intern(f"{prefix}{name}"): value for name, value in values.items()}
     leaves = list(_leaves(values))
     counts = Counter(".".join(path) for path, _ in leaves)
-    return {f"{prefix}{_join_path(path, counts)}": value for path, value in leaves}
+    return {sys.intern(f"{prefix}{_join_path(path, counts)}"): value for path, value in leaves}
 
 
 def flatten_metrics(metrics_of: Iterable[Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
     """Return the metrics of steps as a flat dictionary, given each step's internal name and metrics."""
-    return {name: value for step, metrics in metrics_of for name, value in flatten(metrics, f"{step}.").items()}
+    flat: Dict[str, Any] = {}
+    for step, metrics in metrics_of:
+        flat.update(flatten(metrics, f"{step}."))
+    return flat
 
 
 def _leaves(values: Mapping[str, Any], path: Tuple[str, ...] = ()) -> Iterator[Tuple[Tuple[str, ...], Any]]:
     for name, value in values.items():
         if value and isinstance(value, dict):
-            yield from _leaves(value, (*path, name))
+            yield from _leaves(value, (*path, str(name)))
         else:
-            yield (*path, name), value
+            yield (*path, str(name)), value
 
 
 def _join_path(path: Tuple[str, ...], counts: Mapping[str, int]) -> str:

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import operator
-import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -176,11 +175,9 @@ def _progress_of(run: _RunRows, liveness: Liveness, beats: Sequence[Beat]) -> Di
 
 def _values_of(run: _RunRows, known: Mapping[str, _RunRows]) -> Dict[str, Any]:
     places = _trace(run, known)
-    metrics = flatten_metrics((name, step[METRICS]) for name, (_, step) in places.items())
     return {
         "params": flatten(run.params),
-        # Many runs have the same names. Interned, each name takes memory once.
-        "metrics": {sys.intern(name): value for name, value in metrics.items()},
+        "metrics": flatten_metrics((name, step[METRICS]) for name, (_, step) in places.items()),
         "reused": {name: places[name][0] for name in run.steps.reused},
         "project": project_of((step[REMOTE] for step in run.steps.by_name.values()), run.origin),
     }
