@@ -138,7 +138,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
     If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
     `{"a[b]": 1, "a.b": 2}`.
     """
-    if not any([isinstance(value, dict) for value in values.values()]):  # Usually. The rest would take longer.
+    if not any(isinstance(value, dict) for value in values.values()):  # Usually. The rest would take longer.
         # Many runs have the same names. Interned, each name takes memory once.
         return {sys.intern(f"{prefix}{name}"): value for name, value in values.items()}
     leaves = list(_leaves(values))
