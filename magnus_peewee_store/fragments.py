@@ -217,7 +217,7 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
             steps[name] = content
         elif attribute_type in BRANCH:
             branches[name] = content
-            step_of.setdefault(name, _longest_prefix(name, steps))
+            step_of.setdefault(name, longest_prefix(name, steps))
         elif attribute_type in PARAMETER:
             parameters[name] = content
         elif attribute_type in RUN_LOG:
@@ -227,14 +227,14 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
 
     run_log.parameters = parameters
     for name, parent in step_of.items():
-        parent = parent or _longest_prefix(name, steps)  # Wrong clocks may have made the step newer than the branch.
+        parent = parent or longest_prefix(name, steps)  # Wrong clocks may have made the step newer than the branch.
         if parent:
             steps[parent].branches[name] = branches[name]
         else:
             # The step is missing. The steps of the branch move up to the nearest known branch, or to the run.
             del branches[name]
     for name, step_log in steps.items():
-        branch = _longest_prefix(name, branches)
+        branch = longest_prefix(name, branches)
         (branches[branch] if branch else run_log).steps[name] = step_log
     return run_log
 
@@ -278,7 +278,7 @@ def _dump_steps(branch_log: BranchLog) -> List[Fragment]:
     return [fragment for step_log in branch_log.steps.values() for fragment in dump_step(step_log)]
 
 
-def _longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
+def longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
     """Return the longest known dotted prefix of a name."""
     prefix, dot, _ = name.rpartition(".")
     while dot and prefix not in known:

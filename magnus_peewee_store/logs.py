@@ -1,16 +1,34 @@
 """Questions about a run log: its steps, times and results, and what a re-run reuses."""
 
 import json
+import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Liveness
-from magnus_peewee_store.times import parse_time
+from magnus_peewee_store.origin import Origin, repository_name
+from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 
 
 def steps_of(log: Union[BranchLog, RunLog]) -> Iterator[StepLog]:
@@ -30,27 +48,58 @@ def attempts_of(steps: Iterable[StepLog]) -> Iterator[StepAttempt]:
 
 def time_span(attempts: Iterable[StepAttempt], utc_offset: Optional[int] = None) -> Optional[Tuple[datetime, datetime]]:
     """Return the earliest and the latest time of attempts, given their UTC offset; None if they have no times."""
-    texts = [text for attempt in attempts for text in (attempt.start_time, attempt.end_time)]
+    return span_of([text for attempt in attempts for text in (attempt.start_time, attempt.end_time)], utc_offset)
+
+
+def span_of(texts: Sequence[str], utc_offset: Optional[int] = None) -> Optional[Tuple[datetime, datetime]]:
+    """Return the earliest and the latest of times that magnus wrote, given their UTC offset; None if there are none."""
+    texts = [text for text in texts if text]
+    if texts and {*map(len, texts)} <= {*ISO_LENGTHS}:
+        texts = [min(texts), max(texts)]  # Compared as texts, because parsing takes longer.
     times = [time for time in (parse_time(text, utc_offset) for text in texts) if time]
     return (min(times), max(times)) if times else None
 
 
-def duration_of(status: str, started: Optional[datetime], attempts: Iterable[StepAttempt]) -> Optional[float]:
-    """Return how many seconds a run, branch, step or attempt took.
+def elapsed(attempts: Iterable[StepAttempt], utc_offset: Optional[int] = None) -> Optional[float]:
+    """Return how many seconds passed between the first and the last time of attempts, given their UTC offset."""
+    return seconds_of(time_span(attempts, utc_offset))
+
+
+def seconds_of(span: Optional[Tuple[datetime, datetime]]) -> Optional[float]:
+    """Return the length of a time span in seconds; None if there is none."""
+    return (span[1] - span[0]).total_seconds() if span else None
+
+
+def duration_of(
+    status: str, started: Optional[datetime], liveness: Liveness, span: Optional[Tuple[datetime, datetime]]
+) -> Optional[float]:
+    """Return how many seconds a run took.
 
     Args:
         status: Its status.
         started: When it started, if that is known.
-        attempts: Its attempts.
+        liveness: When it was last seen.
+        span: The first and the last time of its attempts.
 
     Returns:
-        The time from the start of the first attempt to the end of the last. If it has not ended and its start is known,
-        the time until now. None if nothing is known.
+        The length of `span`. If the run has not ended and its start is known, the time until now, or until the run was
+        last seen if it is stale. None if nothing is known.
     """
-    if status not in ENDED and started:
-        return max(0.0, (datetime.now(timezone.utc) - started).total_seconds())
-    span = time_span(attempts)
-    return (span[1] - span[0]).total_seconds() if span else None
+    if status in ENDED or not started:
+        return seconds_of(span)
+    until = liveness.last_seen if liveness.is_stale and liveness.last_seen else datetime.now(timezone.utc)
+    return max(0.0, (until - started).total_seconds())
+
+
+def project_of(remotes: Iterable[Optional[str]], origin: Origin) -> Optional[str]:
+    """Return the first git remote; without one, the name of the folder that the run was started in."""
+    remote = next(filter(None, remotes), None)
+    return repository_name(remote) if remote else origin.folder
+
+
+def tags_text(tag: Optional[str], tags: Iterable[str]) -> str:
+    """Return the tags of a run as text: its own tag, then those that were added to it."""
+    return ", ".join(filter(None, [tag, *tags]))
 
 
 def results_of(run_log: RunLog) -> List[str]:
@@ -84,14 +133,38 @@ def code_version(code: CodeIdentity) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
-    """Return a flat dictionary. Names within inner dictionaries become dot paths. Empty inner dictionaries stay."""
+    """Return a flat dictionary. Names within inner dictionaries become dot paths. Empty inner dictionaries stay.
+
+    If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
+    `{"a[b]": 1, "a.b": 2}`.
+    """
+    if not any(isinstance(value, dict) for value in values.values()):  # Usually. The rest would take longer.
+        # Many runs have the same names. Interned, each name takes memory once.
+        return {sys.intern(f"{prefix}{name}"): value for name, value in values.items()}
+    leaves = list(_leaves(values))
+    counts = Counter(".".join(path) for path, _ in leaves)
+    return {sys.intern(f"{prefix}{_join_path(path, counts)}"): value for path, value in leaves}
+
+
+def flatten_metrics(metrics_of: Iterable[Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
+    """Return the metrics of steps as a flat dictionary, given each step's internal name and metrics."""
     flat: Dict[str, Any] = {}
+    for step, metrics in metrics_of:
+        flat.update(flatten(metrics, f"{step}."))
+    return flat
+
+
+def _leaves(values: Mapping[str, Any], path: Tuple[str, ...] = ()) -> Iterator[Tuple[Tuple[str, ...], Any]]:
     for name, value in values.items():
         if value and isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{name}."))
+            yield from _leaves(value, (*path, str(name)))
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            yield (*path, str(name)), value
+
+
+def _join_path(path: Tuple[str, ...], counts: Mapping[str, int]) -> str:
+    dotted = ".".join(path)
+    return dotted if counts[dotted] == 1 else path[0] + "".join(f"[{name}]" for name in path[1:])
 
 
 @dataclass(frozen=True)
@@ -110,10 +183,52 @@ class RunFacts:
     @property
     def duration(self) -> Optional[float]:
         """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
-        last_seen = self.liveness.last_seen
-        if self.run_log.status not in ENDED and self.started and self.liveness.is_stale and last_seen:
-            return max(0.0, (last_seen - self.started).total_seconds())
-        return duration_of(self.run_log.status, self.started, attempts_of(steps_of(self.run_log)))
+        span = time_span(attempts_of(steps_of(self.run_log)), self.utc_offset)
+        return duration_of(self.run_log.status, self.started, self.liveness, span)
+
+
+class Steps(NamedTuple):
+    """The steps of a run, and which of them it reused."""
+
+    run_id: str
+    original_run_id: Optional[str]
+    by_name: Mapping[str, Any]
+    """The steps by internal name, in any form."""
+    reused: Sequence[str]
+    """The names of the steps that a re-run did not repeat."""
+
+
+def trace(run: Steps, read: Callable[[str], Optional[Steps]]) -> Dict[str, Tuple[str, Any]]:
+    """Find where the steps of a run ran, also through several re-runs.
+
+    Args:
+        run: The steps of the run.
+        read: Returns the steps of an original run; None if the run is unknown.
+
+    Returns:
+        By internal name, each step and the id of the run that it ran in. The steps in the branches of a reused step
+        are included. A reused step that the original run does not have is returned as it is.
+    """
+    chain = [run]
+    while chain[-1].reused and chain[-1].original_run_id not in [each.run_id for each in chain]:
+        original = read(str(chain[-1].original_run_id))
+        if original is None:
+            break
+        chain.append(original)
+    found: Dict[str, Tuple[str, Any]] = {}
+    for each in reversed(chain):  # The last run of the chain is the oldest.
+        known, reused = found, {*each.reused}
+        found = {
+            name: (str(each.original_run_id) if name in reused else each.run_id, step)
+            for name, step in each.by_name.items()
+        }
+        if reused:
+            found.update((name, place) for name, place in known.items() if _is_within(name, reused))
+    return found
+
+
+def _is_within(name: str, reused: Set[str]) -> bool:
+    return name in reused or fragments.longest_prefix(name, reused) is not None
 
 
 Log = TypeVar("Log", BranchLog, RunLog)
@@ -131,63 +246,39 @@ def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[
         A copy of the run log, or the run log itself if it has no reused steps. Also the id of the run that each reused
         step ran in, by the step's internal name.
     """
-    chain = [run_log]
-    while has_reused_steps(chain[-1]) and chain[-1].original_run_id not in [each.run_id for each in chain]:
-        original = read(str(chain[-1].original_run_id))
-        if original is None:
-            break
-        chain.append(original)
-    # The last run of the chain is the oldest. From there on, each run completes the next.
-    completed, reused = chain.pop(), {}
-    if has_reused_steps(completed):
-        names = [step.internal_name for step in _steps_of(completed).values() if step.mock]
-        reused = dict.fromkeys(names, str(completed.original_run_id))
-    while chain:
-        steps = _steps_of(completed)
-        run_ids = {name: reused.get(name, completed.run_id) for name in steps}
-        completed, reused = _fill(chain.pop(), steps), {}
-        for step in _steps_of(completed).values():
-            if step.mock:
-                reused[step.internal_name] = run_ids.get(step.internal_name, str(completed.original_run_id))
-    return completed, reused
+    own = _list_steps(run_log)
+    if not own.reused:
+        return run_log, {}
+
+    def read_steps(run_id: str) -> Optional[Steps]:
+        original = read(run_id)
+        return _list_steps(original) if original else None
+
+    found = trace(own, read_steps)
+    completed = _fill(run_log, found)
+    mocks = [step.internal_name for step in steps_of(completed) if step.mock]
+    return completed, {name: found[name][0] for name in mocks if name in found}
 
 
-def has_reused_steps(run_log: RunLog) -> bool:
-    """Return True if a run is a re-run with steps that it did not repeat."""
-    return bool(run_log.original_run_id) and any(step.mock for step in _steps_of(run_log).values())
+def _list_steps(run_log: RunLog) -> Steps:
+    steps = {step.internal_name: step for step in steps_of(run_log)}
+    reused = [name for name, step in steps.items() if step.mock] if run_log.original_run_id else []
+    return Steps(run_log.run_id, run_log.original_run_id, steps, reused)
 
 
-def _fill(log: Log, originals: Dict[str, StepLog]) -> Log:
+def _fill(log: Log, found: Mapping[str, Tuple[str, StepLog]], is_reused: bool = False) -> Log:
     """Return a copy of a log in which the reused steps have what the original steps logged."""
     steps = {}
     for name, step in log.steps.items():
-        original = originals.get(step.internal_name)
-        if step.mock and original:
-            found = {
-                "user_defined_metrics": original.user_defined_metrics,
-                "data_catalog": original.data_catalog,
-                "branches": {key: _mark_reused(branch) for key, branch in original.branches.items()},
-            }
-            steps[name] = step.model_copy(update=found)
-        else:
-            branches = {key: _fill(branch, originals) for key, branch in step.branches.items()}
-            steps[name] = step.model_copy(update={"branches": branches})
+        original = found[step.internal_name][1] if step.internal_name in found else step
+        is_original = is_reused or original is not step
+        branches = {key: _fill(branch, found, is_original) for key, branch in original.branches.items()}
+        changes = {
+            "user_defined_metrics": original.user_defined_metrics,
+            "data_catalog": original.data_catalog,
+            "branches": branches,
+        }
+        if is_reused:
+            changes.update(mock=step.step_type not in fragments.TERMINAL_STEP_TYPES, attempts=[])
+        steps[name] = step.model_copy(update=changes)
     return log.model_copy(update={"steps": steps})
-
-
-def _mark_reused(branch: BranchLog) -> BranchLog:
-    steps = {}
-    for name, step in branch.steps.items():
-        branches = {key: _mark_reused(inner) for key, inner in step.branches.items()}
-        is_mock = step.step_type not in fragments.TERMINAL_STEP_TYPES
-        steps[name] = step.model_copy(update={"mock": is_mock, "attempts": [], "branches": branches})
-    return branch.model_copy(update={"steps": steps})
-
-
-def _steps_of(log: Union[BranchLog, RunLog]) -> Dict[str, StepLog]:
-    steps = {}
-    for step in log.steps.values():
-        steps[step.internal_name] = step
-        for branch in step.branches.values():
-            steps.update(_steps_of(branch))
-    return steps

@@ -40,12 +40,16 @@ def parse_time(text: str, utc_offset: Optional[int] = None) -> Optional[datetime
         utc_offset: The offset of that local time from UTC, in seconds; None for this machine's local time.
 
     Returns:
-        The time with its zone, converted to this machine's local time; None if the text is not a time.
+        The time with its zone: that of `utc_offset` if it is used, otherwise this machine's. None if the text is not a
+        time.
     """
     try:
-        time = datetime.fromisoformat(text)
+        # Python before 3.11 does not parse the Z.
+        time = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
         if utc_offset is not None and time.tzinfo is None:
             time = time.replace(tzinfo=timezone(timedelta(seconds=utc_offset)))
+            time.astimezone()  # This overflows outside of the years 1 to 9999.
+            return time
         return time.astimezone()
     except (OSError, OverflowError, ValueError):
         return None

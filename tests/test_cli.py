@@ -34,7 +34,7 @@ from servers import free_port
 from magnus_peewee_store import DBStore, cli
 from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
-from magnus_peewee_store.runs.summaries import RunProgress
+from magnus_peewee_store.runs.summaries import RunSummary
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
 DEADLINE = 60.0
@@ -367,13 +367,18 @@ def test_prune_lists_deleted_and_skipped_runs(run: RunCommand, default_store: DB
 # Output
 
 
+def expected_json(log: Any) -> str:
+    """Return the beginning of what `--json` prints for a log. NaN is a text."""
+    return json.dumps(log.model_dump(), indent=4)[:-2].replace("NaN", '"NaN"')
+
+
 def test_show_json_contains_the_model_dump(run: RunCommand, default_store: DBStore) -> None:
     default_store.put_run_log(sample_run("run"))
     run_log = default_store.get_run_log_by_id("run", full=True)
-    assert run("show", "run", "--json").stdout.startswith(json.dumps(run_log.model_dump(), indent=4)[:-2])
+    assert run("show", "run", "--json").stdout.startswith(expected_json(run_log))
     chosen = run_log.steps["each"].branches["each.jan.csv"].steps["each.jan.csv.work"]
     shown = run("show", "run", "--step", "each.jan.csv.work", "--json").stdout
-    assert shown.startswith(json.dumps(chosen.model_dump(), indent=4)[:-2])
+    assert shown.startswith(expected_json(chosen))
 
 
 def test_json_times_have_a_time_zone(run: RunCommand, default_store: DBStore) -> None:
@@ -454,7 +459,7 @@ def test_tables_fit_the_terminal(default_store: DBStore, tmp_path: Path, columns
             assert any("characters)" in line for line in lines)
 
 
-def draw_list(*found: RunProgress, **options: Any) -> List[str]:
+def draw_list(*found: RunSummary, **options: Any) -> List[str]:
     """Return the lines of a list that is 80 columns wide."""
     console = Console(width=80, file=io.StringIO(), **options)
     with console.capture() as capture:
@@ -462,12 +467,12 @@ def draw_list(*found: RunProgress, **options: Any) -> List[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def listed_run(run_id: str, status: str, **fields: Any) -> RunProgress:
+def listed_run(run_id: str, status: str, **fields: Any) -> RunSummary:
     """Return a run that started at a time which is the same day in every time zone."""
-    unknown = {field.name: None for field in dataclasses.fields(RunProgress)}
+    unknown = {field.name: None for field in dataclasses.fields(RunSummary)}
     started = datetime(2024, 1, 31, 11, tzinfo=timezone.utc)
     other = {"started": started, "steps_done": 0, "steps_known": 0, "unreadable": [], "tags": (), "notes": ()}
-    return RunProgress(**{**unknown, **other, "run_id": run_id, "status": status, **fields})
+    return RunSummary(**{**unknown, **other, "run_id": run_id, "status": status, **fields})
 
 
 def test_list_cuts_long_cells_and_aligns_columns() -> None:

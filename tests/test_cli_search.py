@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 from click.testing import CliRunner
 from logs import attempted_step, sample_run
-from magnus.datastore import RunLog, StepLog
+from magnus.datastore import BranchLog, RunLog, StepLog
 
 from magnus_peewee_store import DBStore, cli
 
@@ -142,6 +142,77 @@ def test_headings_of_tracked_values_have_the_number_of_the_step(magnus_db: Comma
     assert (heading, row) == (["RUN", "loss"], ["many", "0.5,", "0.25"])
 
 
+def put_map(store: DBStore, run_id: str, values: Dict[str, float]) -> None:
+    """Write a run with a map that logged a metric for each value, in this order."""
+    branches = {}
+    for name, rmse in values.items():
+        work = attempted_step(f"each.{name}.fit", "10:00:00", "10:00:01", user_defined_metrics={"rmse": rmse})
+        branches[f"each.{name}"] = BranchLog(internal_name=f"each.{name}", steps={work.internal_name: work})
+    each = StepLog(name="each", internal_name="each", step_type="map", branches=branches)
+    store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"each": each}))
+
+
+def test_columns_name_the_branch_of_each_value(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    put_map(store, "map-one", {"rome": 15.2, "berlin": 14.9, "1.5": 3, "1.6": 4})
+    put_map(store, "map-two", {"berlin": 14.8, "rome": 15.1})
+    put_map(store, "map-three", {"rome": 9.5})
+    store.close()
+    arguments = ["runs", "--columns", "rmse", "--where", "run_id~map-"]
+    expected = {
+        "map-one": "1.5=3, 1.6=4, berlin=14.9, rome=15.2",
+        "map-two": "berlin=14.8, rome=15.1",
+        "map-three": "rome=9.5",
+    }
+    rows = list(csv.reader(io.StringIO(magnus_db(*arguments, "--csv").stdout)))
+    assert dict(rows[1:]) == expected
+    lines = magnus_db(*arguments).stdout.splitlines()[1:]
+    assert {line.split()[0]: line.split(maxsplit=1)[1].rstrip() for line in lines} == expected
+
+
+def test_columns_without_branches_name_the_whole_metric(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    steps = {name: StepLog(name=name, internal_name=name, user_defined_metrics={"mae": 1}) for name in ("test", "fit")}
+    store.put_run_log(RunLog(run_id="two-steps", status="SUCCESS", steps=steps))
+    store.close()
+    output = magnus_db("runs", "--columns", "mae", "--where", "run_id=two-steps", "--csv").stdout
+    assert output == 'run_id,mae\ntwo-steps,"fit.mae=1, test.mae=1"\n'
+
+
+def test_csv_quotes_a_lone_carriage_return(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    put(store, "return", {}, text="a\rb")
+    store.close()
+    output = magnus_db("runs", "--csv", "--columns", "text", "--where", "run_id=return").stdout_bytes
+    assert output == b'run_id,text\nreturn,"a\rb"\n'
+
+
+def test_json_has_no_numbers_that_strict_parsers_refuse(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    values = {"nan": math.nan, "inner": [math.inf, {"low": -math.inf}], "finite": 1.5}
+    put(store, "infinite", values)
+    store.put_run_log(sample_run("other"))
+    store.close()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    def parse(*arguments: str) -> Any:
+        return json.loads(magnus_db(*arguments, "--json").stdout, parse_constant=refuse)
+
+    expected = {"nan": "NaN", "inner": ["Infinity", {"low": "-Infinity"}], "finite": 1.5}
+    assert parse("show", "infinite")["steps"]["train"]["user_defined_metrics"] == expected
+    assert parse("show", "infinite", "--step", "train")["user_defined_metrics"] == expected
+    [run] = parse("runs", "--where", "run_id=infinite")
+    assert run["metrics"] == {f"train.{name}": value for name, value in expected.items()}
+    assert parse("diff", "infinite", "other")["metrics"]["train.nan"] == {"a": "NaN"}
+
+
+def test_two_conditions_in_one_option_are_refused_with_the_way(magnus_db: Command) -> None:
+    output = magnus_db("runs", "--where", "batch size>=10 and lr<0.1", exit_code=1).output
+    assert "--where 'batch size>=10' --where 'lr<0.1'" in output
+
+
 def test_show_prints_json_with_what_a_rerun_reused(magnus_db: Command) -> None:
     store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
     train = StepLog(name="train", internal_name="train", status="SUCCESS", mock=True)
@@ -155,7 +226,7 @@ def test_show_prints_json_with_what_a_rerun_reused(magnus_db: Command) -> None:
 
 
 def test_diff_of_three_runs_has_a_column_each(magnus_db: Command) -> None:
-    output = magnus_db("diff", "one", "-3", "three").stdout
+    output = magnus_db("diff", "one", "latest~2", "three").stdout
     assert cells(output) == [
         ["one", "two", "three"],
         ["parameters"],
@@ -175,10 +246,10 @@ def test_diff_shows_all_digits_where_six_are_equal(magnus_db: Command) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "logs"])
-def test_negative_number_names_a_run(magnus_db: Command, command: str) -> None:
-    assert "SUCCESS" in magnus_db(command, "-2").output or command == "logs"
-    assert "There is no run '-9': the database has 4." in magnus_db(command, "-9", exit_code=1).output
-    assert "No such option '--nosuch'" in magnus_db(command, "-2", "--nosuch", exit_code=2).output
+def test_latest_with_a_number_names_a_run(magnus_db: Command, command: str) -> None:
+    assert "SUCCESS" in magnus_db(command, "latest~1").output or command == "logs"
+    assert "There is no run 'latest~9': the database has 4." in magnus_db(command, "latest~9", exit_code=1).output
+    assert "No such option" in magnus_db(command, "-2", exit_code=2).output
 
 
 def test_latest_is_deleted_and_exported(magnus_db: Command) -> None:

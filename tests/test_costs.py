@@ -9,7 +9,7 @@ from logs import step
 from magnus.datastore import BranchLog, RunLog
 
 from magnus_peewee_store import DBStore, runs
-from magnus_peewee_store.runs.summaries import summarize_headers, summarize_progress
+from magnus_peewee_store.runs.summaries import iter_summaries
 
 
 def statements_of(store: DBStore, call: Callable[[], Any]) -> List[str]:
@@ -75,14 +75,14 @@ def test_many_parameters_are_written_in_one_statement(store: DBStore) -> None:
     assert store.get_parameters("run") == parameters
 
 
-@pytest.mark.parametrize("summarize", [runs.summarize, summarize_progress])
-def test_ended_runs_are_summarized_in_one_query(store: DBStore, summarize: Any) -> None:
+@pytest.mark.parametrize("with_values", [True, False])
+def test_ended_runs_are_summarized_in_one_query(store: DBStore, with_values: bool) -> None:
     for run_id in ("first", "second"):
         store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"step": step("step", status="SUCCESS")}))
     for run_id in ("first", "second"):
         # Now the run's own row and its tag are not next to each other in the table.
         runs.tag_run(store, run_id, "best")
-    assert statements_of(store, lambda: summarize(store, ["first", "second"])) == ["SELECT"]
+    assert statements_of(store, lambda: runs.summarize(store, ["first", "second"], with_values)) == ["SELECT"]
 
 
 def test_list_without_values_reads_no_parameters(store: DBStore) -> None:
@@ -90,7 +90,7 @@ def test_list_without_values_reads_no_parameters(store: DBStore) -> None:
     read: List[Any] = []
     hooks = store.database.query_hooks
     hooks.append(lambda event: read.extend(event.params))
-    summarize_progress(store, ["run"])
+    runs.summarize(store, ["run"], with_values=False)
     assert "Step" in read and "Parameter" not in read
     runs.summarize(store, ["run"])
     hooks.clear()
@@ -200,9 +200,13 @@ def test_cost_of_a_header_does_not_depend_on_the_steps(store: DBStore, database:
     for number in range(20):
         store.put_run_log(make_run_log(f"other {number}", steps=50))
     store.put_run_log(make_run_log("run", steps=10))
-    few = rows_read_again(store, database, lambda: summarize_headers(store, ["run"]))
+
+    def read_header() -> None:
+        list(iter_summaries(store, ["run"], with_values=False, with_steps=False))
+
+    few = rows_read_again(store, database, read_header)
     store.put_run_log(make_run_log("run", steps=3000))
-    many = rows_read_again(store, database, lambda: summarize_headers(store, ["run"]))
+    many = rows_read_again(store, database, read_header)
     assert many <= 1.1 * few + 2
 
 

@@ -1,19 +1,26 @@
 """Test listing, finding, reading and comparing runs."""
 
+import io
 import json
 import math
 import sqlite3
+import time
 from datetime import datetime, timedelta, timezone
-from typing import Any, List
+from typing import Any, Iterator, List
 
 import pytest
 from conftest import AnyDatabase, SqliteFile
 from logs import sample_run, step
-from magnus.datastore import RunLog
+from magnus.datastore import RunLog, StepAttempt
+from rich.console import Console
 from servers import Database
 
 from magnus_peewee_store import DBStore, RunNotFoundError, fragments, runs
+from magnus_peewee_store.cli import trees
 from magnus_peewee_store.runs import StepState
+from magnus_peewee_store.store import STARTED_BY
+from magnus_peewee_store.timeline import to_html
+from magnus_peewee_store.timeline.layout import lay_out
 
 
 def as_json(log: Any) -> str:
@@ -173,6 +180,52 @@ def test_diff_shows_the_values_of_both_runs() -> None:
         "each.jan.csv.work": {"a": StepState("SUCCESS", 1.0)},
         "each.feb.csv.work": {"a": StepState("SUCCESS", 1.0), "b": StepState("FAIL", 1.0)},
     }
+
+
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+# There, the clock was changed at 02:00 local time.
+@pytest.mark.parametrize("day", ["2024-03-10", "2024-11-03"])
+def test_duration_across_a_change_of_the_clock_uses_the_recorded_offset(
+    store: DBStore, in_new_york: None, day: str
+) -> None:
+    attempt = {"start_time": f"{day} 00:30:00", "end_time": f"{day} 03:30:00", "status": "SUCCESS"}
+    work = step("work", status="SUCCESS", attempts=[StepAttempt(attempt_number=1, **attempt)])
+    config = {STARTED_BY: {"user": "ann", "host": "server", "folder": "here", "utc_offset": 0}}
+    store.put_run_log(RunLog(run_id="run", status="SUCCESS", steps={"work": work}, run_config=config))
+    unknown = RunLog(run_id="unknown", status="SUCCESS", steps={"work": work})
+    store.put_run_log(unknown)
+    [found] = runs.search(store, ["duration>=3h", "duration<=3h", "run_id=run"])
+    assert found.duration == 3 * 3600.0
+    run = runs.read_run(store, "run")
+    assert run.duration == 3 * 3600.0
+    assert runs.compare([run, runs.read_run(store, "unknown")]).steps["work"]["run"].duration == 3 * 3600.0
+    tree = Console(width=100, file=io.StringIO())
+    tree.print(trees.run_tree(run, is_full=True), trees.step_tree(work, run))
+    assert tree.file.getvalue().count(" 3h") == 4  # the run, its step, the step alone, its attempt
+    page = to_html(run)
+    assert {mark.details["Duration"] for row in lay_out(run)[0] for mark in row.marks} == {"3h"}
+    assert f"{day} 00:30:00.000" in page and f"{day} 03:30:00.000" in page
+    # Without a recorded offset, the reader's own clock counts.
+    assert runs.search(store, "run_id=unknown")[0].duration == runs.read_run(store, "unknown").duration != 3 * 3600.0
+
+
+def test_duration_uses_the_offset_only_if_all_processes_have_it(store: DBStore, in_new_york: None) -> None:
+    attempt = {"start_time": "2024-03-10 00:30:00", "end_time": "2024-03-10 03:30:00", "status": "SUCCESS"}
+    work = step("work", status="SUCCESS", attempts=[StepAttempt(attempt_number=1, **attempt)])
+    config = {STARTED_BY: {"user": "ann", "host": "laptop", "folder": "here", "utc_offset": -5 * 3600}}
+    store.put_run_log(RunLog(run_id="run", status="SUCCESS", steps={"work": work}, run_config=config))
+    beat = {"seen": "2024-03-10 08:00:00", "interval": 60, "state": "", "user": "ann", "host": "laptop"}
+    store.table.upsert("run", [("Heartbeat", "laptop 1", json.dumps({**beat, "utc_offset": None}))])
+    # The process saw its own offset change, so its times are those of the reader's clock.
+    assert runs.search(store)[0].duration == runs.read_run(store, "run").duration == 2 * 3600.0
 
 
 def test_queries_use_an_index(store: DBStore, database: AnyDatabase) -> None:

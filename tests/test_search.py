@@ -10,9 +10,10 @@ from conftest import AnyDatabase
 from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog, RunLog
 
-from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, MissingLibraryError, runs
+from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, MissingLibraryError, fragments, runs
+from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.runs.search import make_filters, parse_condition, search_page
-from magnus_peewee_store.runs.summaries import summarize_progress
+from magnus_peewee_store.times import to_created_at
 
 
 def put(store: DBStore, run_id: str, metrics: Dict[str, Any], status: str = "SUCCESS", **params: Any) -> None:
@@ -68,11 +69,14 @@ def test_search_finds_the_run_with_the_lowest_error(three_runs: DBStore) -> None
         (["duration>2m"], []),
         (["started>1h"], ["diverged", "fine", "coarse"]),
         (["started<2020-01-31"], []),
+        (["duration>0s"], ["diverged", "fine", "coarse"]),
+        (["started<=0d"], ["diverged", "fine", "coarse"]),
+        (["started>=2024-01-31T09:00:00Z"], ["diverged", "fine", "coarse"]),
     ],
 )
 def test_search_finds_runs_that_meet_all_conditions(three_runs: DBStore, where: List[str], expected: List[str]) -> None:
     assert ids(runs.search(three_runs, where)) == expected
-    first, total = search_page(three_runs, make_filters(where), None, 1, False, runs.summarize)
+    first, total = search_page(three_runs, make_filters(where), None, 1, False)
     assert (ids(first), total) == (expected[:1], len(expected))
 
 
@@ -125,16 +129,15 @@ def test_limit_less_than_one_is_an_error(store: DBStore, limit: int) -> None:
         runs.search(store, limit=limit)
 
 
-def test_progress_agrees_with_summaries(store: DBStore) -> None:
+def test_summary_without_values_agrees_with_whole_summary(store: DBStore) -> None:
     store.put_run_log(sample_run("sample"))
     store.put_run_log(RunLog(run_id="failed", status="FAIL", steps={"train": step("train", status="FAIL")}))
     store.put_run_log(RunLog(run_id="begun", status="PROCESSING"))
     runs.tag_run(store, "begun", "best")
     run_ids = ["begun", "failed", "sample"]
-    for progress, summary in zip(summarize_progress(store, run_ids), runs.summarize(store, run_ids)):
+    for progress, summary in zip(runs.summarize(store, run_ids, with_values=False), runs.summarize(store, run_ids)):
         expected = {**vars(summary), "duration": pytest.approx(summary.duration, abs=60)}
-        assert vars(progress) == {name: expected[name] for name in vars(progress)}
-        assert vars(progress).keys() == vars(summary).keys() - {"params", "metrics", "reused", "project"}
+        assert vars(progress) == {**expected, "params": {}, "metrics": {}, "reused": {}, "project": None}
 
 
 def test_one_condition_needs_no_list(three_runs: DBStore) -> None:
@@ -158,6 +161,56 @@ def test_unknown_name_error_suggests_the_nearest(three_runs: DBStore) -> None:
     assert runs.search(three_runs, ["status=FAIL", "batch size=16"]) == []
 
 
+def test_order_of_numbers_and_a_text_is_refused(three_runs: DBStore) -> None:
+    with pytest.raises(ConditionError, match="'abc' is not a number, and all values of 'lr'"):
+        runs.search(three_runs, ["lr>abc"])
+    put(three_runs, "other", {}, lr="low")
+    assert ids(runs.search(three_runs, ["lr>abc"])) == ["other"]
+    assert runs.search(three_runs, ["lr=abc"]) == []
+
+
+def test_date_means_the_whole_day(store: DBStore) -> None:
+    for run_id, hours in (("before", -1), ("first", 0), ("last", 23), ("after", 24)):
+        started = datetime(2024, 1, 31).astimezone() + timedelta(hours=hours)
+        header = fragments.dump_header(RunLog(run_id=run_id, status="SUCCESS"))
+        store.table.insert_run([StoredRow(run_id, *header, to_created_at(started))])
+    expected = {
+        "=": {"first", "last"},
+        "!=": {"before", "after"},
+        "<": {"before"},
+        "<=": {"before", "first", "last"},
+        ">": {"after"},
+        ">=": {"first", "last", "after"},
+    }
+    found = {each: {*ids(runs.search(store, f"started{each}2024-01-31"))} for each in expected}
+    assert found == expected
+    assert ids(runs.search(store, "started=2024-01-31T00:00")) == ["first"]
+
+
+def test_dotted_name_and_dictionary_are_two_values(store: DBStore) -> None:
+    values = {"model": {"lr": 1}, "model.lr": 0.5}
+    put(store, "both", values, **values)
+    put(store, "one", {"model.lr": 0.5}, **{"model.lr": 0.5})
+    both = runs.search(store, "run_id=both")[0]
+    assert both.params == {"model[lr]": 1, "model.lr": 0.5}
+    assert both.metrics == {"train.model[lr]": 1, "train.model.lr": 0.5}
+    for name in ("params.model.lr", "metrics.model.lr"):
+        assert ids(runs.search(store, f"{name}=1")) == ["both"] == ids(runs.search(store, f"{name}>0.7"))
+        assert ids(runs.search(store, f"{name}=0.5")) == ["one", "both"]
+    assert ids(runs.search(store, "params.model[lr]=1")) == ["both"]
+    found = runs.compare([runs.read_run(store, run_id) for run_id in ("both", "one")])
+    assert found.parameters == {"model[lr]": {"both": 1}}
+    assert found.metrics == {"train.model[lr]": {"both": 1}}
+
+
+def test_parameter_within_params_is_found_by_its_name(store: DBStore) -> None:
+    store.put_run_log(RunLog(run_id="inner", parameters={"params": {"lr": 0.1}, "metrics": {"depth": 3}}))
+    put(store, "outer", {}, lr=0.2)
+    assert ids(runs.search(store, "params.lr=0.1")) == ["inner"] == ids(runs.search(store, "params.params.lr=0.1"))
+    assert ids(runs.search(store, "params.lr=0.2")) == ["outer"] == ids(runs.search(store, "lr=0.2"))
+    assert ids(runs.search(store, "metrics.depth=3")) == ["inner"]
+
+
 def test_empty_database_has_no_unknown_names(store: DBStore) -> None:
     assert runs.search(store, ["rmse<0.5"]) == []
 
@@ -169,6 +222,13 @@ def test_empty_database_has_no_unknown_names(store: DBStore) -> None:
         ("<3", "'<3' is not a condition."),
         ("status=DONE", "'DONE' is not a status. The statuses are CREATED, TRIGGERED, PROCESSING, SUCCESS, FAIL, UN"),
         ("duration>long", "'long' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w."),
+        (
+            "epochs>=10 and lr<0.1",
+            "'epochs>=10 and lr<0.1' looks like two conditions, but a run must meet one at a time. "
+            "Write --where 'epochs>=10' --where 'lr<0.1'.",
+        ),
+        ("tag=a && lr<0.1", "'tag=a && lr<0.1' looks like two conditions"),
+        ("a=1 OR a = 2", "'a=1 OR a = 2' looks like two conditions"),
         ("started>yesterday", "'yesterday' is not a time. Use 2d"),
         (runs.Condition("a", "<>", "1"), "'<>' is not one of = != < <= > >= ~"),
     ],
@@ -187,6 +247,8 @@ def test_invalid_condition_error_says_what_to_write(store: DBStore, condition: A
         ("'a \"b'!='x'", ('a "b', "!=", "x")),
         ("\U0001f600~\u00e9=", ("\U0001f600", "~", "\u00e9=")),
         ("tag=", ("tag", "=", "")),
+        ("tag=salt and pepper", ("tag", "=", "salt and pepper")),
+        ("text='a and b=2'", ("text", "=", "a and b=2")),
     ],
 )
 def test_condition_is_parsed(text: str, condition: Any) -> None:
@@ -209,6 +271,26 @@ def test_dataframe_has_a_row_per_run_with_the_columns_of_mlflow(three_runs: DBSt
 
 def test_dataframe_of_no_runs_is_empty(store: DBStore) -> None:
     assert runs.to_dataframe(store).shape == (0, 5) and runs.metrics_dataframe(store).shape == (0, 5)
+
+
+def test_dataframe_keeps_all_digits_of_integers(store: DBStore) -> None:
+    large, larger = 20230807093130621, 2**70
+    put(store, "first", {"n": large, "mixed": large}, seed=large, more=larger)
+    put(store, "second", {"mixed": 0.5}, other=1)
+    frame = runs.to_dataframe(store, order_by="run_id")
+    assert frame["params.seed"][0] == large and str(frame["params.seed"].dtype) == "Int64"
+    assert frame["metrics.train.n"][0] == large and frame["params.more"][0] == larger
+    assert frame["metrics.train.mixed"].tolist() == [large, 0.5]
+    assert {*runs.metrics_dataframe(store)["value"].tolist()} == {large, 0.5}
+
+
+def test_empty_dataframe_keeps_columns_of_text(store: DBStore) -> None:
+    frame, metrics = runs.to_dataframe(store), runs.metrics_dataframe(store)
+    for column in (frame["run_id"], frame["status"], frame["tags"], metrics["run_id"], metrics["metric"]):
+        assert column.str.upper().tolist() == []
+    put(store, "run", {"a": 1})
+    texts = ["run_id", "status", "tags"]
+    assert frame[texts].dtypes.equals(runs.to_dataframe(store)[texts].dtypes)
 
 
 def test_missing_pandas_error_says_how_to_install_it(three_runs: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,8 @@ def test_logs_prints_the_output_of_failed_steps_first(failed_run: Project) -> No
     output = failed_run.magnus("db", "logs", "latest:FAIL")
     assert output.index("check it FAIL") < output.index("checking 3") < output.index("row 3 is bad")
     assert "ValueError: row 3 is bad" in output and output.index("row 3 is bad") < output.index("load SUCCESS")
-    assert "loaded 3 rows" in failed_run.magnus("db", "logs", "-1", "load")
-    assert "checking" not in failed_run.magnus("db", "logs", "-1", "load")
+    assert "loaded 3 rows" in failed_run.magnus("db", "logs", "latest", "load")
+    assert "checking" not in failed_run.magnus("db", "logs", "latest", "load")
 
 
 def test_unreachable_catalog_is_explained(failed_run: Project) -> None:
@@ -134,19 +134,45 @@ def test_compare_returns_what_differs_between_runs(store: DBStore) -> None:
     assert not any(same)
 
 
-def test_latest_and_negative_numbers_name_runs(store: DBStore) -> None:
+def test_latest_names_runs(store: DBStore) -> None:
     for run_id, status in (("one", "FAIL"), ("two", "SUCCESS"), ("three", "FAIL"), ("four", "SUCCESS")):
         store.put_run_log(sample_run(run_id, status))
         store.set_run_config(run_id, {"says": {"status": "FAIL"}})
-    places = {"latest": "four", "-1": "four", "-4": "one", "latest:FAIL": "three", "latest:failed": "three"}
+    places = {
+        "latest": "four",
+        "latest~0": "four",
+        "latest~1": "three",
+        "latest~3": "one",
+        "latest:FAIL": "three",
+        "latest:failed": "three",
+    }
     assert {place: runs.find_run(store, place) for place in places} == places
-    with pytest.raises(RunNotFoundError, match="There is no run '-5': the database has 4"):
-        runs.find_run(store, "-5")
+    with pytest.raises(RunNotFoundError, match="There is no run 'latest~4': the database has 4"):
+        runs.find_run(store, "latest~4")
     with pytest.raises(RunNotFoundError, match="no run has the status 'CREATED'"):
         runs.find_run(store, "latest:CREATED")
-    store.create_run_log("latest")
-    store.create_run_log("other")
-    assert runs.find_run(store, "latest") == "latest"
+    with pytest.raises(RunNotFoundError, match="There is no run '-1'"):
+        runs.find_run(store, "-1")
+
+
+@pytest.mark.parametrize("run_id", ["latest", "latest~1", "latest:FAIL"])
+def test_run_named_like_another_run_is_ambiguous(store: DBStore, run_id: str) -> None:
+    store.put_run_log(sample_run(run_id, "FAIL"))
+    if run_id != "latest~1":
+        assert runs.find_run(store, run_id) == run_id  # It is the newest.
+    store.put_run_log(sample_run("other", "FAIL"))
+    store.put_run_log(sample_run("third", "FAIL"))
+    for find in (runs.find_run, runs.read_run):
+        with pytest.raises(RunNotFoundError) as error:
+            find(store, run_id)
+        assert error.value.is_ambiguous and error.value.nearest[0] == run_id
+        assert str(error.value).count(f"'{error.value.nearest[1]}'") == 1
+    assert runs.find_run(store, "late") == run_id
+
+
+def test_run_named_like_a_missing_run_is_found(store: DBStore) -> None:
+    store.create_run_log("latest:done")
+    assert runs.find_run(store, "latest:done") == "latest:done"
 
 
 def test_open_store_finds_what_the_commands_find(failed_run: Project, monkeypatch: pytest.MonkeyPatch) -> None:

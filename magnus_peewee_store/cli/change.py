@@ -9,7 +9,7 @@ import click
 
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli.lists import runs_table
-from magnus_peewee_store.cli.options import Age, RunCommand, RunId, filter_options, on_database
+from magnus_peewee_store.cli.options import Age, filter_options, on_database
 from magnus_peewee_store.cli.terminal import LIST_LENGTH, count_of_runs, list_of, make_console, printable, progress_bar
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import find_by_place, has_run
@@ -108,14 +108,14 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@click.command(cls=RunCommand)
-@click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID...")
+@click.command()
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also delete runs that other runs take results from.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @on_database()
 def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, force: bool, dry_run: bool) -> None:
-    """Delete runs. The command shows them and asks first. Give whole ids, or latest or -1.
+    """Delete runs. The command shows them and asks first. Give whole ids, or latest or latest~1.
 
     A re-run (magnus execute --use-cached) takes the results of its reused steps from the original run. So an original
     run is deleted only together with its re-runs, or with --force.

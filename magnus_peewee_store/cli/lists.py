@@ -4,7 +4,7 @@ import csv
 import sys
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -23,21 +23,22 @@ from magnus_peewee_store.cli.terminal import (
     run_status_text,
 )
 from magnus_peewee_store.cli.trees import echo_all_unreadable
+from magnus_peewee_store.logs import tags_text
 from magnus_peewee_store.runs.search import (
     FIELDS,
     METRICS,
     PARAMS,
     Condition,
     Name,
-    Reader,
     all_names,
     as_text,
     check_names,
     headings,
+    label_branches,
     make_filters,
     search_page,
 )
-from magnus_peewee_store.runs.summaries import RunProgress, RunSummary, summarize, summarize_progress
+from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -107,7 +108,7 @@ def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
 
 
 def runs_table(
-    summaries: Sequence[RunProgress], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
+    summaries: Sequence[RunSummary], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
 ) -> Tuple[RunsTable, List[str]]:
     """Return the table of runs, and the names that it has no room for.
 
@@ -129,7 +130,7 @@ def runs_table(
         steps = [f"{run.steps_done}/{run.steps_known}" for run in summaries]
         columns.append(_Column("STEPS", steps, is_number=True))
         details = [
-            _Column("TAG", [printable(", ".join(filter(None, [run.tag, *run.tags]))) for run in summaries]),
+            _Column("TAG", [printable(tags_text(run.tag, run.tags)) for run in summaries]),
             _Column(
                 "FAILED STEP" if is_wide else "FAILED",
                 [Text(printable(run.failed_step), "red") if run.failed_step else "" for run in summaries],
@@ -137,7 +138,9 @@ def runs_table(
         ]
         columns += [column for column in details if is_wide or any(map(bool, column.cells))]
     wanted = [
-        _Column(printable(heading), [_value_cell(name, run) for run in summaries], _is_numeric(name, summaries))
+        _Column(
+            printable(heading), [_value_cell(name, run, _format) for run in summaries], _is_numeric(name, summaries)
+        )
         for heading, name in zip(headings([each.text for each in names]), names)
     ]
     longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
@@ -150,7 +153,7 @@ def runs_table(
     return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
 
 
-def _status(run: RunProgress) -> Text:
+def _status(run: RunSummary) -> Text:
     return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
 
 
@@ -163,8 +166,14 @@ def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
         widths[number] -= 1
 
 
-def _value_cell(name: Name, run: RunProgress) -> str:
-    return ", ".join(_format(name.text, value) for value in name.values(run) if value is not None)
+def _value_cell(name: Name, run: RunSummary, to_text: Callable[[str, Any], str]) -> str:
+    """Return the values of a name as text. If they belong to several branches, each has a label."""
+    if name.is_field:
+        return ", ".join(to_text(name.text, value) for value in name.values(run) if value is not None)
+    values = {each: value for each, value in name.named_values(run).items() if value is not None}
+    labels = name.labels or dict.fromkeys(values, "")
+    texts = {each: to_text(name.text, values[each]) for each in labels if each in values}
+    return ", ".join(f"{printable(labels[each])}={text}" if labels[each] else text for each, text in texts.items())
 
 
 def _format(name: str, value: Any) -> str:
@@ -173,8 +182,8 @@ def _format(name: str, value: Any) -> str:
     return format_duration(value) if name == "duration" else format_value(value)
 
 
-def _is_numeric(name: Name, summaries: Sequence[RunProgress]) -> bool:
-    return all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))
+def _is_numeric(name: Name, summaries: Sequence[RunSummary]) -> bool:
+    return not name.labels and all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))
 
 
 CSV_FIELDS = ("run_id", "status", "tag", "pipeline", "started", "duration", "steps_done", "steps_known", "failed_step")
@@ -220,10 +229,11 @@ def list_runs(
     names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
     filters = make_filters(where)
     used = [*names, *(each.name for each in filters), *([Name(sort)] if sort else [])]
-    needs_summary = is_json or is_csv or has_params or has_metrics or any(name.needs_summary for name in used)
-    read: Reader[Any] = summarize if needs_summary else summarize_progress
-    found, total = search_page(store, filters, sort, limit, desc, read)
+    with_values = is_json or is_csv or has_params or has_metrics or any(name.needs_values for name in used)
+    found, total = search_page(store, filters, sort, limit, desc, with_values)
     check_names(store, [name for name in names if not name.is_field and not any(map(name.values, found))])
+    for name in names:
+        label_branches(store, name, found)
     if is_json:
         echo_json([asdict(run) for run in found])
     elif is_csv:
@@ -248,7 +258,7 @@ def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
     return [Name(text) for text in all_names(found, prefix)]
 
 
-def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status: bool) -> None:
+def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status: bool) -> None:
     console = make_console()
     table, left_out = runs_table(found, console.width, names, has_status)
     console.print(table)
@@ -258,11 +268,11 @@ def _print_table(found: Sequence[RunProgress], names: Sequence[Name], has_status
 
 def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
     """Print runs as CSV. Several values of a name are separated by a comma and a space."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(_Lines())
     if names:
         writer.writerow(["run_id", *(name.text for name in names)])
         writer.writerows(
-            [run.run_id, *(", ".join(map(_csv_cell, name.values(run))) for name in names)] for run in found
+            [run.run_id, *(_value_cell(name, run, lambda _, value: as_text(value)) for name in names)] for run in found
         )
         return
     params, metrics = _names(found, PARAMS), _names(found, METRICS)
@@ -273,6 +283,13 @@ def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
         flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
         row = [fields[name] for name in CSV_FIELDS] + [flat.get(name.text) for name in [*params, *metrics]]
         writer.writerow(map(_csv_cell, row))
+
+
+class _Lines:
+    """Print lines of CSV. Before Python 3.11.9, csv quotes a carriage return only if its lines end in one."""
+
+    def write(self, line: str) -> None:
+        sys.stdout.write(line[: -len("\r\n")] + "\n")
 
 
 def _csv_cell(value: Any) -> str:

@@ -1,7 +1,6 @@
 """The options and parameter types that commands share."""
 
 import functools
-import re
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
@@ -11,7 +10,7 @@ from magnus_peewee_store.cli import DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable
 from magnus_peewee_store.configuration import check_exists, find_configuration
 from magnus_peewee_store.exceptions import ConfigurationError
-from magnus_peewee_store.runs.search import Condition, parse_condition
+from magnus_peewee_store.runs.search import FIELDS, Condition, parse_condition
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time
 
@@ -45,27 +44,6 @@ class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return self.fail(f"'{value}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.", param, ctx)
 
 
-_ESCAPE = "\0"  # No argument of a process can contain this character.
-
-
-class RunCommand(click.Command):
-    """A command that accepts `-1` as an argument of the type `RunId`. click alone would take it for an option."""
-
-    def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
-        """Parse the arguments, after escaping those like `-1`."""
-        return super().parse_args(ctx, [re.sub(r"^(-[1-9]\d*)$", rf"{_ESCAPE}\1", each) for each in args])
-
-
-class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """What names a run: its id or the beginning of it, `latest`, `latest:FAIL`, or `-1`."""
-
-    name = "run"
-
-    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> str:
-        """Return the text without the escape."""
-        return str(value).lstrip(_ESCAPE)
-
-
 T = TypeVar("T")
 
 
@@ -78,8 +56,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         metavar="CONDITION",
         multiple=True,
         help="Only runs that meet this condition, such as 'rmse<0.5': a name, then = != < <= > >= or ~ (contains), and "
-        "a value. The name is that of a field (status, tag, pipeline, project, user, host, started, duration, run_id, "
-        "failed_step), a parameter or a metric. Can be repeated.",
+        f"a value. The name is that of a field ({', '.join(FIELDS)}), a parameter or a metric. Can be repeated.",
     )
     @click.option("--status", help="Only runs with this status, such as FAIL.")
     @click.option("--tag", help="Only runs with this tag.")

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
-from magnus_peewee_store.cli.options import Age, RunCommand, RunId, filter_options, json_option, on_database
+from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import echo_json, format_value, make_console, printable, progress_bar
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.logs import steps_of
@@ -29,8 +29,8 @@ from magnus_peewee_store.timeline import to_html, to_svg
 from magnus_peewee_store.times import format_duration, format_time
 
 
-@click.command(cls=RunCommand)
-@click.argument("run_id", type=RunId())
+@click.command()
+@click.argument("run_id")
 @click.option("--step", metavar="NAME", help="Show only this step, with its whole log.")
 @click.option("--follow", is_flag=True, help="Update until the run has ended. The exit status is 0 if it succeeded.")
 @click.option(
@@ -69,7 +69,7 @@ def show(
             reused = run.reused.get(step_log.internal_name)
             echo_json({**step_log.model_dump(), "reused": reused, "utc_offset": run.utc_offset}, indent=4)
         else:
-            console.print(trees.step_tree(step_log, run.reused, run.utc_offset))
+            console.print(trees.step_tree(step_log, run))
     elif is_json:
         echo_json({**run.complete_log.model_dump(), **_facts_about(run)}, indent=4)
     else:
@@ -79,8 +79,8 @@ def show(
     trees.echo_unreadable(run)
 
 
-@click.command(cls=RunCommand)
-@click.argument("run_id", type=RunId())
+@click.command()
+@click.argument("run_id")
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write. It ends in .html or .svg.")
 @on_database()
 def timeline(store: DBStore, run_id: str, output: str) -> None:
@@ -128,8 +128,8 @@ def _resume_command(run_log: RunLog) -> str:
 HASH_LENGTH = 12  # digits of a hash that are shown
 
 
-@click.command(cls=RunCommand)
-@click.argument("run_ids", nargs=-1, required=True, type=RunId(), metavar="RUN_ID RUN_ID...")
+@click.command()
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
 @on_database()
 @json_option
 def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
@@ -140,7 +140,7 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
     \b
     Example:
       magnus db diff calm-hoover keen-curie
-      magnus db diff latest -2 -3
+      magnus db diff latest latest~1 latest~2
     """
     found = {run.run_log.run_id: run for run in [runs.read_run(store, run_id) for run_id in run_ids]}
     if len(run_ids) < 2:
@@ -222,8 +222,8 @@ def _cell(section: str, value: Any, is_full: bool) -> str:
 STAGES = {"get": "read", "put": "wrote"}
 
 
-@click.command(cls=RunCommand)
-@click.argument("run_id", type=RunId())
+@click.command()
+@click.argument("run_id")
 @click.argument("step", required=False)
 @on_database()
 def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:

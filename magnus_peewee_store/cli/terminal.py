@@ -2,19 +2,20 @@
 
 import contextlib
 import json
+import math
 import sys
 from datetime import datetime
 from io import TextIOWrapper
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import click
-from magnus import defaults
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.runs.search import rounded
+from magnus_peewee_store.runs.search import as_text, rounded
+from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
 UNLIMITED = 100_000  # columns
@@ -43,8 +44,20 @@ def printable(text: Any) -> str:
 
 
 def echo_json(value: Any, indent: int = 2) -> None:
-    """Print a value as JSON, times in ISO 8601."""
-    click.echo(json.dumps(value, indent=indent, default=datetime.isoformat))
+    """Print a value as JSON: times in ISO 8601, NaN and infinity as texts, because strict parsers refuse them."""
+    try:
+        text = json.dumps(value, indent=indent, default=datetime.isoformat, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_with_finite_numbers(value), indent=indent, default=datetime.isoformat)
+    click.echo(text)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)  # NaN, Infinity or -Infinity
+    if isinstance(value, dict):
+        return {name: _with_finite_numbers(each) for name, each in value.items()}
+    return [*map(_with_finite_numbers, value)] if isinstance(value, (list, tuple)) else value
 
 
 def count_of_runs(run_ids: Sequence[str]) -> str:
@@ -76,19 +89,12 @@ def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], No
         yield lambda count: progress.advance(task, count)
 
 
-STYLES = {
-    defaults.SUCCESS: "green",
-    defaults.FAIL: "bold red",
-    defaults.PROCESSING: "cyan",
-    defaults.TRIGGERED: "cyan",
-    defaults.CREATED: "dim",
-}
 LONGEST_VALUE = 300  # characters of a value on a terminal
 
 
 def status_text(status: str) -> Text:
     """Return a status in its colour."""
-    return Text(printable(status), STYLES.get(status, "yellow"))
+    return Text(printable(status), status_style(status).terminal)
 
 
 def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
@@ -103,7 +109,7 @@ def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bo
 
 def format_value(value: Any, is_full: bool = True) -> str:
     """Return the value of a parameter or metric as text. A long text is shortened unless `is_full`."""
-    text = printable(value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False))
+    text = printable(as_text(rounded(value)))
     if is_full or len(text) <= LONGEST_VALUE:
         return text
     return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"

@@ -14,10 +14,18 @@ from rich.tree import Tree
 from magnus_peewee_store import fragments
 from magnus_peewee_store.cli.terminal import first_of, format_value, list_of, printable, run_status_text, status_text
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.logs import attempts_of, code_version, code_versions, duration_of, results_of, steps_of
+from magnus_peewee_store.logs import (
+    attempts_of,
+    code_version,
+    code_versions,
+    elapsed,
+    results_of,
+    steps_of,
+    tags_text,
+)
 from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
 from magnus_peewee_store.runs.read import suggest
-from magnus_peewee_store.runs.summaries import RunProgress
+from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
 
 
@@ -28,7 +36,7 @@ def run_tree(run: Run, is_full: bool) -> Tree:
     facts = {
         "started": format_time(run.started) + (f" by {user} on {host}" if user and host else ""),
         "last seen": "" if run_log.status in ENDED else _last_seen(run.liveness),
-        "tag": ", ".join(filter(None, [run_log.tag, *run.tags])),
+        "tag": tags_text(run_log.tag, run.tags),
         "project": run.project,
         "pipeline": run.pipeline,
         "re-run of": run_log.original_run_id,
@@ -39,13 +47,13 @@ def run_tree(run: Run, is_full: bool) -> Tree:
     tree = Tree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
         _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full, results=results_of(run.run_log))
-    _add_steps(tree, run_log, is_full, run.reused)
+    _add_steps(tree, run_log, is_full, run)
     return tree
 
 
-def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int] = None) -> Tree:
-    """Return a step with everything that its log contains. `reused` and `utc_offset` are those of its run."""
-    tree = Tree(_step_label(step, reused))
+def step_tree(step: StepLog, run: Run) -> Tree:
+    """Return a step of a run with everything that its log contains."""
+    tree, utc_offset = Tree(_step_label(step, run)), run.utc_offset
     facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
     for code in step.code_identities:
         if code.code_identifier:
@@ -54,7 +62,7 @@ def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int
         if value:
             tree.add(Text.assemble((f"{name} ", "dim"), printable(value)))
     for attempt in step.attempts:
-        duration = duration_of(attempt.status, None, [attempt])
+        duration = elapsed([attempt], utc_offset)
         branch = tree.add(_label(f"attempt {attempt.attempt_number}", attempt.status, duration))
         start, end = (_attempt_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
         zone = "" if utc_offset is not None else f" ({format_utc_offset(None)})"
@@ -66,7 +74,7 @@ def step_tree(step: StepLog, reused: Mapping[str, str], utc_offset: Optional[int
         _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, is_full=True)
     for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
         tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
-    _add_branches(tree, step, is_full=True, reused=reused)
+    _add_branches(tree, step, True, run)
     return tree
 
 
@@ -76,7 +84,7 @@ def echo_unreadable(run: Run) -> None:
         click.echo(printable(f"Cannot read {row.name} of {row.run_id}: {row.reason}"), err=True)
 
 
-def echo_all_unreadable(found: Sequence[RunProgress]) -> None:
+def echo_all_unreadable(found: Sequence[RunSummary]) -> None:
     """Print a line for each row of summarized runs that cannot be read."""
     for run in found:
         for name in run.unreadable:
@@ -85,9 +93,7 @@ def echo_all_unreadable(found: Sequence[RunProgress]) -> None:
 
 def status_lines(run: Run) -> Dict[str, str]:
     """Return a status line for each step, by its internal name. The last line is that of the run, by an empty name."""
-    lines = {
-        step.internal_name: _step_label(step, run.reused, step.internal_name).plain for step in steps_of(run.run_log)
-    }
+    lines = {step.internal_name: _step_label(step, run, step.internal_name).plain for step in steps_of(run.run_log)}
     liveness = run.liveness._replace(silence=None)  # It always changes, and a line is printed when it changes.
     lines[""] = _run_label(replace(run, liveness=liveness), None).plain
     return lines
@@ -156,7 +162,7 @@ def _note_line(note: Note) -> Text:
 def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
     """Return a time of an attempt as local time if its UTC offset is known, otherwise as magnus wrote it."""
     time = parse_time(text, utc_offset) if utc_offset is not None else None
-    return time.replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
+    return time.astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
 
 
 def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:
@@ -164,23 +170,23 @@ def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -
     return Text.assemble((printable(name), "bold"), " ", status_text(status), (duration, "dim"), (suffix, "dim"))
 
 
-def _step_label(step: StepLog, reused: Mapping[str, str], name: str = "") -> Text:
+def _step_label(step: StepLog, run: Run, name: str = "") -> Text:
     inner = [inner_step for branch in step.branches.values() for inner_step in steps_of(branch)]
-    duration = duration_of(step.status, None, attempts_of([step, *inner]))
+    duration = elapsed(attempts_of([step, *inner]), run.utc_offset)
     suffix = "" if step.step_type in ("task", "") else f" {step.step_type}"
     if len(step.attempts) > 1:
         suffix += f" {len(step.attempts)} attempts"
     if step.mock:
-        original = reused.get(step.internal_name)
+        original = run.reused.get(step.internal_name)
         suffix += f" (reused from {original})" if original else " (not run)"
     return _label(name or step.name, step.status, duration, printable(suffix))
 
 
-def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused: Mapping[str, str]) -> None:
+def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, run: Run) -> None:
     for step in log.steps.values():
         if step.step_type in fragments.TERMINAL_STEP_TYPES:
             continue
-        branch = tree.add(_step_label(step, reused))
+        branch = tree.add(_step_label(step, run))
         if step.status == defaults.FAIL:
             for message in [*(attempt.message for attempt in step.attempts), step.message]:
                 _add_message(branch, message)
@@ -190,14 +196,14 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, reused:
             names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
             if names:
                 branch.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))
-        _add_branches(branch, step, is_full, reused)
+        _add_branches(branch, step, is_full, run)
 
 
-def _add_branches(tree: Tree, step: StepLog, is_full: bool, reused: Mapping[str, str]) -> None:
+def _add_branches(tree: Tree, step: StepLog, is_full: bool, run: Run) -> None:
     for name, branch in step.branches.items():
-        duration = duration_of(branch.status, None, attempts_of(steps_of(branch)))
+        duration = elapsed(attempts_of(steps_of(branch)), run.utc_offset)
         own_name = fragments.own_name(name, step.internal_name)
-        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, reused)
+        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, run)
 
 
 def _add_message(tree: Tree, message: str) -> None:

@@ -58,6 +58,14 @@ class StoredRow(NamedTuple):
 
 Rows = Sequence[StoredRow]
 
+BATCH_SIZE = 50  # runs to read in one query; larger batches cost more garbage collection than the queries they save
+
+
+def batches(items: Sequence[T], size: int = BATCH_SIZE) -> Iterator[Sequence[T]]:
+    """Yield a sequence in slices of `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
 
 def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
     """Check a run id, the keys of rows, and a key.
@@ -160,9 +168,13 @@ class LogTable:
         log = self._log
         return int(log.select(fn.COUNT(log.run_id.distinct())).where(log.attribute_type.in_(types)).scalar())
 
+    def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> Iterator[StoredRow]:
+        """Yield rows of runs. The rows of one run come oldest first."""
+        for batch in batches(run_ids):
+            yield from self._read_runs(batch, types)
+
     @retrying
-    def read_runs(self, run_ids: Sequence[str], types: Optional[Types] = None) -> List[StoredRow]:
-        """Return rows of at most a few hundred runs, oldest first."""
+    def _read_runs(self, run_ids: Sequence[str], types: Optional[Types]) -> List[StoredRow]:
         log = self._log
         rows = log.select(*self._stored).where(self._queries.comparable(log.run_id).in_(run_ids))
         created_at = log.created_at
@@ -200,7 +212,7 @@ class LogTable:
 
     @retrying
     def read_fields(self, run_ids: Sequence[str], types: Types, field_types: Types, paths: Paths) -> List[Any]:
-        """Return rows of several runs as (run_id, attribute_type, attribute_key, value, created_at).
+        """Return rows of one batch of runs as (run_id, attribute_type, attribute_key, value, created_at).
 
         The rows are grouped by run, and each group is sorted, oldest first. For `types`, value is attribute_value. For
         `field_types`, it is what `Backend.json_fields` returns. created_at is as the driver returns it; see

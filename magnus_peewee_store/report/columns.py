@@ -1,13 +1,13 @@
 """The columns of a report: the fields, parameters and metrics of many runs."""
 
 import html
-import json
 import math
 from collections import Counter
 from datetime import datetime
 from typing import Any, List, NamedTuple, Optional, Sequence
 
-from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, Name, all_names, headings, rounded
+from magnus_peewee_store.logs import tags_text
+from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, all_names, as_text, headings, rounded
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.timeline.details import shorten
 from magnus_peewee_store.timeline.elements import replace_invalid
@@ -57,17 +57,13 @@ class Column(NamedTuple):
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:
     """Return a column for each field that a run has a value for, and one for the newest note. The first is the id."""
-    columns = [
-        Column(name.text, name.text.replace("_", " "), [_join(name.values(run)) for run in found])
-        for name in map(Name, FIELDS)
-    ]
+    columns = [Column(name, name.replace("_", " "), [_field(name, run) for run in found]) for name in FIELDS]
     columns.append(Column("note", "note", [run.notes[-1].text if run.notes else None for run in found]))
     return [each for each in columns if each.name == "run_id" or any(value is not None for value in each.values)]
 
 
-def _join(values: Sequence[Any]) -> Any:
-    """Return the value of a field. Several tags are separated by commas."""
-    value = ", ".join(values) if len(values) > 1 else values[0]
+def _field(name: str, run: RunSummary) -> Any:
+    value = tags_text(run.tag, run.tags) if name == "tag" else FIELDS[name](run)
     return None if value == "" else value
 
 
@@ -100,8 +96,7 @@ def short_text(value: Any) -> str:
     """Return a value as `magnus db runs` shows it. A long text is shortened in the middle."""
     if isinstance(value, datetime):
         return format_time(value)
-    text = value if isinstance(value, str) else json.dumps(rounded(value), ensure_ascii=False)
-    return shorten(text, LONGEST_VALUE)
+    return shorten(as_text(rounded(value)), LONGEST_VALUE)
 
 
 def escape(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.logs import code_versions, duration_of, flatten, steps_of
+from magnus_peewee_store.logs import code_versions, elapsed, flatten, flatten_metrics, steps_of
 from magnus_peewee_store.runs.lineage import OUTPUT_FILE
 from magnus_peewee_store.runs.read import Run
 
@@ -70,11 +70,10 @@ def compare(runs: Sequence[Run]) -> Differences:
 def _sections(run: Run) -> Dict[str, Values]:
     run_log = run.complete_log
     steps = list(steps_of(run_log))
-    metrics = {step.internal_name: step.user_defined_metrics for step in steps if step.user_defined_metrics}
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
         "parameters": flatten(run_log.parameters),
-        "metrics": flatten(metrics),
+        "metrics": flatten_metrics((step.internal_name, step.user_defined_metrics) for step in steps),
         "data": {
             f"{step.internal_name} {data.stage} {data.name}": data.data_hash
             for step in steps
@@ -84,7 +83,7 @@ def _sections(run: Run) -> Dict[str, Values]:
         "code": {"version": ", ".join(code_versions(run_log))},
         "steps": {
             step.internal_name: StepState(
-                step.status, duration_of(step.status, None, step.attempts), run.reused.get(step.internal_name)
+                step.status, elapsed(step.attempts, run.utc_offset), run.reused.get(step.internal_name)
             )
             for step in steps
         },

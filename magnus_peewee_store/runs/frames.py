@@ -1,12 +1,12 @@
 """Convert runs to pandas DataFrames. pandas is imported only when a DataFrame is made."""
 
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.logs import flatten
 from magnus_peewee_store.runs.search import METRICS, PARAMS, AnyCondition, search
-from magnus_peewee_store.runs.summaries import BATCH_SIZE, batches, read_fields
+from magnus_peewee_store.runs.summaries import iter_metrics
 from magnus_peewee_store.store import DBStore
 
 
@@ -35,15 +35,15 @@ def to_dataframe(
     """
     pandas = _import_pandas()
     found = search(store, where, order_by, limit, descending)
-    columns: Dict[str, List[Any]] = {
-        "run_id": [run.run_id for run in found],
-        "status": [run.status for run in found],
-        "tags": [run.tag for run in found],
+    columns: Dict[str, Any] = {
+        "run_id": _texts(pandas, [run.run_id for run in found]),
+        "status": _texts(pandas, [run.status for run in found]),
+        "tags": _texts(pandas, [run.tag for run in found]),
         "started": pandas.to_datetime([run.started for run in found], utc=True),
         "duration": pandas.array([run.duration for run in found], dtype="float64"),
     }
-    columns.update(_columns(PARAMS, [run.params for run in found]))
-    columns.update(_columns(METRICS, [run.metrics for run in found]))
+    columns.update(_columns(pandas, PARAMS, [run.params for run in found]))
+    columns.update(_columns(pandas, METRICS, [run.metrics for run in found]))
     return pandas.DataFrame(columns)
 
 
@@ -71,19 +71,38 @@ def metrics_dataframe(
         ConditionError: If no run has a name of `where` or `order_by`.
     """
     pandas = _import_pandas()
-    rows = []
-    for run_ids in batches([run.run_id for run in search(store, where, order_by, limit, descending)], BATCH_SIZE):
-        for run in read_fields(store, run_ids):
-            for name, metrics in run.metrics_by_step().items():
-                branch = fragments.parent_branch(name)
-                step = fragments.own_name(name, branch)
-                rows += [(run.run_id, step, branch, metric, value) for metric, value in flatten(metrics).items()]
-    return pandas.DataFrame(rows, columns=["run_id", "step", "branch", "metric", "value"])
+    rows: List[Tuple[str, str, str, str, Any]] = []
+    run_ids = [run.run_id for run in search(store, where, order_by, limit, descending)]
+    for run_id, metrics_of in iter_metrics(store, run_ids):
+        for name, metrics in metrics_of.items():
+            branch = fragments.parent_branch(name)
+            step = fragments.own_name(name, branch)
+            rows += [(run_id, step, branch, metric, value) for metric, value in flatten(metrics).items()]
+    columns = {
+        name: _texts(pandas, [str(row[index]) for row in rows])
+        for index, name in enumerate(("run_id", "step", "branch", "metric"))
+    }
+    return pandas.DataFrame({**columns, "value": _values(pandas, [row[-1] for row in rows])})
 
 
-def _columns(prefix: str, dictionaries: Sequence[Dict[str, Any]]) -> Dict[str, List[Any]]:
+def _columns(pandas: Any, prefix: str, dictionaries: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     names = dict.fromkeys(name for dictionary in dictionaries for name in dictionary)
-    return {f"{prefix}{name}": [dictionary.get(name) for dictionary in dictionaries] for name in names}
+    return {f"{prefix}{name}": _values(pandas, [dictionary.get(name) for dictionary in dictionaries]) for name in names}
+
+
+def _texts(pandas: Any, values: Sequence[Optional[str]]) -> Any:
+    """Return a column of texts, also if it has no values."""
+    return pandas.Series([*values, ""])[:-1]
+
+
+def _values(pandas: Any, values: List[Any]) -> Any:
+    """Return a column that keeps all digits of integers, which pandas would convert to floats."""
+    kinds = {type(value) for value in values if value is not None}
+    integers = [value for value in values if type(value) is int]
+    if kinds == {int} and None in values and all(-(2**63) <= value < 2**63 for value in integers):
+        return pandas.array(values, dtype="Int64")
+    has_large_integers = any(abs(value) > 2**53 for value in integers)
+    return pandas.Series(values, dtype=object) if has_large_integers and (kinds != {int} or None in values) else values
 
 
 def _import_pandas() -> Any:

@@ -14,15 +14,17 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
-from magnus_peewee_store.logs import RunFacts, complete, has_reused_steps, steps_of
-from magnus_peewee_store.origin import Origin, parse_origin, repository_name
+from magnus_peewee_store.logs import RunFacts, complete, project_of, steps_of
+from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.timeline import to_svg
 from magnus_peewee_store.times import from_created_at
+
+LATEST = "latest"  # the newest run; `latest~1` is the run before it, and `latest:FAIL` the newest with this status
 
 
 class UnreadableRow(NamedTuple):
@@ -69,8 +71,7 @@ class Run(RunFacts):
     def project(self) -> Optional[str]:
         """The git remote of its code; without one, the name of the folder that it was started in."""
         codes = (code for step in steps_of(self.run_log) for code in step.code_identities)
-        remote = next((code.code_identifier_url for code in codes if code.code_identifier_url), None)
-        return repository_name(remote) if remote else self.origin.folder
+        return project_of((code.code_identifier_url for code in codes), self.origin)
 
     def _repr_html_(self) -> str:
         # The timeline is an image, so its styles affect nothing else.
@@ -96,9 +97,8 @@ def read_run(store: DBStore, run_id: str) -> Run:
         >>> runs.read_run(store, "my").run_log.parameters
         {'rows': 3}
     """
-    run = _read_if_there(store, run_id) or read_exactly(store, find_run(store, run_id))
-    if not has_reused_steps(run.run_log):
-        return run
+    run = None if run_id.startswith(LATEST) else _read_if_there(store, run_id)
+    run = run or read_exactly(store, find_run(store, run_id))
 
     def read_original(original_run_id: str) -> Optional[RunLog]:
         original = _read_if_there(store, original_run_id)
@@ -150,13 +150,13 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
         complete_log=run_log,
         liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
         origin=origin,
-        utc_offset=_common_offset(origin, beats),
+        utc_offset=common_offset(origin, beats),
         tags=tuple(tag for tag in tags_of(rows) if tag != run_log.tag),
         notes=tuple(notes_of(rows)),
     )
 
 
-def _common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
+def common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
     """Return the UTC offset of the processes of a run; None if they differ.
 
     If they differ, the offset of an attempt is unknown, because attempts do not say which process wrote them.
@@ -177,8 +177,8 @@ def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
     rows = store.table.read(run_id)
     if not rows:
         return None
-    own_rows = store.table.read_runs([run_id], fragments.RUN_LOG)
-    created_at = own_rows[0].created_at if own_rows else store.table.created_at_range(run_id)[0]
+    header = next(store.table.read_runs([run_id], fragments.RUN_LOG), None)
+    created_at = header.created_at if header else store.table.created_at_range(run_id)[0]
     now = store.database.retry(store.database.now) if any(row[0] in fragments.HEARTBEAT for row in rows) else None
     return to_run(run_id, rows, created_at, now)
 
@@ -187,18 +187,16 @@ def find_run(store: DBStore, run_id: str) -> str:
     """Return the whole id of a run.
 
     Args:
-        run_id: The id, or a beginning of it that no other run shares. `latest` and `-1` mean the newest run, `-2` the
+        run_id: The id, or a beginning of it that no other run shares. `latest` means the newest run, `latest~1` the
             run before it, and `latest:FAIL` the newest run with this status.
 
     Raises:
         RunNotFoundError: If there is no such run, or several ids begin like this.
         ConditionError: If the text after `latest:` is not a status.
     """
-    if has_run(store, run_id):
-        return run_id
     found_by_place = find_by_place(store, run_id)
-    if found_by_place:
-        return found_by_place
+    if found_by_place or has_run(store, run_id):
+        return found_by_place or run_id
     rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
     found = list(dict.fromkeys(each for each, _ in rows))
     if len(found) == 1:
@@ -212,23 +210,35 @@ def find_run(store: DBStore, run_id: str) -> str:
 
 
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
-    """Return the id of the run that `latest`, `latest:FAIL` or `-1` names.
+    """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names.
 
     Returns:
-        The whole id; None if the text has none of these forms, or is itself the id of a run.
+        The whole id; None if the text has none of these forms.
 
     Raises:
-        RunNotFoundError: If the database has fewer runs, or none with the status.
+        RunNotFoundError: If the database has fewer runs, or none with the status, or if the text is also the id of
+            another run.
         ConditionError: If the text after `latest:` is not a status.
     """
-    is_number = re.fullmatch("-[1-9][0-9]{0,5}", text)
-    if not (is_number or text.startswith("latest")) or has_run(store, text):
+    if not re.fullmatch(f"{LATEST}(~[0-9]{{1,6}}|:.*)?", text):
         return None
-    if text.startswith("latest:"):
-        return _find_by_status(store, text, parse_status(text[len("latest:") :]))
-    if not is_number and text != "latest":
-        return None
-    number = -int(text) if is_number else 1
+    is_id = has_run(store, text)
+    try:
+        found = _find_newest(store, text)
+    except (ConditionError, RunNotFoundError):
+        if is_id:
+            return text
+        raise
+    if is_id and found != text:
+        message = f"'{text}' is ambiguous: it is the id of a run, and it also means the run '{found}'"
+        raise RunNotFoundError(message, nearest=[text, found], is_ambiguous=True)
+    return found
+
+
+def _find_newest(store: DBStore, text: str) -> str:
+    if ":" in text:
+        return _find_by_status(store, text, parse_status(text.partition(":")[2]))
+    number = int(text.partition("~")[2] or 0) + 1
     found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
     if len(found) < number:
         raise RunNotFoundError(f"There is no run '{text}': the database has {len(found):,}.")

@@ -7,25 +7,16 @@ import json
 import operator
 import re
 from collections import Counter
-from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, Union
+from datetime import date, datetime, timedelta, timezone
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
-from magnus_peewee_store.fragments import UNKNOWN, parse_status
+from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch, parse_status
 from magnus_peewee_store.runs.read import suggest
-from magnus_peewee_store.runs.summaries import (
-    BATCH_SIZE,
-    RunProgress,
-    RunSummary,
-    batches,
-    summarize,
-    summarize_headers,
-)
+from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics, iter_summaries
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time, to_created_at
-
-AnyRun = TypeVar("AnyRun", bound=RunProgress)
 
 PARAMS, METRICS = "params.", "metrics."  # prefixes that say whether a name is a parameter or a metric
 OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
@@ -39,7 +30,7 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
 }
 # The fields that the run's own row and its annotations hold.
 HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")
-VALUE_FIELDS = ("project",)  # those that only a `RunSummary` has
+VALUE_FIELDS = ("project",)  # those that only a summary with values has
 FIELDS: Dict[str, Callable[[Any], Any]] = {
     "run_id": lambda run: run.run_id,
     "status": lambda run: run.status,
@@ -57,6 +48,11 @@ _CONDITION = re.compile(
     r"""\s*(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )\s*
     (?P<operator>==|!=|<=|>=|=|<|>|~)(?P<value>.*)""",
     re.DOTALL | re.VERBOSE,
+)
+
+
+_SECOND_CONDITION = re.compile(
+    r"(?P<value>.*?)\s+(?:and|or|&&|\|\|)\s+(?P<rest>.+?(?:[=<>~]).*)", re.DOTALL | re.IGNORECASE
 )
 
 
@@ -94,6 +90,13 @@ def parse_condition(text: str) -> Condition:
         )
     value = parts["value"].strip()
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    second = None if is_quoted else _SECOND_CONDITION.fullmatch(value)
+    if second:
+        first = text[: text.rindex(value)] + second["value"]
+        raise ConditionError(
+            f"'{text.strip()}' looks like two conditions, but a run must meet one at a time. Write "
+            f"--where '{first.strip()}' --where '{second['rest']}'. If it is one value, put the value in quotes."
+        )
     return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
 
 
@@ -107,33 +110,84 @@ class Name:
     def __init__(self, text: str) -> None:
         self.text = text
         self.is_field = text in FIELDS
-        self.needs_summary = not self.is_field or text in VALUE_FIELDS
+        self.needs_values = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
-        self._param: Optional[str] = text
-        self._metric: Optional[str] = text
+        self._metric = text
+        # The names of a parameter to look for, in this order, and whether to look for the metric with it.
+        self._lookups: List[Tuple[Optional[str], bool]] = [(text, True)]
         if text.startswith(PARAMS):
-            self._param, self._metric = text[len(PARAMS) :], None
+            # A parameter may have an outer dictionary named `params`, and a metric a step.
+            self._lookups.insert(0, (text[len(PARAMS) :], False))
         elif text.startswith(METRICS):
-            self._param, self._metric = None, text[len(METRICS) :]
+            self._metric = text[len(METRICS) :]
+            self._lookups = [(None, True), (text, False)]
         self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
+        self.labels: Dict[str, str] = {}
+        """See `label_branches`."""
 
-    def values(self, run: RunProgress) -> List[Any]:
-        """Return the values that a run has for the name. If `needs_summary`, the run must be a `RunSummary`."""
+    def values(self, run: RunSummary) -> List[Any]:
+        """Return the values that a run has for the name. If `needs_values`, it must be summarized with values."""
         if self.text == "tag":
             return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
         if self._field:
             return [self._field(run)]
-        assert isinstance(run, RunSummary)  # noqa: S101 - see above
-        values = [run.params[self._param]] if self._param in run.params else []
-        if self._metric is not None:
-            values += [value for name, value in run.metrics.items() if self._means(name)]
-        return values
+        return [*self.named_values(run).values()]
+
+    def named_values(self, run: RunSummary) -> Dict[str, Any]:
+        """Return the parameters and metrics of a run that the name means, by full name."""
+        found: Dict[str, Any] = {}
+        for param, has_metric in self._lookups:
+            for name, value in run.params.items():
+                if param is not None and (name == param or _without_brackets(name) == param):
+                    found[f"{PARAMS}{name}"] = value
+            if has_metric:
+                found.update((f"{METRICS}{name}", value) for name, value in run.metrics.items() if self._means(name))
+            if found:
+                break
+        return found
 
     def _means(self, metric: str) -> bool:
         if metric not in self._is_metric:
-            names = (f".{metric}", f".{without_number(metric)}")
+            names = [f".{each}" for each in (metric, without_number(metric), _without_brackets(metric))]
             self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
         return self._is_metric[metric]
+
+
+def _without_brackets(name: str) -> str:
+    """Return a name of `flatten` as a dot path."""
+    return name.replace("[", ".").replace("]", "") if name.endswith("]") else name
+
+
+def label_branches(store: DBStore, name: Name, found: Sequence[RunSummary]) -> None:
+    """If a name means several metrics or parameters of the runs, set its labels: what tells them apart.
+
+    The labels are in the same order for all runs. A label is the name of the branch, or the whole name if the branch
+    alone does not tell them apart.
+    """
+    if name.is_field:
+        return
+    names = sorted({each for run in found for each in name.named_values(run)}, key=_by_number)
+    if len({*map(without_number, names)}) < 2:
+        return
+    steps = {step for _, metrics in iter_metrics(store, [run.run_id for run in found]) for step in metrics}
+    labels = [_branch_label(_without_prefix(each), steps) for each in names]
+    is_clear = all(labels) and len({*labels}) == len(labels)
+    name.labels = dict(zip(names, labels if is_clear else map(_without_prefix, names)))
+
+
+def _by_number(name: str) -> List[Tuple[bool, int, str]]:
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split(".")]
+
+
+def _branch_label(metric: str, steps: Set[str]) -> str:
+    """Return the names of the branches that a metric belongs to, without those of the steps; empty for no branch."""
+    values: List[str] = []
+    step = longest_prefix(metric, steps)
+    while step and parent_branch(step):
+        branch = parent_branch(step)
+        step = longest_prefix(branch, steps)
+        values.insert(0, own_name(branch, step or ""))
+    return ".".join(values)
 
 
 def without_number(metric: str) -> str:
@@ -159,10 +213,20 @@ class Filter:
         self.name = Name(self.condition.name)
         self._operand = _Operand(self.condition)
 
-    def is_met_by(self, run: RunProgress) -> bool:
+    def is_met_by(self, run: RunSummary) -> bool:
         """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it."""
         quantifier = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
         return quantifier(map(self._operand.compare, self.name.values(run)))
+
+    def check_type(self) -> None:
+        """Check that the value could be compared with a value of some run.
+
+        Raises:
+            ConditionError: If all values were numbers, and it is not a number.
+        """
+        if self._operand.compared == {False}:
+            name, symbol, value = self.condition
+            raise ConditionError(f"'{value}' is not a number, and all values of '{name}' that {symbol} compares are.")
 
     def is_on_header(self) -> bool:
         """Return True if the run's own row and its annotations are enough to evaluate it."""
@@ -171,7 +235,7 @@ class Filter:
     def earliest_start(self) -> Optional[datetime]:
         """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
         name, symbol, value = self.condition
-        return _parse_started(value) if name == "started" and symbol in ("=", ">", ">=") else None
+        return _parse_started(value)[0] if name == "started" and symbol in ("=", ">", ">=") else None
 
     def header_texts(self) -> List[str]:
         """Return texts that a run's own row must contain to meet the condition, ignoring case."""
@@ -204,12 +268,14 @@ class _Operand:
         name, self._symbol, self._text = condition
         self._operator = OPERATORS[self._symbol]
         self._number = _parse_number(self._text)
+        self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
+        self.compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
         if name == "status" and self._symbol in ("=", "!="):
             self._text = parse_status(self._text)
         elif name == "duration" and self._symbol != "~":
             self._number = _parse_duration(self._text)
         elif name == "started" and self._symbol != "~":
-            self._number = _parse_started(self._text).timestamp()
+            self._start, self._end = (time.timestamp() for time in _parse_started(self._text))
 
     def compare(self, value: Any) -> bool:
         if self._symbol == "~":
@@ -218,17 +284,22 @@ class _Operand:
             return not self._equals(value)
         if self._symbol == "=":
             return self._equals(value)
-        if _is_number(value):
-            return self._number is not None and bool(self._operator(value, self._number))
         if isinstance(value, datetime):
-            return self._number is not None and bool(self._operator(value.timestamp(), self._number))
-        return isinstance(value, str) and self._number is None and bool(self._operator(value, self._text))
+            if self._start < self._end and self._symbol in (">", "<="):
+                return (value.timestamp() >= self._end) == (self._symbol == ">")
+            return bool(self._operator(value.timestamp(), self._start))
+        if not _is_number(value) and not isinstance(value, str):
+            return False
+        is_same_type = _is_number(value) == (self._number is not None)
+        self.compared.add(is_same_type or isinstance(value, str))
+        return is_same_type and bool(self._operator(value, self._text if self._number is None else self._number))
 
     def _equals(self, value: Any) -> bool:
         if isinstance(value, str):
             return value == self._text
         if isinstance(value, datetime):
-            return value.timestamp() == self._number
+            time = value.timestamp()
+            return time == self._start or self._start <= time < self._end
         if _is_number(value):
             return self._number is not None and (value == self._number or (value != value and self._is_nan()))
         if isinstance(value, bool):
@@ -241,17 +312,17 @@ class _Operand:
         return self._number != self._number
 
 
-def sort_runs(runs: Sequence[AnyRun], name: Name, descending: bool = False) -> List[AnyRun]:
+def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) -> List[RunSummary]:
     """Sort runs by a name. Numbers come first, then texts, then other values such as NaN, then runs without a value.
 
     If a run has several values, the smallest counts, or the largest if `descending`. Runs with equal values keep their
     order.
     """
     choose = max if descending else min
-    numbers: List[Tuple[Any, AnyRun]] = []
-    texts: List[Tuple[Any, AnyRun]] = []
-    incomparable: List[AnyRun] = []
-    missing: List[AnyRun] = []
+    numbers: List[Tuple[Any, RunSummary]] = []
+    texts: List[Tuple[Any, RunSummary]] = []
+    incomparable: List[RunSummary] = []
+    missing: List[RunSummary] = []
     for run in runs:
         values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
         own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
@@ -300,18 +371,23 @@ def _parse_number(text: str) -> Union[int, float, None]:
 
 def _parse_duration(text: str) -> float:
     age = parse_age(text)
-    number = age.total_seconds() if age else _parse_number(text)
+    number = age.total_seconds() if age is not None else _parse_number(text)
     if number is None:
         raise ConditionError(f"'{text}' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w.")
     return number
 
 
-def _parse_started(text: str) -> datetime:
+def _parse_started(text: str) -> Tuple[datetime, datetime]:
+    """Return the time that a text means, twice; for a date, the start and the end of the day."""
     age = parse_age(text)
-    time = datetime.now(timezone.utc) - age if age else parse_time(text)
+    time = datetime.now(timezone.utc) - age if age is not None else parse_time(text)
     if time is None:
         raise ConditionError(f"'{text}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.")
-    return time
+    try:
+        next_day = parse_time((date.fromisoformat(text.strip()) + timedelta(days=1)).isoformat())
+    except (OverflowError, ValueError):  # It is not a date.
+        next_day = None
+    return time, next_day or time
 
 
 def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
@@ -348,9 +424,6 @@ def rounded(value: Any) -> Any:
 
 def _without_prefix(text: str) -> str:
     return next((text[len(prefix) :] for prefix in (PARAMS, METRICS) if text.startswith(prefix)), text)
-
-
-Reader = Callable[[DBStore, Sequence[str]], List[AnyRun]]  # reads runs, given a store and their ids
 
 
 def search(
@@ -391,7 +464,7 @@ def search(
         >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
         [('second', {'train.rmse': 0.4})]
     """
-    return _search(store, make_filters(where), order_by, limit, descending, summarize)
+    return _search(store, make_filters(where), order_by, limit, descending)
 
 
 def list_runs(
@@ -427,8 +500,8 @@ def search_page(
     order_by: Optional[str],
     limit: int,
     descending: bool,
-    read: Reader[AnyRun],
-) -> Tuple[List[AnyRun], int]:
+    with_values: bool = True,
+) -> Tuple[List[RunSummary], int]:
     """Find runs as `search` does.
 
     Args:
@@ -436,15 +509,15 @@ def search_page(
         order_by: The name to sort by.
         limit: The largest number of runs.
         descending: Whether to sort from large to small.
-        read: Reads the runs. It must return summaries if a filter or `order_by` needs them.
+        with_values: As for `summarize`. A filter or `order_by` may need the values.
 
     Returns:
         The runs, and how many there would be without the limit.
     """
     if order_by is not None or not all(each.is_on_header() for each in filters):
-        found = _search(store, filters, order_by, None, descending, read)
+        found = _search(store, filters, order_by, None, descending, with_values)
         return found[:limit], len(found)
-    found = _search(store, filters, None, limit, descending, read)
+    found = _search(store, filters, None, limit, descending, with_values)
     return found, len(found) if len(found) < limit else _count(store, filters)
 
 
@@ -454,21 +527,23 @@ def _search(
     order_by: Optional[str],
     limit: Optional[int],
     descending: bool,
-    read: Reader[AnyRun],
-) -> List[AnyRun]:
+    with_values: bool = True,
+) -> List[RunSummary]:
     if limit is not None and limit < 1:
         raise InvalidValueError(f"The limit must be at least 1, not {limit}.")
     order = Name(order_by) if order_by is not None else None
     names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
     unseen = [name for name in names.values() if not name.is_field]
-    found: List[AnyRun] = []
-    for run in _candidates(store, filters, None if order else limit, read):
+    found: List[RunSummary] = []
+    for run in _candidates(store, filters, None if order else limit, with_values):
         unseen = [name for name in unseen if not name.values(run)]
         if all(each.is_met_by(run) for each in filters):
             found.append(run)
             if not order and len(found) == limit:
                 return found
     check_names(store, unseen)
+    for each in filters:
+        each.check_type()
     return (sort_runs(found, order, descending) if order else found)[:limit]
 
 
@@ -476,13 +551,13 @@ def _count(store: DBStore, filters: Sequence[Filter]) -> int:
     """Count the runs that meet filters. For each filter, `is_on_header` must return True."""
     if not filters:
         return store.table.count_runs(fragments.RUN_LOG)
-    runs = _candidates(store, filters, None, summarize_headers)
+    runs = _candidates(store, filters, None, with_values=False, with_steps=False)
     return sum(all(each.is_met_by(run) for each in filters) for run in runs)
 
 
 def _candidates(
-    store: DBStore, filters: Sequence[Filter], limit: Optional[int], read: Reader[AnyRun]
-) -> Iterator[AnyRun]:
+    store: DBStore, filters: Sequence[Filter], limit: Optional[int], with_values: bool = True, with_steps: bool = True
+) -> Iterator[RunSummary]:
     """Yield runs, newest first. The database leaves out some of those that do not meet the filters, for speed.
 
     A limit says how many runs to read first, if the caller may not need all of them.
@@ -500,8 +575,7 @@ def _candidates(
             limit=limit,
         )
         run_ids = [run_id for run_id in dict.fromkeys(run_id for run_id, _ in found) if run_id not in seen]
-        for batch in batches(run_ids, BATCH_SIZE):
-            yield from read(store, batch)
+        yield from iter_summaries(store, run_ids, with_values, with_steps)
         if limit is None or len(found) < limit:
             return
         seen.update(run_ids)
@@ -518,7 +592,7 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
         return
     unseen, has_runs = list(names), False
     known: Set[str] = set()
-    for run in _candidates(store, (), None, summarize):
+    for run in _candidates(store, (), None):
         has_runs = True
         unseen = [name for name in unseen if not name.values(run)]
         known.update(run.params, run.metrics)

@@ -10,14 +10,14 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
 from magnus_peewee_store.db.schema import Schema
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.table import BATCH_SIZE, StoredRow, batches
 from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
 from magnus_peewee_store.runs.reuse import find_reused, originals_of, read_originals
 from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search
-from magnus_peewee_store.runs.summaries import BATCH_SIZE, RunProgress, batches, summarize, summarize_headers
+from magnus_peewee_store.runs.summaries import RunSummary, summarize
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import utcnow
 
@@ -216,12 +216,9 @@ def decide(
     """Decide as `prunable` does, for some runs as they are now, without regard to their number and their re-runs."""
     filters = make_filters(where)
     kept = make_filters([Condition("tag", "=", tag) for tag in keep_tags])
-    read: Callable[[DBStore, Sequence[str]], Sequence[RunProgress]] = summarize
-    if all(each.is_on_header() for each in filters):
-        read = summarize_headers
     now = datetime.now(timezone.utc)
     chosen = Prunable([], [], {})
-    for run in read(store, run_ids):
+    for run in summarize(store, run_ids, with_values=not all(each.is_on_header() for each in filters)):
         is_old = older_than is None or (run.started is not None and now - run.started > older_than)
         if not is_old or not all(each.is_met_by(run) for each in filters) or any(each.is_met_by(run) for each in kept):
             continue
@@ -306,7 +303,7 @@ def check_reuse(store: DBStore, run_ids: Sequence[str]) -> None:
         )
 
 
-def _is_quiet(store: DBStore, run: RunProgress, since: datetime) -> bool:
+def _is_quiet(store: DBStore, run: RunSummary, since: datetime) -> bool:
     """Return True if an unfinished run has no recent heartbeats, and no rows created since a time."""
     _, newest = store.table.created_at_range(run.run_id, fragments.TYPES)
     return run.is_stale is not False and (not isinstance(newest, datetime) or newest < since)

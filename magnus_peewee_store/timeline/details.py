@@ -9,7 +9,7 @@ from magnus.datastore import RunLog, StepLog
 
 from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.timeline.styles import StatusStyle, status_style
-from magnus_peewee_store.times import format_duration, format_utc_offset, parse_time
+from magnus_peewee_store.times import format_duration, format_utc_offset
 
 Span = Tuple[datetime, datetime]
 NOT_RECORDED = "not recorded"
@@ -40,16 +40,23 @@ def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict
     return {name: text for name, text in details.items() if text}
 
 
-def attempt_details(step: StepLog, number: int) -> Dict[str, str]:
-    """Return the details of an attempt, by name. Unknown details are empty. The number of the first attempt is 1."""
+def attempt_details(step: StepLog, number: int, start: Optional[datetime], end: Optional[datetime]) -> Dict[str, str]:
+    """Return the details of an attempt, by name. Unknown details are empty.
+
+    Args:
+        step: The step.
+        number: The number of the attempt. The first is 1.
+        start: Its parsed start.
+        end: Its parsed end.
+    """
     attempt = step.attempts[number - 1]
     is_failed = status_style(attempt.status).colour == "fail"
     is_last = number == len(step.attempts)
     return {
         "Attempt": f"{attempt.attempt_number or number} of {len(step.attempts)}",
-        "Start": _reformat(attempt.start_time),
-        "End": _reformat(attempt.end_time),
-        "Duration": format_elapsed(parse_time(attempt.start_time), parse_time(attempt.end_time)),
+        "Start": format_recorded(start) if start else attempt.start_time or NOT_RECORDED,
+        "End": format_recorded(end) if end else attempt.end_time or NOT_RECORDED,
+        "Duration": format_elapsed(start, end),
         "Error" if is_failed else "Message": shorten(attempt.message, 1000),
         "Metrics": _format_values(step.user_defined_metrics) if is_last else "",
         "Parameters": _format_values(attempt.parameters),
@@ -83,11 +90,6 @@ def shorten(text: str, limit: int) -> str:
 
 def _format_span(span: Span, style: StatusStyle) -> str:
     return format_elapsed(*span) + (" so far" if style.is_running else "")
-
-
-def _reformat(text: str) -> str:
-    time = parse_time(text)
-    return format_recorded(time) if time else text or NOT_RECORDED
 
 
 def _format_values(values: Mapping[str, Any]) -> str:

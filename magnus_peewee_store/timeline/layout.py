@@ -4,10 +4,10 @@ from collections import Counter
 from datetime import datetime
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from magnus.datastore import RunLog, StepAttempt, StepLog
+from magnus.datastore import StepAttempt, StepLog
 
 from magnus_peewee_store.fragments import TERMINAL_STEP_TYPES, own_name
-from magnus_peewee_store.logs import attempts_of, steps_of, time_span
+from magnus_peewee_store.logs import RunFacts, attempts_of, steps_of, time_span
 from magnus_peewee_store.timeline.details import Span, attempt_details, format_elapsed, format_recorded, span_details
 from magnus_peewee_store.timeline.styles import SKIPPED, StatusStyle, status_style
 from magnus_peewee_store.times import format_duration, parse_time
@@ -95,12 +95,13 @@ class Scale:
         return 100 * (time - self._start).total_seconds() / self._seconds if time and self._start else 0.0
 
 
-def lay_out(run_log: RunLog) -> Tuple[List[ChartRow], Scale]:
+def lay_out(run: RunFacts) -> Tuple[List[ChartRow], Scale]:
     """Return the rows of a run, and the scale of its time axis. The first row is the run itself."""
+    run_log, utc_offset = run.run_log, run.utc_offset
     style = status_style(run_log.status)
-    span = time_span(attempts_of(steps_of(run_log)))
-    run = ChartRow("run", 0, "whole run", run_log.run_id, style, span, [_summary_mark(style, span, None)])
-    rows = [run, *_step_rows(run_log.steps, 0, None)]
+    span = time_span(attempts_of(steps_of(run_log)), utc_offset)
+    first = ChartRow("run", 0, "whole run", run_log.run_id, style, span, [_summary_mark(style, span, None)])
+    rows = [first, *_step_rows(run_log.steps, 0, None, utc_offset)]
     return rows, Scale(span, is_open=any(row.style.is_running for row in rows))
 
 
@@ -112,25 +113,28 @@ def count_steps(rows: List[ChartRow]) -> List[Tuple[str, str]]:
     return [("text", text), *((style.colour, f"{style.sign} {n} {style.word}") for style, n in counts.most_common())]
 
 
-def _step_rows(steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime]) -> Iterator[ChartRow]:
+def _step_rows(
+    steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime], utc_offset: Optional[int]
+) -> Iterator[ChartRow]:
     """Yield the row of each step, then those of its branches. Nodes that only end a graph are left out.
 
     Args:
         steps: The steps of a run or branch.
         depth: How deep the steps are nested.
         previous_end: The last recorded time of the steps before these.
+        utc_offset: The offset from UTC of the recorded times.
     """
     for step in steps.values():
         if step.step_type in TERMINAL_STEP_TYPES:
             continue
-        span = time_span(_attempts_in(step))
-        yield _step_row(step, depth, span, previous_end)
+        span = time_span(_attempts_in(step), utc_offset)
+        yield _step_row(step, depth, span, previous_end, utc_offset)
         for name, branch in step.branches.items():
-            style, branch_span = status_style(branch.status), time_span(attempts_of(steps_of(branch)))
+            style, branch_span = status_style(branch.status), time_span(attempts_of(steps_of(branch)), utc_offset)
             marks = [_summary_mark(style, branch_span, previous_end)]
             label = own_name(name, step.internal_name)
             yield ChartRow("branch", depth + 1, label, name, style, branch_span, marks)
-            yield from _step_rows(branch.steps, depth + 2, previous_end)
+            yield from _step_rows(branch.steps, depth + 2, previous_end, utc_offset)
         if span:
             previous_end = max(previous_end or span[1], span[1])
 
@@ -141,9 +145,11 @@ def _attempts_in(step: StepLog) -> Iterator[StepAttempt]:
         yield from attempts_of(steps_of(branch))
 
 
-def _step_row(step: StepLog, depth: int, span: Optional[Span], previous_end: Optional[datetime]) -> ChartRow:
+def _step_row(
+    step: StepLog, depth: int, span: Optional[Span], previous_end: Optional[datetime], utc_offset: Optional[int]
+) -> ChartRow:
     style = SKIPPED if step.mock and not step.attempts else status_style(step.status)
-    marks = list(_attempt_marks(step, previous_end))
+    marks = list(_attempt_marks(step, previous_end, utc_offset))
     # magnus records an attempt when it ends, so a running step usually has no running attempt.
     if not marks or (style.is_running and not any(mark.style.is_running for mark in marks)):
         if step.branches:
@@ -154,11 +160,11 @@ def _step_row(step: StepLog, depth: int, span: Optional[Span], previous_end: Opt
     return ChartRow(kind, depth, step.name, step.internal_name, style, span, marks, len(step.attempts))
 
 
-def _attempt_marks(step: StepLog, previous_end: Optional[datetime]) -> Iterator[Mark]:
+def _attempt_marks(step: StepLog, previous_end: Optional[datetime], utc_offset: Optional[int]) -> Iterator[Mark]:
     for number, attempt in enumerate(step.attempts, start=1):
-        start, end = parse_time(attempt.start_time), parse_time(attempt.end_time)
+        start, end = (parse_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
         style = status_style(attempt.status)
-        yield Mark("bar", style, start or end or previous_end, end, attempt_details(step, number))
+        yield Mark("bar", style, start or end or previous_end, end, attempt_details(step, number, start, end))
 
 
 def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:

@@ -49,7 +49,7 @@ def to_html(run: Union[RunFacts, RunLog], index_url: Optional[str] = None) -> st
     """
     facts = as_facts(run)
     run_log = facts.run_log
-    rows, scale = lay_out(run_log)
+    rows, scale = lay_out(facts)
     page = element("html", lang="en")
     page.append(_head(f"{rows[0].style.sign} Run {shorten(run_log.run_id, 80)}"))
     body = add(page, "body")

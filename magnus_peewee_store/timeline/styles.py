@@ -31,11 +31,12 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans'
 
 
 class StatusStyle(NamedTuple):
-    """How a status is shown: a colour of the palettes, a sign and a word."""
+    """How a status is shown: a colour of the palettes, a sign, a word, and the style of rich on a terminal."""
 
     colour: str
     sign: str
     word: str
+    terminal: str = "yellow"
 
     @property
     def is_running(self) -> bool:
@@ -44,11 +45,11 @@ class StatusStyle(NamedTuple):
 
 
 STATUS_STYLES = {
-    defaults.SUCCESS: StatusStyle("success", "✓", "succeeded"),
-    defaults.FAIL: StatusStyle("fail", "✗", "failed"),
-    defaults.PROCESSING: StatusStyle("running", "►", "running"),
-    defaults.TRIGGERED: StatusStyle("running", "►", "triggered"),
-    defaults.CREATED: StatusStyle("waiting", "○", "created"),
+    defaults.SUCCESS: StatusStyle("success", "✓", "succeeded", "green"),
+    defaults.FAIL: StatusStyle("fail", "✗", "failed", "bold red"),
+    defaults.PROCESSING: StatusStyle("running", "►", "running", "cyan"),
+    defaults.TRIGGERED: StatusStyle("running", "►", "triggered", "cyan"),
+    defaults.CREATED: StatusStyle("waiting", "○", "created", "dim"),
 }
 SKIPPED = StatusStyle("skipped", "↷", "skipped")
 

@@ -39,7 +39,7 @@ def to_svg(run: Union[RunFacts, RunLog]) -> str:
     """
     facts = as_facts(run)
     run_log = facts.run_log
-    rows, scale = lay_out(run_log)
+    rows, scale = lay_out(facts)
     height = HEADER_HEIGHT + AXIS_HEIGHT + ROW_HEIGHT * len(rows) + 12
     svg = element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}")
     set_attributes(svg, width=WIDTH, height=height, font_family=FONT)
