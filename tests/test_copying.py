@@ -8,6 +8,9 @@ import signal
 from pathlib import Path
 from typing import Any, Iterator, List
 
+import hypothesis
+import hypothesis.strategies as st
+import peewee
 import pytest
 from concurrency import FORKSERVER
 from conftest import AnyDatabase, SqliteFile
@@ -15,7 +18,8 @@ from logs import sample_run, step
 from magnus import exceptions
 from test_liveness import any_database, db
 
-from magnus_peewee_store import DBStore, runs
+from magnus_peewee_store import ConfigurationError, DBStore, runs
+from magnus_peewee_store.runs import merging
 
 __all__ = ["any_database"]  # a fixture
 REPETITIONS = int(os.environ.get("COPY_REPETITIONS", "4"))
@@ -242,3 +246,96 @@ def test_delete_of_a_run_that_is_written_leaves_no_rows(any_database: AnyDatabas
         assert any_database.sql("SELECT COUNT(*) FROM db_log") == [(0,)]
         assert [writer.exitcode for writer in writers] == [0] * 4
     store.close()
+
+
+def other_names_of(database: AnyDatabase, tmp_path: Path) -> List[str]:
+    """Return other connection strings of the same database."""
+    if isinstance(database, SqliteFile):
+        (tmp_path / "link.db").symlink_to(database.path)
+        os.link(database.path, tmp_path / "hard.db")
+        return [f"sqlite:///{tmp_path}/{name}.db" for name in ("link", "hard")]
+    address = database.url.partition("://")[2]
+    driver = "postgresql+psycopg" if database.url.startswith("postgresql") else "mysql+mysqlconnector"
+    return [database.url.replace("127.0.0.1", "localhost"), f"{driver}://{address}"]
+
+
+def test_copy_into_the_same_database_is_refused(store: DBStore, database: AnyDatabase, tmp_path: Path) -> None:
+    store.put_run_log(sample_run("run"))
+    for url in other_names_of(database, tmp_path):
+        target = DBStore(connection_string=url)
+        with contextlib.closing(target), pytest.raises(ConfigurationError, match="is the one that contains the runs"):
+            copy(store, target)
+    assert runs.check(store).is_healthy and runs.check(store).rows.keys() == {"RunLog", "Step", "Branch", "Parameter"}
+
+
+def test_copies_at_once_both_end_well(source: DBStore, store: DBStore, database: AnyDatabase) -> None:
+    for number in range(10):
+        source.put_run_log(sample_run(f"run {number}"))
+    run_ids = [f"run {number}" for number in range(10)]
+    with contextlib.closing(DBStore(connection_string=database.url)) as other:
+        outcomes = [
+            list(each)
+            for each in zip(runs.copy_runs(source, store, run_ids), runs.copy_runs(source, other, run_ids[::-1]))
+        ]
+    assert not [each for pair in outcomes for each in pair if each.status == "failed"]
+    assert differing(source, store, *run_ids) == []
+
+
+def test_full_target_names_the_target(source: DBStore, sqlite_file: SqliteFile) -> None:
+    source.put_run_log(sample_run("run", parameters={"large": "x" * 2_000_000}))
+    with contextlib.closing(DBStore(connection_string=sqlite_file.url)) as target:
+        target.create_run_log("other")
+        [[pages]] = target.database.execute_sql("PRAGMA page_count").fetchall()
+        target.database.execute_sql(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(peewee.DatabaseError, match=rf"Cannot write to {sqlite_file.url}: .*full"):
+            copy(source, target)
+    assert copy(source, target) == ["written"]
+
+
+ACTIONS = ["work", "fail", "mark", "resume", "succeed", "tag", "untag", "note", "copy there", "copy back"]
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.booleans()), max_size=25))
+def test_copies_in_both_directions_never_go_back(actions: List[Any]) -> None:
+    """The run works in one database at a time. Tags and notes are written to either."""
+    stores = [DBStore(connection_string="sqlite:///:memory:") for _ in range(2)]
+    live, there = stores
+    live.create_run_log("run", status="PROCESSING")
+    is_tagged, steps = False, 0
+    newest = [merging.run_key([])] * 2
+    copy(live, there)
+    for action, is_live in actions:
+        store = live if is_live else there
+        if action == "work":
+            live.add_step_log(step(f"step {steps}", status="SUCCESS"), "run")
+            steps += 1
+        elif action in ("fail", "resume", "succeed"):
+            status = {"fail": "FAIL", "resume": "PROCESSING", "succeed": "SUCCESS"}[action]
+            if live.get_run_log_by_id("run").status == "SUCCESS":
+                continue
+            live.update_run_log_status("run", status)
+        elif action == "mark":
+            runs.mark_failed(store, "run")
+        elif action == "tag":
+            runs.tag_run(store, "run", "t")
+            is_tagged = True
+        elif action == "untag":
+            is_tagged = is_tagged and "t" not in runs.read_run(store, "run").tags
+            runs.untag_run(store, "run", "t")
+        elif action == "note":
+            runs.add_note(store, "run", "a note")
+        else:
+            copy(*(stores if action == "copy there" else reversed(stores)))
+        keys = [merging.run_key([*each.table.read_runs(["run"])]) for each in stores]
+        if action.startswith("copy"):
+            assert all(key >= before for key, before in zip(keys, newest))
+        newest = keys
+    notes = {note for each in stores for note in runs.read_run(each, "run").notes}
+    copy(live, there)
+    copy(there, live)
+    assert len(live.get_run_log_by_id("run", full=True).steps) == steps
+    for each in stores:
+        run = runs.read_run(each, "run")
+        assert {*run.notes} == notes and run.tags == (("t",) if is_tagged else ())
+        each.close()
