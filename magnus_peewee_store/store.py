@@ -3,6 +3,7 @@
 import functools
 import re
 import threading
+import time
 from datetime import datetime
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -16,7 +17,7 @@ from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT, Backend
 from magnus_peewee_store.db.legacy import open_table
 from magnus_peewee_store.db.table import LogTable, Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
-from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
+from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError, WrongTableError
 from magnus_peewee_store.heartbeat import Heartbeat
 from magnus_peewee_store.origin import this_process
 
@@ -46,7 +47,30 @@ class RunNotFoundError(RunLogStoreError, exceptions.RunLogNotFoundError):
         self.args = (message,)
 
 
-class RunExistsError(RunLogStoreError, exceptions.RunLogExistsError):
+class _TextError(Exception):
+    """Give an error of magnus a text, which magnus leaves empty. The error can be pickled."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(*names)
+        self.args = names
+
+    def __str__(self) -> str:
+        return str(self.message)  # type: ignore[attr-defined]
+
+
+class _MissingRunError(_TextError, exceptions.RunLogNotFoundError):
+    pass
+
+
+class _MissingStepError(_TextError, exceptions.StepLogNotFoundError):
+    pass
+
+
+class _MissingBranchError(_TextError, exceptions.BranchLogNotFoundError):
+    pass
+
+
+class RunExistsError(_TextError, RunLogStoreError, exceptions.RunLogExistsError):
     """A run with this id exists already. The message says how to choose another id."""
 
     def __init__(self, run_id: str) -> None:
@@ -55,7 +79,6 @@ class RunExistsError(RunLogStoreError, exceptions.RunLogExistsError):
             f"A run with the id '{run_id}' exists already. magnus' generated ids repeat from day to day. "
             f"Choose an id with --run-id, for example with the date: --run-id {run_id}-{datetime.now():%Y-%m-%d-%H%M%S}"
         )
-        self.args = (self.message,)
 
 
 class _ReadParameters(threading.local):
@@ -118,6 +141,16 @@ class DBStore(BaseRunLogStore):
             super().__init__()
             self._config_errors = [f"'{_masked_key(each['loc'])}': {each['msg']}" for each in error.errors()]
         self._heartbeat = Heartbeat(self.heartbeat, self._is_executing)
+
+    def __reduce__(self) -> Any:
+        """Pickle and copy the configuration only: neither the connection, nor the secrets handler and its secrets."""
+        config = {name: getattr(self, name) for name in CONFIG_KEYS}
+        return _restore, ({**config, "connection_string": self.connection_string.get_secret_value()}, self._folder)
+
+    def __deepcopy__(self, memo: Any = None) -> "DBStore":
+        """Copy as `__reduce__` says."""
+        restore, arguments = self.__reduce__()
+        return restore(*arguments)  # type: ignore[no-any-return]
 
     @field_serializer("connection_string")
     def _mask_connection_string(self, connection_string: SecretStr) -> str:
@@ -235,7 +268,7 @@ class DBStore(BaseRunLogStore):
             rows = self.table.read(run_id, fragments.RUN_LOG + fragments.PARAMETER)
         run_log = fragments.to_run_log(rows)
         if run_log is None:
-            raise _with_message(exceptions.RunLogNotFoundError(run_id))
+            raise _MissingRunError(run_id)
         return run_log
 
     def put_run_log(self, run_log: RunLog, **kwargs: Any) -> None:
@@ -322,7 +355,7 @@ class DBStore(BaseRunLogStore):
         """
         step_log = self._read_one(run_id, fragments.STEP, internal_name)
         if step_log is None:
-            raise _with_message(exceptions.StepLogNotFoundError(run_id, internal_name))
+            raise _MissingStepError(run_id, internal_name)
         return step_log
 
     def add_step_log(self, step_log: StepLog, run_id: str, **kwargs: Any) -> None:
@@ -335,7 +368,7 @@ class DBStore(BaseRunLogStore):
         branch = fragments.parent_branch(step_log.internal_name)
         required = [(fragments.BRANCH, branch)] if branch else []
         if not self._upsert(run_id, fragments.dump_step(step_log), *required):
-            raise _with_message(exceptions.BranchLogNotFoundError(run_id, branch))
+            raise _MissingBranchError(run_id, branch)
 
     def get_branch_log(self, internal_branch_name: str, run_id: str, **kwargs: Any) -> Union[BranchLog, RunLog]:
         """Return the log of a branch, or the run log if no branch is named.
@@ -355,7 +388,7 @@ class DBStore(BaseRunLogStore):
             return self.get_run_log_by_id(run_id)
         branch_log = self._read_one(run_id, fragments.BRANCH, internal_branch_name)
         if branch_log is None:
-            raise _with_message(exceptions.BranchLogNotFoundError(run_id, internal_branch_name))
+            raise _MissingBranchError(run_id, internal_branch_name)
         return branch_log
 
     def add_branch_log(self, branch_log: Union[BranchLog, RunLog], run_id: str, **kwargs: Any) -> None:
@@ -424,11 +457,17 @@ class DBStore(BaseRunLogStore):
         if not rows:
             self._check_run(run_id)
             return True
+        give_up_at = time.monotonic() + self.retry_timeout
         while not self.table.upsert(run_id, rows, requires=[fragments.HEADER, *required]):
             self._check_run(run_id)
             if not all(self.table.has(run_id, types, name) for types, name in required):
                 return False
             # Created concurrently; retry.
+            if time.monotonic() > give_up_at:
+                raise WrongTableError(
+                    f"The database {self.database.masked_url} accepts rows of run '{run_id}' and does not store them. "
+                    "Look for a trigger or a rule on the table."
+                )
         self._after_write(run_id)
         return True
 
@@ -453,17 +492,17 @@ class DBStore(BaseRunLogStore):
             return fragments.dump_header(run_log).attribute_value
 
         if not self.table.update(run_id, *fragments.HEADER, changed):
-            raise _with_message(exceptions.RunLogNotFoundError(run_id))
+            raise _MissingRunError(run_id)
 
     def _check_run(self, run_id: str) -> None:
         if not self.table.has(run_id, *fragments.HEADER):
-            raise _with_message(exceptions.RunLogNotFoundError(run_id))
+            raise _MissingRunError(run_id)
 
 
-def _with_message(error: Exception) -> Exception:
-    """Set the text of an exception of magnus, which magnus leaves empty."""
-    error.args = (error.message,)  # type: ignore[attr-defined]
-    return error
+def _restore(config: Dict[str, Any], folder: str) -> DBStore:
+    store = DBStore(**config)
+    store.set_folder(folder)
+    return store
 
 
 def _masked_key(location: Tuple[Union[int, str], ...]) -> str:

@@ -3,17 +3,21 @@
 Magnus' own stores pass the same tests wherever they are correct. This verifies the tests themselves.
 """
 
+import contextlib
+import copy
 import datetime
 import math
+import pickle
 from collections import OrderedDict
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import pytest
+from conftest import SqliteFile, new_store
 from logs import step
 from magnus import exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
 
-from magnus_peewee_store import DBStore
+from magnus_peewee_store import DBStore, RunLogStoreError, WrongTableError, runs
 
 BOTH_ORACLES = pytest.mark.oracle("file-system", "chunked-fs")
 FILE_SYSTEM_ORACLE = pytest.mark.oracle("file-system")
@@ -90,6 +94,48 @@ def test_create_run_log_twice_raises(any_store: BaseRunLogStore) -> None:
     with pytest.raises(exceptions.RunLogExistsError):
         any_store.create_run_log("run", tag="second")
     assert any_store.get_run_log_by_id("run").tag == "first"
+
+
+ERRORS = (
+    RunLogStoreError,
+    exceptions.RunLogNotFoundError,
+    exceptions.StepLogNotFoundError,
+    exceptions.BranchLogNotFoundError,
+)
+
+
+def test_errors_survive_a_worker_pool(store: DBStore) -> None:
+    store.create_run_log("run")
+    for call in (
+        lambda: store.create_run_log("run"),
+        lambda: store.get_run_log_by_id("other"),
+        lambda: store.get_step_log("a", "run"),
+        lambda: store.add_step_log(step("a.b.c"), "run"),
+        lambda: runs.find_run(store, "other"),
+        lambda: store.create_run_log("a\0b"),
+    ):
+        with pytest.raises(ERRORS) as exc_info:
+            call()
+        other = pickle.loads(pickle.dumps(exc_info.value))
+        assert type(other) is exc_info.type and str(other) == str(exc_info.value)
+        assert vars(other) == vars(exc_info.value)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda store: pickle.loads(pickle.dumps(store))])
+def test_copy_of_a_store_has_its_configuration_alone(store: DBStore, copied: Callable[[DBStore], DBStore]) -> None:
+    store.create_run_log("run")
+    store.set_secrets_handler(object())
+    with contextlib.closing(copied(store)) as other:
+        assert other == store and other.secrets_handler is None
+        assert "database" not in vars(other) and other.get_run_log_by_id("run").run_id == "run"
+
+
+def test_write_that_the_database_swallows_raises(sqlite_file: SqliteFile) -> None:
+    with new_store(sqlite_file.url) as store:
+        store.create_run_log("run")
+        sqlite_file.sql("CREATE TRIGGER swallow BEFORE INSERT ON db_log BEGIN SELECT RAISE(IGNORE); END")
+        with pytest.raises(WrongTableError, match="Look for a trigger"):
+            store.set_parameters("run", {"x": 1})
 
 
 @BOTH_ORACLES

@@ -125,6 +125,15 @@ def test_create_tables_replaces_index_that_confuses_names(confusing_database: An
         assert type(store.table) is LogTable
 
 
+def test_name_of_an_index_is_quoted(database: AnyDatabase) -> None:
+    create_tables(database.url)
+    kind = kind_of(database)
+    name = '`my-index; --"`' if kind == "mariadb" else '"my-index; --""`"'
+    database.sql(f"CREATE UNIQUE INDEX {name} ON db_log (run_id, attribute_type)")
+    [replaced] = create_tables(database.url)
+    assert "my-index" in replaced and check(database.url).is_healthy
+
+
 def test_narrow_index_beside_the_right_one_loses_nothing_silently(database: AnyDatabase) -> None:
     create_tables(database.url)
     database.sql("CREATE UNIQUE INDEX by_hand ON db_log (run_id, attribute_key)")

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Iterator, List
@@ -20,6 +22,7 @@ from magnus_peewee_store import DBStore, runs
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.runs import Outcome
+from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.times import utcnow
 
 PIPELINE = {
@@ -456,3 +459,21 @@ def test_import_then_export_restores_the_folder(local_store: DBStore, tmp_path: 
     assert all(outcome.status == "written" for outcome in runs.export_runs(local_store, run_ids, tmp_path / "in"))
     for run_id in run_ids:
         assert as_json(source.get_run_log_by_id(run_id)) == as_json(sample_run(run_id))
+
+
+def test_files_that_threads_write_into_one_folder_do_not_mix(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for file in range(25):
+            write_atomically(tmp_path / f"{number} {file}", f"{number}" * 10_000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert {path.name[0] * 10_000 for path in tmp_path.iterdir()} == {path.read_text() for path in tmp_path.iterdir()}
+    assert all(path.read_text() == path.name[0] * 10_000 for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 100 and (tmp_path / "0 0").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

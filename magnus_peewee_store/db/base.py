@@ -315,6 +315,11 @@ class Backend(peewee.Database):
             PrivilegeError: If the role may not use it.
         """
 
+    def quoted(self, name: str) -> str:
+        """Return a name as SQL text, whatever characters it has."""
+        first, last = self.quote[0], self.quote[1]
+        return first + name.replace(last, 2 * last) + last
+
     def qualified(self, name: str) -> str:
         """Return the name of a table or sequence as SQL text, with its schema if the connection string sets one."""
         return name
@@ -421,7 +426,7 @@ class Backend(peewee.Database):
 
     def drop_index(self, name: str) -> None:
         """Drop an index of the table."""
-        self.execute_sql(f"DROP INDEX {name}")
+        self.execute_sql(f"DROP INDEX {self.quoted(name)}")
 
     def after_create(self) -> None:
         """Change a table that was just created."""

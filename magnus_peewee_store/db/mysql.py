@@ -318,7 +318,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
 
     def drop_index(self, name: str) -> None:
         """Drop an index."""
-        self.execute_sql(f"DROP INDEX `{name}` ON {TABLE}")
+        self.execute_sql(f"DROP INDEX {self.quoted(name)} ON {TABLE}")
 
     def _is_mariadb(self) -> bool:
         return bool(self.server_version >= (10,))  # MySQL has no version 10.

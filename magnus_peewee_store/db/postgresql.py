@@ -238,7 +238,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
 
     def qualified(self, name: str) -> str:
         """Return a name with the schema that the connection string sets."""
-        return '"{}".{}'.format(self.schema.replace('"', '""'), name) if self.schema else name
+        return f"{self.quoted(self.schema)}.{name}" if self.schema else name
 
     def check_schema(self) -> None:
         """Check the schema that the connection string sets, or otherwise the search path."""
@@ -310,8 +310,8 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
 
     def drop_index(self, name: str) -> None:
         """Drop an index, or the constraint that it belongs to."""
-        self.execute_sql(f'ALTER TABLE {self.qualified(TABLE)} DROP CONSTRAINT IF EXISTS "{name}"')
-        self.execute_sql("DROP INDEX IF EXISTS " + self.qualified(f'"{name}"'))
+        self.execute_sql(f"ALTER TABLE {self.qualified(TABLE)} DROP CONSTRAINT IF EXISTS {self.quoted(name)}")
+        self.execute_sql("DROP INDEX IF EXISTS " + self.qualified(self.quoted(name)))
 
     def after_create(self) -> None:
         """Name the sequence of pk `id_seq`, unless a dropped table has left a sequence of that name."""

@@ -108,14 +108,17 @@ def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Ou
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file atomically.
+    """Write a file atomically and durably, even if several processes write into one folder.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    temporary = path.with_name(f".{os.getpid()}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
