@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-POSTGRES = ["psycopg[binary]>=3.1"]
+POSTGRES = ["psycopg[binary]>=3.2"]
 MYSQL = ["pymysql[rsa]>=1.0"]  # MySQL's caching_sha2_password needs rsa on connections without TLS.
 PANDAS = ["pandas>=1.3"]
 REPORT = ["itables>=2.3", "plotly>=6"]
@@ -21,20 +21,21 @@ setup(
         "magnus_peewee_store.report": ["*.css", "*.html", "*.js"],
         "magnus_peewee_store.timeline": ["*.css"],
     },
-    python_requires=">=3.8,<3.13",
+    python_requires=">=3.8",
     install_requires=[
         "peewee>=4.5,<5",
         # magnus brings the following ones, too.
-        "click",
+        "click>=8.0",
         "magnus>=0.5,<0.6",
-        "pydantic>=2.4",
+        "pydantic>=2.6",
         "pydantic-core",
         "rich>=13.5.2,<14",
-        "ruamel.yaml",
+        "ruamel.yaml>=0.17",
         # magnus 0.5's command imports pkg_resources, which setuptools 82 removed. Before 75.8.2, pkg_resources does not
-        # find packages that are installed under their normalized names, and then loads no command.
-        "setuptools<81",
-        "setuptools>=75.8.2; python_version >= '3.9'",
+        # find packages that are installed under their normalized names, and then loads no command. From 80.9 on, every
+        # magnus command prints a warning about it.
+        "setuptools>=75.8.2,<80.9; python_version >= '3.9'",
+        "setuptools>=75.3,<80.9; python_version < '3.9'",
     ],
     extras_require={
         "postgres": POSTGRES,
@@ -51,14 +52,14 @@ setup(
         "test": [
             *POSTGRES,
             *MYSQL,
-            "hypothesis>=6",
+            "hypothesis>=6.100",
             "magnus[docker]",
-            "mysql-connector-python",
+            "mysql-connector-python>=8.1",
             *PANDAS,
             *REPORT,
-            "psycopg2-binary",
+            "psycopg2-binary>=2.9",
             "pytest>=8",
-            "pytest-xdist",
+            "pytest-xdist>=3.5",
             "sqlalchemy>=2",
         ],
     },
@@ -85,6 +86,8 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Database",
     ],
 )

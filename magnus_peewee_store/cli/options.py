@@ -21,8 +21,8 @@ class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     name = "age"
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> timedelta:
-        """Return the age as a timedelta."""
-        age = parse_age(value)
+        """Return the age as a timedelta. click 8.0 also passes defaults that it has converted."""
+        age = value if isinstance(value, timedelta) else parse_age(value)
         if age is not None:
             return age
         return self.fail(f"'{value}' is not an age. Use 90s, 15m, 12h, 2d or 1w.", param, ctx)
