@@ -17,7 +17,7 @@ from logs import step
 from magnus import exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
 
-from magnus_peewee_store import DBStore, RunLogStoreError, WrongTableError, runs
+from magnus_peewee_store import DBStore, RunLogStoreError, WrongTableError, fragments, runs
 
 BOTH_ORACLES = pytest.mark.oracle("file-system", "chunked-fs")
 FILE_SYSTEM_ORACLE = pytest.mark.oracle("file-system")
@@ -521,6 +521,28 @@ def test_rows_match_the_documentation(store: DBStore, database: Any) -> None:
     assert '"steps"' not in header and '"parameters"' not in header
     assert '"branches"' not in map_step
     assert parameter == '{"nested": [1, null]}'
+
+
+def test_write_of_an_equal_value_is_no_missing_run(store: DBStore, database: Any) -> None:
+    """Another process changes the value just after MySQL has counted no row, because it had the value already."""
+    store.create_run_log("run")
+    row = ("Parameter", "x", "1")
+    store.table.upsert("run", [row])
+    other = DBStore(connection_string=database.url)
+    changed = []
+
+    def change(event: Any) -> None:
+        if not changed and event.sql.startswith("SELECT"):
+            changed.append(other.table.upsert("run", [("Parameter", "x", "2")]))
+
+    store.database.query_hooks.append(change)
+    try:
+        assert store.table.upsert("run", [row], requires=[fragments.HEADER])
+        store.get_parameters("run")
+    finally:
+        store.database.query_hooks.clear()
+        other.close()
+    assert changed == [True]
 
 
 @pytest.mark.parametrize(

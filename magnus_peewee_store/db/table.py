@@ -25,12 +25,13 @@ from peewee import fn
 from magnus_peewee_store.db.base import TABLE
 from magnus_peewee_store.db.queries import Paths, Queries, Types
 from magnus_peewee_store.db.schema import Layout, Schema
-from magnus_peewee_store.exceptions import InvalidValueError
+from magnus_peewee_store.exceptions import InvalidValueError, WrongTableError
 from magnus_peewee_store.times import utcnow
 
 # The maximum size of the rows in one statement. They fit into MySQL's packet, even if escaping quadruples their size.
 BATCH_BYTES = 100_000
 DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
+UPSERT_ATTEMPTS = 20  # how often a write is repeated that other processes get ahead of
 INSERT_ATTEMPTS = 20  # how often a transaction is repeated that collides with inserts of other processes
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
@@ -272,9 +273,22 @@ class LogTable:
 
         Returns:
             False, and nothing is written, if the run lacks a row that `requires` names.
+
+        Raises:
+            WrongTableError: If the database accepts the rows and does not store them.
         """
         check_texts(run_id, *rows)
-        return self._upsert(run_id, rows, requires)
+        for _ in range(UPSERT_ATTEMPTS):
+            if self._upsert(run_id, rows, requires):
+                return True
+            if not all(self._has(run_id, *each) for each in requires):
+                return False
+            # In the meantime another process has created the required rows, or changed a row that MySQL did not count
+            # because it had the value already.
+        raise WrongTableError(
+            f"The database {self.database.masked_url} accepts rows of run '{run_id}' and does not store them. "
+            "Look for a trigger or a rule on the table."
+        )
 
     @retrying
     def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
