@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from conftest import AnyDatabase, Project, SqliteFile, database_for
 from logs import sample_run, step
 from magnus import context
-from magnus.datastore import RunLog
+from magnus.datastore import DataCatalog, RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 from rich.console import Console
 from servers import free_port
@@ -426,6 +426,20 @@ def test_unknown_run_id_suggests_similar_ids(run: RunCommand, default_store: DBS
     assert len(default_store.table.runs(["RunLog"])) == 2
 
 
+def test_no_value_of_a_row_controls_the_terminal(run: RunCommand, default_store: DBStore, tmp_path: Path) -> None:
+    evil = "\x1b[2J\x9b31m"
+    for run_id, value in (("first", evil), ("second", evil + "x")):
+        default_store.create_run_log(run_id, tag=evil)
+        data = DataCatalog(name=evil, stage=evil, data_hash=value, catalog_relative_path=evil)
+        log = step("load", status="FAIL", message=evil, data_catalog=[data], user_defined_metrics={"text": value})
+        default_store.add_step_log(log, run_id)
+        default_store.set_parameters(run_id, {"text": value, "list": [value]})
+    for command in ("runs --params --metrics", "show first", "show first --step load", "diff first second", "check"):
+        assert not set("\x1b\x9b") & set(run(*command.split()).output), command
+    csv = Terminal(tmp_path, "runs", "--csv")
+    assert csv.wait() == 0 and not set("\x1b\x9b") & set(csv.output)
+
+
 def test_markup_and_control_characters_are_escaped(run: RunCommand, default_store: DBStore) -> None:
     name = "[red]x[/red] :smile: \x1b[31m\x07\u202e\n\x9b1m"
     default_store.create_run_log(name, tag=name, status="PROCESSING")
@@ -618,7 +632,7 @@ def write_run_files(folder: Path, count: int = 300) -> None:
 
 # Presses Ctrl-C in the middle of a run: after a statement of its transaction, or before its file gets its name.
 INTERRUPT = """
-import itertools, pathlib, signal
+import itertools, os, signal
 import peewee
 from magnus.cli import cli
 
@@ -636,7 +650,7 @@ def is_write(database, sql, *rest):
     return sql.startswith(("INSERT", "DELETE"))
 
 peewee.Database.execute_sql = interrupt_after_150(peewee.Database.execute_sql, is_write)
-pathlib.Path.write_text = interrupt_after_150(pathlib.Path.write_text, lambda path, text: path.suffix == ".tmp")
+os.fsync = interrupt_after_150(os.fsync, lambda descriptor: True)
 cli()
 """
 

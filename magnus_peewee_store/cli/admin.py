@@ -7,7 +7,7 @@ import click
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.options import json_option, on_database
-from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar
+from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar, say
 from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.store import DBStore
 
@@ -23,9 +23,9 @@ def create_tables(store: DBStore) -> None:
     """
     created = store.database.retry(Schema(store.database).create)
     for part in created:
-        click.echo(f"Created {part}.")
+        say(f"Created {part}.")
     if not created:
-        click.echo("Nothing is missing.")
+        say("Nothing is missing.")
 
 
 @click.command("create-views")
@@ -43,9 +43,9 @@ def create_views(store: DBStore, drop: bool) -> None:
     """
     names = runs.drop_views(store) if drop else runs.create_views(store)
     for name in names:
-        click.echo(f"{'Dropped' if drop else 'Created'} the view {name}.")
+        say(f"{'Dropped' if drop else 'Created'} the view {name}.")
     if not names:
-        click.echo("There are no views to drop.")
+        say("There are no views to drop.")
 
 
 @click.command()
@@ -65,7 +65,7 @@ def check(store: DBStore, is_json: bool) -> None:
         echo_json({**asdict(report), "unreadable": unreadable, "is_healthy": report.is_healthy})
     else:
         make_console().print(trees.check_table(report))
-        click.echo(_advice(report))
+        say(_advice(report))
     if not report.is_healthy:
         click.get_current_context().exit(1)
 

@@ -10,7 +10,15 @@ import click
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.cli.options import Age, filter_options, on_database
-from magnus_peewee_store.cli.terminal import LIST_LENGTH, count_of_runs, list_of, make_console, printable, progress_bar
+from magnus_peewee_store.cli.terminal import (
+    LIST_LENGTH,
+    count_of_runs,
+    list_of,
+    make_console,
+    printable,
+    progress_bar,
+    say,
+)
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import find_by_place, has_run
 from magnus_peewee_store.runs.search import Condition
@@ -92,7 +100,7 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
     has_ended = False
     for run in runs.summarize(store, list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))):
         if run.status in ENDED:
-            click.echo(printable(f"Run '{run.run_id}' has already ended: {run.status}."), err=True)
+            say(f"Run '{run.run_id}' has already ended: {run.status}.", err=True)
             has_ended = True
             continue
         if run.is_stale is False and not yes:
@@ -103,7 +111,7 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
                 raise click.ClickException(f"{warning} It was not changed. To end it anyway, add --yes.")
             click.confirm(f"{warning} End it anyway?", abort=True)
         ended = runs.mark_failed(store, run.run_id)
-        click.echo(printable(f"Marked run '{run.run_id}' as FAIL, with {len(ended)} unfinished steps and branches."))
+        say(f"Marked run '{run.run_id}' as FAIL, with {len(ended)} unfinished steps and branches.")
     if has_ended:
         click.get_current_context().exit(1)
 
@@ -129,7 +137,7 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, force: bool, dry
     existing = [run_id for run_id in dict.fromkeys(run_ids) if has_run(store, run_id)]
     unknown = [run_id for run_id in run_ids if run_id not in existing]
     for run_id in unknown:
-        click.echo(printable(f"There is no run '{run_id}'. Give the whole id to delete a run."), err=True)
+        say(f"There is no run '{run_id}'. Give the whole id to delete a run.", err=True)
     if not force:
         check_reuse(store, existing)
     if existing or not unknown:
@@ -177,12 +185,12 @@ def prune(
         found = runs.prunable(store, older_than, keep, advance, where, keep_tags)
     if found.running:
         kept = count_of_runs(found.running)
-        click.echo(f"{kept} kept, because they may still be running: {list_of(found.running)}", err=True)
+        say(f"{kept} kept, because they may still be running: {list_of(found.running)}", err=True)
     for run_id, reruns in found.reused.items():
-        click.echo(printable(f"{run_id} is kept, because re-runs reuse its steps: {list_of(reruns)}"), err=True)
+        say(f"{run_id} is kept, because re-runs reuse its steps: {list_of(reruns)}", err=True)
     folders = run_folders(Path(catalog), found.run_ids) if catalog else {}
     if folders:
-        click.echo(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
+        say(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
     else:
         _report_kept_data(find_catalogs(store, found.run_ids))
     _delete(
@@ -200,11 +208,9 @@ def _report_kept_data(catalogs: Mapping[str, Sequence[str]]) -> None:
     for location, run_ids in catalogs.items():
         kept = list(run_folders(Path(location), run_ids))
         if kept:
-            click.echo(
-                printable(
-                    f"The data of {count_of_runs(kept)} stays in the catalog {location}. "
-                    f"To delete it, too, add --catalog {location}"
-                )
+            say(
+                f"The data of {count_of_runs(kept)} stays in the catalog {location}. "
+                f"To delete it, too, add --catalog {location}"
             )
 
 
@@ -219,11 +225,11 @@ def _delete(
 ) -> None:
     """Show runs, ask, and delete the runs and their folders. The arguments are those of `delete_unless_kept`."""
     if not run_ids:
-        click.echo("There is nothing to delete.")
+        say("There is nothing to delete.")
         return
     summaries = _show_some(store, run_ids)
     if dry_run:
-        click.echo(f"{count_of_runs(run_ids)} would be deleted.")
+        say(f"{count_of_runs(run_ids)} would be deleted.")
         return
     if not yes:
         _confirm(run_ids, summaries)
@@ -246,8 +252,8 @@ def _delete(
                 advance(1)
     finally:
         if kept:
-            click.echo(f"{count_of_runs(kept)} kept, because of changes in the meantime: {list_of(kept)}", err=True)
-        click.echo(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
+            say(f"{count_of_runs(kept)} kept, because of changes in the meantime: {list_of(kept)}", err=True)
+        say(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
 
 
 def _show_some(store: DBStore, run_ids: Sequence[str]) -> List[runs.RunSummary]:
@@ -259,7 +265,7 @@ def _show_some(store: DBStore, run_ids: Sequence[str]) -> List[runs.RunSummary]:
         [newest] = runs.summarize(store, run_ids[-1:])
         first, last = format_time(summaries[0].started), format_time(newest.started)
         more = len(run_ids) - LIST_LENGTH
-        click.echo(f"... and {more:,} more: {count_of_runs(run_ids)} in total, started from {first} to {last}.")
+        say(f"... and {more:,} more: {count_of_runs(run_ids)} in total, started from {first} to {last}.")
     return summaries
 
 
@@ -269,5 +275,5 @@ def _confirm(run_ids: Sequence[str], summaries: Sequence[runs.RunSummary]) -> No
         raise click.ClickException("Nothing was deleted: there is no terminal for the confirmation. Add --yes.")
     unfinished = [run.run_id for run in summaries if run.status not in ENDED]
     if unfinished:
-        click.echo(f"These runs have not ended and may still be running: {list_of(unfinished)}")
+        say(f"These runs have not ended and may still be running: {list_of(unfinished)}")
     click.confirm(f"Delete {count_of_runs(run_ids)}?", abort=True)

@@ -12,7 +12,7 @@ from rich.segment import SegmentLines
 
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
-from magnus_peewee_store.cli.terminal import make_console, printable
+from magnus_peewee_store.cli.terminal import make_console, say
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import Run, read_exactly
 from magnus_peewee_store.store import DBStore, RunNotFoundError
@@ -41,7 +41,7 @@ def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
 def exit_with_status_of(run: Run) -> None:
     """Exit with status 1 if the run failed. If it never ended, say why, and exit with status 2."""
     if run.run_log.status not in ENDED:
-        click.echo(printable(_explain(run)), err=True)
+        say(_explain(run), err=True)
         click.get_current_context().exit(EXIT_GAVE_UP)
     if run.run_log.status != defaults.SUCCESS:
         click.get_current_context().exit(1)
@@ -57,7 +57,7 @@ def _wait_for_run(store: DBStore, run_id: str) -> str:
             if error.is_ambiguous or time.monotonic() > give_up_at:
                 raise
         if not is_waiting:
-            click.echo(printable(f"Waiting up to {format_duration(WAIT_SECONDS)} for run '{run_id}' ..."), err=True)
+            say(f"Waiting up to {format_duration(WAIT_SECONDS)} for run '{run_id}' ...", err=True)
             is_waiting = True
         time.sleep(POLL_SECONDS)
 
@@ -106,6 +106,6 @@ def _print_lines(states: Iterable[Run]) -> Run:
         lines = trees.status_lines(run)
         for name, line in lines.items():
             if printed.get(name) != line:
-                click.echo(f"{datetime.now():%H:%M:%S} {line}")
+                say(f"{datetime.now():%H:%M:%S} {line}")
         printed = lines
     return run

@@ -21,6 +21,7 @@ from magnus_peewee_store.cli.terminal import (
     make_console,
     printable,
     run_status_text,
+    say,
 )
 from magnus_peewee_store.cli.trees import echo_all_unreadable
 from magnus_peewee_store.logs import tags_text
@@ -239,7 +240,7 @@ def list_runs(
     elif is_csv:
         _write_csv(found, names)
     elif not found:
-        click.echo("No runs match." if where else "There are no runs yet.", err=True)
+        say("No runs match." if where else "There are no runs yet.", err=True)
     else:
         shown = list(names)
         if not names and has_params:
@@ -250,7 +251,7 @@ def list_runs(
             shown = [Name(sort)]
         _print_table(found, shown, has_status=not names)
     if total > len(found):
-        click.echo(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
+        say(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
     echo_all_unreadable(found)
 
 
@@ -263,7 +264,7 @@ def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status:
     table, left_out = runs_table(found, console.width, names, has_status)
     console.print(table)
     if left_out:
-        click.echo(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
+        say(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
 
 
 def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
@@ -293,4 +294,5 @@ class _Lines:
 
 
 def _csv_cell(value: Any) -> str:
-    return "" if value is None else as_text(value)
+    text = "" if value is None else as_text(value)
+    return printable(text) if sys.stdout.isatty() else text

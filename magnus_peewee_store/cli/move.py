@@ -7,7 +7,7 @@ import click
 
 from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.options import filter_options, on_database, open_until_command_ends
-from magnus_peewee_store.cli.terminal import count_of_runs, printable, progress_bar
+from magnus_peewee_store.cli.terminal import count_of_runs, progress_bar, say
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN
 from magnus_peewee_store.store import DBStore
@@ -85,9 +85,9 @@ def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
         differing = []
         for run_id in runs.find_differing(store, target, run_ids, advance):
             differing.append(run_id)
-            click.echo(printable(f"{run_id}: the two databases differ. It may have been written meanwhile."), err=True)
+            say(f"{run_id}: the two databases differ. It may have been written meanwhile.", err=True)
     agreeing = len(run_ids) - len(differing)
-    click.echo(f"{agreeing:,} of {count_of_runs(run_ids)} agree in all rows.")
+    say(f"{agreeing:,} of {count_of_runs(run_ids)} agree in all rows.")
     return not differing
 
 
@@ -116,12 +116,12 @@ def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) ->
                 counts[outcome.status] += 1
                 names.append(outcome.name)
                 if outcome.message:
-                    click.echo(printable(f"{outcome.name}: {outcome.message}"), err=True)
+                    say(f"{outcome.name}: {outcome.message}", err=True)
                 advance(1)
     finally:
         parts = [f"{counts[WRITTEN] + counts[INCOMPLETE]:,} {verb}"]
         endings = {UPDATED: "updated", SKIPPED: "existed already", FAILED: "failed"}
         parts += [f"{counts[status]:,} {ending}" for status, ending in endings.items() if counts[status]]
         if any(counts.values()) or not total:
-            click.echo(f"{', '.join(parts)}.")
+            say(f"{', '.join(parts)}.")
     return names, not (counts[INCOMPLETE] or counts[FAILED])

@@ -17,7 +17,7 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
 from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
-from magnus_peewee_store.cli.terminal import echo_json, format_value, make_console, printable, progress_bar
+from magnus_peewee_store.cli.terminal import echo_json, format_value, make_console, printable, progress_bar, say
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.report.site import write_site
@@ -75,7 +75,7 @@ def show(
     else:
         console.print(trees.run_tree(run, is_full=not console.is_terminal))
         if run.run_log.status == defaults.FAIL:
-            click.echo(f"Resume it with: {printable(_resume_command(run.run_log))}")
+            say(f"Resume it with: {_resume_command(run.run_log)}")
     trees.echo_unreadable(run)
 
 
@@ -96,7 +96,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
         raise click.UsageError(f"'{output}' does not end in .html or .svg.")
     run = runs.read_run(store, run_id)
     write_atomically(path, draw(run))
-    click.echo(f"Wrote {output}.")
+    say(f"Wrote {output}.")
     trees.echo_unreadable(run)
 
 
@@ -150,7 +150,7 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
         names = ["a", "b"] if len(found) == 2 else list(found)
         echo_json(_to_json(differences, dict(zip(found, names))))
     elif not any(differences):
-        click.echo("Nothing differs.")
+        say("Nothing differs.")
     else:
         console = make_console()
         view = diff_tree if len(found) == 2 else diff_table
@@ -241,12 +241,12 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
     unreachable: List[Path] = []
     for each in sorted(shown, key=lambda each: each.status != defaults.FAIL):
         if not step:
-            click.secho(printable(f"{each.internal_name} {each.status}"), bold=True)
+            say(f"{each.internal_name} {each.status}", bold=True)
         unreachable += _echo_log(each)
     if any(not path.is_absolute() for path in unreachable):
-        click.echo("Run this in the folder that the pipeline ran in.", err=True)
+        say("Run this in the folder that the pipeline ran in.", err=True)
     if not shown:
-        click.echo("The catalog has no output of the steps of this run.", err=True)
+        say("The catalog has no output of the steps of this run.", err=True)
     echo_unreadable(run)
 
 
@@ -276,7 +276,7 @@ def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
             table.add_row(*(Text(printable(cell)) for cell in cells))
         make_console().print(table)
     else:
-        click.echo(f"No run read or wrote content with the hash {data_hash}.", err=True)
+        say(f"No run read or wrote content with the hash {data_hash}.", err=True)
 
 
 def _echo_log(step: StepLog) -> List[Path]:
@@ -287,16 +287,16 @@ def _echo_log(step: StepLog) -> List[Path]:
         try:
             with path.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
-                    click.echo("\t".join(map(printable, line.rstrip("\n").split("\t"))))
+                    say(line.rstrip("\n"))
         except OSError as error:
             where = printable(path.absolute())
-            click.echo(f"The catalog is not reachable from here: {where}: {error.strerror}.", err=True)
+            say(f"The catalog is not reachable from here: {where}: {error.strerror}.", err=True)
             unreachable.append(path)
     if not files:
-        click.echo(printable(f"The catalog has no output of the step '{step.internal_name}'."), err=True)
+        say(f"The catalog has no output of the step '{step.internal_name}'.", err=True)
     for attempt in step.attempts:
         if attempt.message:
-            click.secho("\n".join(map(printable, attempt.message.splitlines())), fg="red")
+            say(attempt.message, fg="red")
     return unreachable
 
 
@@ -316,5 +316,5 @@ def report(store: DBStore, where: List[Condition], output: str) -> None:
     found = runs.search(store, where)
     with progress_bar("runs", len(found)) as advance:
         index = write_site(store, found, Path(output), where, advance)
-    click.echo(f"Wrote {index}.")
+    say(f"Wrote {index}.")
     echo_all_unreadable(found)

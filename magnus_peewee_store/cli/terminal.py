@@ -9,8 +9,9 @@ from io import TextIOWrapper
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
@@ -23,6 +24,12 @@ LIST_LENGTH = 10  # items that a message lists before it says "..."
 
 
 class _Console(Console):
+    def render(self, renderable: Any, options: Optional[ConsoleOptions] = None) -> Iterator[Segment]:
+        """Render as rich does, with control characters escaped, wherever they come from."""
+        for segment in super().render(renderable, options):
+            is_safe = segment.is_control or segment.text.replace("\n", "").isprintable()
+            yield segment if is_safe else Segment(_printable_lines(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         raise  # rich would exit with status 1; `CommandGroup` handles the error.
 
@@ -41,6 +48,15 @@ def printable(text: Any) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
     )
+
+
+def say(message: str, err: bool = False, **style: Any) -> None:
+    """Print a message with control characters escaped. Line breaks and tabs stay."""
+    click.secho(_printable_lines(message), err=err, **style)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def echo_json(value: Any, indent: int = 2) -> None:

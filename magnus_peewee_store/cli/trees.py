@@ -12,7 +12,15 @@ from rich.text import Text
 from rich.tree import Tree
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.cli.terminal import first_of, format_value, list_of, printable, run_status_text, status_text
+from magnus_peewee_store.cli.terminal import (
+    first_of,
+    format_value,
+    list_of,
+    printable,
+    run_status_text,
+    say,
+    status_text,
+)
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.logs import (
     attempts_of,
@@ -81,14 +89,14 @@ def step_tree(step: StepLog, run: Run) -> Tree:
 def echo_unreadable(run: Run) -> None:
     """Print a line for each row that cannot be read, with the reason."""
     for row in run.unreadable:
-        click.echo(printable(f"Cannot read {row.name} of {row.run_id}: {row.reason}"), err=True)
+        say(f"Cannot read {row.name} of {row.run_id}: {row.reason}", err=True)
 
 
 def echo_all_unreadable(found: Sequence[RunSummary]) -> None:
     """Print a line for each row of summarized runs that cannot be read."""
     for run in found:
         for name in run.unreadable:
-            click.echo(printable(f"Cannot read {name} of {run.run_id}"), err=True)
+            say(f"Cannot read {name} of {run.run_id}", err=True)
 
 
 def status_lines(run: Run) -> Dict[str, str]:
