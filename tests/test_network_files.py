@@ -15,7 +15,7 @@ import pytest
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
 from magnus_peewee_store.db import sqlite
-from magnus_peewee_store.db.sqlite import network_type, network_type_in_statfs, network_type_in_table
+from magnus_peewee_store.db.sqlite import network_type, network_type_in_table
 
 CLUSTER = """\
 21 26 0:19 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
@@ -82,17 +82,6 @@ def test_links_are_followed(tmp_path: Path) -> None:
     table = f"1 1 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:41 / {tmp_path.resolve()}/share rw - nfs4 filer:/x rw\n"
     assert network_type_in_table(str(tmp_path / "link"), table) == "nfs4"
     assert network_type_in_table(str(tmp_path), table) is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "name", "expected"),
-    [(0x0480_D000, b"apfs", None), (0x0000_1000, b"hfs", None), (0x0000_0018, b"smbfs", "smbfs"), (0, b"nfs", "nfs")],
-)
-def test_macos_statfs(flags: int, name: bytes, expected: str) -> None:
-    statfs = bytearray(sqlite.STATFS_SIZE)
-    statfs[64:68] = flags.to_bytes(4, sys.byteorder)
-    statfs[72 : 72 + len(name)] = name
-    assert network_type_in_statfs(bytes(statfs)) == expected
 
 
 def test_folder_of_the_tests_is_local(tmp_path: Path) -> None:

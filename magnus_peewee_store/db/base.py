@@ -142,7 +142,7 @@ class Backend(peewee.Database):
         """The connection string as messages may show it."""
         return self._target.masked_url
 
-    def connect(self, reuse_if_open: bool = False) -> bool:
+    def connect(self) -> bool:  # type: ignore[override,unused-ignore]
         """Connect, like `peewee.Database.connect`, with the current secrets.
 
         If the server refuses the connection and a secret has changed in the meantime, try once more.
@@ -152,8 +152,6 @@ class Backend(peewee.Database):
             PrivilegeError: If the role may not use the database.
             CorruptFileError: If the SQLite file is damaged.
         """
-        if reuse_if_open and not self.is_closed():
-            return False
         self._update_target()
         try:
             return self._connect_once()
@@ -412,7 +410,7 @@ class Backend(peewee.Database):
         """Return True if a column is an integer of 32 bits."""
         return column.data_type.lower() in ("int", "integer")
 
-    def widen_pk(self) -> str:
+    def widen_pk_sql(self) -> str:
         """Return the SQL that changes pk to a BIGINT."""
         raise NotImplementedError
 

@@ -296,7 +296,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             f"MODIFY pk BIGINT NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
         )
 
-    def widen_pk(self) -> str:
+    def widen_pk_sql(self) -> str:
         """Return the SQL that widens pk."""
         return f"ALTER TABLE {TABLE} MODIFY pk BIGINT NOT NULL AUTO_INCREMENT;"
 

@@ -286,7 +286,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             changes = ", ".join(f'ALTER {name} TYPE TEXT COLLATE "default"' for name in KEY_COLUMNS)
             self.execute_sql(f"ALTER TABLE {table} {changes}")
 
-    def widen_pk(self) -> str:
+    def widen_pk_sql(self) -> str:
         """Return the SQL that widens pk and its sequence."""
         table, sequence = self.qualified(TABLE), self.qualified("id_seq")
         return f"ALTER TABLE {table} ALTER pk TYPE BIGINT; ALTER SEQUENCE {sequence} AS BIGINT;"

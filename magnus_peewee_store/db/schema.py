@@ -215,12 +215,12 @@ class Schema:
             indexes[0] += f" instead of {replaced}"
         return columns + indexes
 
-    def widen_pk(self) -> str:
+    def widen_pk_sql(self) -> str:
         """Return the SQL that widens pk; empty unless pk has 32 bits and half of its numbers are used."""
         if not self.database.is_narrow(self._columns()["pk"]):
             return ""
         newest = self.model.select(fn.MAX(self.model.pk)).scalar() or 0
-        return self.database.widen_pk() if newest > HALF_OF_32_BITS else ""
+        return self.database.widen_pk_sql() if newest > HALF_OF_32_BITS else ""
 
     def duplicates(self) -> Dict[str, int]:
         """Return for each run how many rows violate the unique index. Other software wrote them twice."""

@@ -90,7 +90,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
         product=database.retry(database.version_string),
         size=database.retry(database.table_size),
         missing=database.retry(schema.missing),
-        widen_pk=database.retry(schema.widen_pk),
+        widen_pk=database.retry(schema.widen_pk_sql),
         rows=rows,
         runs=len(run_ids),
         without_own_row=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
