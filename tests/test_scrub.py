@@ -208,7 +208,7 @@ prune --keep 0 --yes
 
 
 def test_every_command_is_tried() -> None:
-    assert {line.split()[0] for line in COMMANDS} == set(cli.db.commands)
+    assert {line.split()[0] for line in COMMANDS} == set(cli.COMMANDS)
 
 
 def run_with(token: str, run_id: str) -> RunLog:

@@ -74,11 +74,17 @@ def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
     Raises:
         InvalidValueError: If one of them is not text that every database can store and compare.
     """
-    texts = [run_id, *(row[1] for row in rows)] if name is None else [run_id, name, *(row[1] for row in rows)]
-    for text in texts:
-        if not isinstance(text, str) or "\0" in text or not (text.isascii() or _is_encodable(text)):
-            what = "run id" if text is run_id else "name"
-            raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}.")
+    _check_text("run id", run_id)
+    for row in rows:
+        _check_text("name of a", row[1], row[0])
+    if name is not None:
+        _check_text("name", name)
+
+
+def _check_text(what: str, text: Any, attribute_type: str = "") -> None:
+    if not isinstance(text, str) or "\0" in text or not (text.isascii() or _is_encodable(text)):
+        what = f"{what} {attribute_type}".strip()
+        raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}.")
 
 
 def _is_encodable(text: str) -> bool:
