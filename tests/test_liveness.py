@@ -329,6 +329,7 @@ def test_heartbeat_does_not_wait_for_another_writer_of_the_file(
     store = DBStore(connection_string=sqlite_file.url, heartbeat=INTERVAL)
     store.create_run_log("run", status="PROCESSING")
     other = DBStore(connection_string=sqlite_file.url)
+    other.database.connect()
     with other.database.atomic():
         until(lambda: any("database is locked" in record.getMessage() for record in caplog.records))
         assert store.get_run_log_by_id("run").status == "PROCESSING"
@@ -520,6 +521,8 @@ def test_killed_run_is_marked_run_again_and_pruned(project: Project, sqlite_file
     steps = store.get_run_log_by_id("again", full=True).steps
     assert steps["a"].mock and not steps["pause"].mock and steps["pause"].status == "SUCCESS"
     db("prune", "--keep", "1", "--yes", "--connection-string", sqlite_file.url)
+    assert store.table.has("run")  # The newer run reuses its step.
+    db("prune", "--keep", "0", "--yes", "--connection-string", sqlite_file.url)
     assert not store.table.has("run")
 
 
