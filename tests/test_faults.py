@@ -19,7 +19,7 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
-from magnus_peewee_store import DBStore
+from magnus_peewee_store import DBStore, InvalidValueError
 
 DEADLINE = 60
 
@@ -617,7 +617,7 @@ def test_too_large_value_is_not_retried(
     if fragile_database.server.dialect != "mysql":
         pytest.skip("PostgreSQL takes up to 1 GB")
     fragile_store.create_run_log("run")
-    with pytest.raises(peewee.DataError, match="Parameter 'x' of run 'run' has .*max_allowed_packet"):
+    with pytest.raises(InvalidValueError, match="Parameter 'x' of run 'run' has .*max_allowed_packet"):
         fragile_store.set_parameters("run", {"y": 1, "x": value})
     assert not wait_messages.messages
     assert fragile_store.get_parameters("run") == {}

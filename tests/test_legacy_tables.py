@@ -16,7 +16,7 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, MissingTableError, WrongTableError, db
+from magnus_peewee_store import DBStore, InvalidValueError, MissingTableError, WrongTableError, db
 from magnus_peewee_store.db import table
 
 PROCESS_COUNT = 12
@@ -276,7 +276,7 @@ def test_large_value_is_stored_or_raises(legacy_database: AnyDatabase) -> None:
         store.set_parameters("run", {"small": 1, "large": 1})
         if is_mariadb(legacy_database):
             with pytest.raises(
-                peewee.DataError, match=r"Parameter 'large' of run 'run' .* 65535 bytes. Run create_tables"
+                InvalidValueError, match=r"Parameter 'large' of run 'run' .* 65535 bytes. Run create_tables"
             ):
                 store.set_parameters("run", large)
             assert store.get_parameters("run") == {"small": 1, "large": 1}
