@@ -49,8 +49,11 @@ RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
 
-# Python before 3.10 does not list its modules. These are the ones that drivers use.
-_STANDARD_LIBRARY = ("builtins", "codecs", "encodings", "selectors", "socket", "ssl", "struct", "threading")
+# Python before 3.10 does not list its modules.
+_STANDARD_LIBRARY = (
+    *sys.builtin_module_names,
+    *(name.partition(".")[0] for name in os.listdir(os.path.dirname(os.__file__))),
+)
 # The packages in which errors of a database, a driver or the network are raised.
 KNOWN_PACKAGES = frozenset(getattr(sys, "stdlib_module_names", _STANDARD_LIBRARY)).union(
     ("peewee", "playhouse", "magnus_peewee_store"),

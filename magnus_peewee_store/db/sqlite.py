@@ -44,7 +44,7 @@ NETWORK_ADVICE = (
     "processes run on one machine."
 )
 # The microseconds since 1970 of a time as text, and back.
-_MICROSECONDS = "(STRFTIME('%s', {0}) * 1000000 + SUBSTR({0} || '000000', 21, 6))"
+_MICROSECONDS = "(STRFTIME('%s', SUBSTR({0}, 1, 19)) * 1000000 + SUBSTR({0} || '000000', 21, 6))"  # %s would round
 _AS_TEXT = "STRFTIME('%Y-%m-%d %H:%M:%S', time / 1000000, 'unixepoch') || PRINTF('.%06d', time % 1000000)"
 _VIEW_VALUES = """
     CASE WHEN member.type IN ('integer', 'real') THEN member.value END AS value,
