@@ -169,7 +169,7 @@ class Backend(peewee.Database):
         if was_open:
             self._is_idle = False
             try:
-                self._state.conn.close()
+                self._close(self._state.conn)  # type: ignore[attr-defined,unused-ignore]
             except Exception as error:
                 if is_interrupt(error):
                     raise

@@ -1,5 +1,6 @@
 """SQLite, and network file systems, where its write-ahead log does not work."""
 
+import contextlib
 import logging
 import os
 import re
@@ -207,6 +208,12 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
             self.lock = threading.RLock()
         else:
             super().discard_inherited_connection()
+
+    def _close(self, conn: sqlite3.Connection) -> None:
+        """Roll back first: SQLite keeps the lock of a closed connection until its last statement is gone."""
+        with contextlib.suppress(sqlite3.Error):
+            conn.rollback()
+        conn.close()
 
     def _drop(self) -> None:
         """Roll back in a database in memory, because closing would delete it."""
