@@ -38,8 +38,8 @@ print(json.dumps({"pipeline": pipeline, "map": (created_at["success"] - created_
 MEMORY_SCRIPT = """
 import os, re, sys, tempfile, time
 from pathlib import Path
-from magnus_peewee_store import executors, workers
-from magnus_peewee_store.slots import Slots
+from magnus_peewee_store.parallel import executor as executors, workers
+from magnus_peewee_store.parallel.slots import Slots
 
 size, count = map(int, sys.argv[1:])
 folder = Path(tempfile.mkdtemp(dir="."))

@@ -344,8 +344,8 @@ def test_jobs_handle_ctrl_c_as_a_new_process_does() -> None:
 
 SCRIPT = """
 import os, signal, subprocess, sys, threading
-from magnus_peewee_store import workers
-from magnus_peewee_store.slots import Slots
+from magnus_peewee_store.parallel import workers
+from magnus_peewee_store.parallel.slots import Slots
 
 def wait(name, *command):
     if "deaf" in sys.argv:
