@@ -40,6 +40,8 @@ HEADER = (RUN_LOG, RUN_LOG_KEY)  # the types and the key of the run's own row, w
 MARKED_FAILED = "marked_failed"  # a key that `mark_failed` adds to logs, and that magnus' next status removes
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of runs, steps and branches that have ended
+UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
+STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN)
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
 
 # What pydantic, json and magnus' classes raise for text that is not a log.
@@ -312,10 +314,6 @@ def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *argum
         raise InvalidValueError(
             f"The {types[0]} '{name}' contains a value that JSON cannot represent: {error}"
         ) from error
-
-
-UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
-STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN)
 
 
 def parse_status(text: str) -> str:

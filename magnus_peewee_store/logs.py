@@ -66,7 +66,7 @@ def elapsed(attempts: Iterable[StepAttempt], utc_offset: Optional[int] = None) -
 
 
 def seconds_of(span: Optional[Tuple[datetime, datetime]]) -> Optional[float]:
-    """Return the length of a time span in seconds; None if there is none."""
+    """Return the length of a time span in seconds; None without a span."""
     return (span[1] - span[0]).total_seconds() if span else None
 
 

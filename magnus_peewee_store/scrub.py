@@ -29,7 +29,7 @@ _OPTION = re.compile("(?<=[?&;#])([^=?&;#]+)=[^&;#]+")
 def scrub_config(run_config: Dict[str, Any]) -> Dict[str, Any]:
     """Return a copy of a run config without secrets.
 
-    Of the secrets handler, the copy keeps only the name: the handler may hold all its secrets in plain text (magnus'
+    The copy keeps only the secrets handler's name: the handler may hold all its secrets in plain text (magnus'
     `DotEnvSecrets` does). Connection strings, user information in URLs, and the values of keys that name a secret are
     masked.
     """

@@ -142,7 +142,10 @@ class DBStore(BaseRunLogStore):
         self._heartbeat = Heartbeat(self.heartbeat, self._is_executing)
 
     def __reduce__(self) -> Any:
-        """Pickle and copy the configuration only: neither the connection, nor the secrets handler and its secrets."""
+        """Pickle and copy the configuration only: neither the connection, nor the secrets handler and its secrets.
+
+        A password that stands in the connection string itself is part of the pickle. Write a placeholder instead.
+        """
         config = {name: getattr(self, name) for name in CONFIG_KEYS}
         return _restore, ({**config, "connection_string": self.connection_string.get_secret_value()}, self._folder)
 

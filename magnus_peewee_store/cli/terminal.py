@@ -20,6 +20,7 @@ from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
 UNLIMITED = 100_000  # columns
+LONGEST_VALUE = 300  # characters of a value on a terminal
 LIST_LENGTH = 10  # items that a message lists before it says "..."
 
 
@@ -103,9 +104,6 @@ def progress_bar(unit: str, total: Optional[int]) -> Iterator[Callable[[int], No
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(unit, total=total)
         yield lambda count: progress.advance(task, count)
-
-
-LONGEST_VALUE = 300  # characters of a value on a terminal
 
 
 def status_text(status: str) -> Text:

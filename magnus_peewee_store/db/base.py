@@ -49,13 +49,13 @@ RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
 
-# Python before 3.10 does not list its modules.
-_STANDARD_LIBRARY = (
-    *sys.builtin_module_names,
-    *(name.partition(".")[0] for name in os.listdir(os.path.dirname(os.__file__))),
-)
+if sys.version_info >= (3, 10):
+    _STANDARD_LIBRARY = sys.stdlib_module_names
+else:
+    _STANDARD_LIBRARY = {name.partition(".")[0] for name in os.listdir(os.path.dirname(os.__file__))}
+    _STANDARD_LIBRARY.update(sys.builtin_module_names)
 # The packages in which errors of a database, a driver or the network are raised.
-KNOWN_PACKAGES = frozenset(getattr(sys, "stdlib_module_names", _STANDARD_LIBRARY)).union(
+KNOWN_PACKAGES = frozenset(_STANDARD_LIBRARY).union(
     ("peewee", "playhouse", "magnus_peewee_store"),
     ("mysql", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c", "pymysql"),
 )

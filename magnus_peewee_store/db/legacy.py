@@ -26,17 +26,9 @@ class LegacyTable(LogTable):
     def _transaction(self, run_id: str) -> ContextManager[Any]:
         return self.database.run_lock(run_id)
 
-    def _insert(self, run_id: str, row: Row, now: datetime.datetime) -> bool:
-        try:
-            with self._transaction(run_id):
-                if not self._has(run_id, (row[0],), row[1]):
-                    self._check_size(run_id, row)
-                    self._insert_row(now, run_id, row)
-                    return True
-        except peewee.IntegrityError:
-            if not self._has(run_id, (row[0],), row[1]):
-                raise
-        return self._has_inserted(run_id, row, now)
+    def _insert_if_missing(self, now: datetime.datetime, run_id: str, row: Row) -> bool:
+        with self._transaction(run_id):
+            return not self._has(run_id, (row[0],), row[1]) and super()._insert_if_missing(now, run_id, row)
 
     def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
         try:

@@ -31,8 +31,7 @@ from magnus_peewee_store.times import utcnow
 # The maximum size of the rows in one statement. They fit into MySQL's packet, even if escaping quadruples their size.
 BATCH_BYTES = 100_000
 DELETE_BATCH = 500  # the maximum number of rows that one DELETE names
-UPSERT_ATTEMPTS = 20  # how often a write is repeated that other processes get ahead of
-INSERT_ATTEMPTS = 20  # how often a transaction is repeated that collides with inserts of other processes
+WRITE_ATTEMPTS = 20  # how often a write is repeated that other processes get ahead of
 DELETE_PAUSE = 0.2  # seconds: longer than a statement takes
 STATEMENT_OVERHEAD = 8192  # bytes of a statement besides the value that it writes
 
@@ -76,14 +75,13 @@ def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
     """
     _check_text("run id", run_id)
     for row in rows:
-        _check_text("name of a", row[1], row[0])
+        _check_text(f"name of a {row[0]}", row[1])
     if name is not None:
         _check_text("name", name)
 
 
-def _check_text(what: str, text: Any, attribute_type: str = "") -> None:
+def _check_text(what: str, text: Any) -> None:
     if not isinstance(text, str) or "\0" in text or not (text.isascii() or _is_encodable(text)):
-        what = f"{what} {attribute_type}".strip()
         raise InvalidValueError(f"The {what} must be text without NUL and lone surrogates, not {text!r}.")
 
 
@@ -105,9 +103,9 @@ def retrying(method: Callable[..., T]) -> Callable[..., T]:
 
 
 class LogTable:
-    """The rows of `db_log`. In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key.
+    """The rows of `db_log`. Transient errors are retried.
 
-    None means any. Transient errors are retried.
+    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
 
     Args:
         schema: The table.
@@ -284,7 +282,7 @@ class LogTable:
             WrongTableError: If the database accepts the rows and does not store them.
         """
         check_texts(run_id, *rows)
-        for _ in range(UPSERT_ATTEMPTS):
+        for _ in range(WRITE_ATTEMPTS):
             if self._upsert(run_id, rows, requires):
                 return True
             if not all(self._has(run_id, *each) for each in requires):
@@ -349,7 +347,7 @@ class LogTable:
             change: Given the present rows, returns the rows to write, and the rows to delete. A row that the run has
                 keeps its created_at.
         """
-        for remaining in reversed(range(INSERT_ATTEMPTS)):
+        for remaining in reversed(range(WRITE_ATTEMPTS)):
             try:
                 self._change_run(run_id, change)
                 return
@@ -417,12 +415,17 @@ class LogTable:
     def _insert(self, run_id: str, row: Row, now: datetime.datetime) -> bool:
         self._check_size(run_id, row)
         try:
-            self._insert_row(now, run_id, row)
-            return True
+            if self._insert_if_missing(now, run_id, row):
+                return True
         except peewee.IntegrityError:
             if not self._has(run_id, (row[0],), row[1]):
                 raise
         return self._has_inserted(run_id, row, now)
+
+    def _insert_if_missing(self, now: datetime.datetime, run_id: str, row: Row) -> bool:
+        """Write a row and return True. If the run has such a row, raise IntegrityError or return False."""
+        self._insert_row(now, run_id, row)
+        return True
 
     def _has_inserted(self, run_id: str, row: Row, created_at: datetime.datetime) -> bool:
         """Return True if an earlier attempt wrote a row, and its acknowledgement was lost."""

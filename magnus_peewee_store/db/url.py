@@ -311,9 +311,8 @@ def _server_arguments(parts: Dict[str, str]) -> Dict[str, Any]:
         arguments.update(db_url.parseresult_to_dict(query))
     except ValueError:  # Its message quotes the query.
         return {}
-    options = dict(
-        parse_qsl(parts["query"], keep_blank_values=True)
-    )  # playhouse has turned texts of digits into numbers
+    # As text, because playhouse has turned texts of digits into numbers.
+    options = dict(parse_qsl(parts["query"], keep_blank_values=True))
     if "passwd" in arguments:  # PyMySQL's deprecated name
         arguments["password"] = arguments.pop("passwd")
         options["password"] = options["passwd"]

@@ -65,17 +65,23 @@ def merge(source: Sequence[StoredRow], target: Sequence[StoredRow]) -> Merge:
     """
     wanted, present = _by_name(source), _by_name(target)
     result = Merge([], [], [], bool(present) and not _is_same_run(source, target))
-    if result.is_another_run:
+    differing = {
+        name: row
+        for name, row in wanted.items()
+        if name not in present or present[name].attribute_value != row.attribute_value
+    }
+    if result.is_another_run or not differing:
         return result
     source_key, target_key = run_key([*wanted.values()]), run_key([*present.values()])
     has_ended = _status(present) in fragments.ENDED
     takes_source = source_key > target_key or (source_key == target_key and not has_ended)
-    for name, row in wanted.items():
-        other = present.get(name)
-        clean = mask(other) if other else None
-        if other is None or clean is None:
+    for name, row in differing.items():
+        if name not in present:
             result.write.append(row)
-        elif is_same_value(row.attribute_value, clean.attribute_value):
+            continue
+        other = present[name]
+        clean = mask(other)
+        if is_same_value(row.attribute_value, clean.attribute_value):
             if clean != other:
                 result.write.append(clean)
         elif row.attribute_type in fragments.EXTRA:
@@ -90,12 +96,10 @@ def merge(source: Sequence[StoredRow], target: Sequence[StoredRow]) -> Merge:
 
 def overwrite(source: Sequence[StoredRow], target: Sequence[StoredRow]) -> Merge:
     """Return what makes the target equal to the source."""
-    is_another_run = bool(target) and not _is_same_run(source, target)
-    wanted, present = set(_by_name(source).values()), set(target)
-    if is_another_run:
+    if target and not _is_same_run(source, target):
         return Merge([], [], [], True)
-    delete = [row for row in target if row not in wanted]
-    return Merge([row for row in _by_name(source).values() if row not in present], delete, [])
+    wanted, present = dict.fromkeys(_by_name(source).values()), set(target)
+    return Merge([row for row in wanted if row not in present], [row for row in target if row not in wanted], [])
 
 
 def mask(row: StoredRow) -> StoredRow:

@@ -60,7 +60,7 @@ def find_reused(originals: Mapping[str, str], run_ids: Collection[str]) -> Dict[
 
 
 def add_originals(store: DBStore, run_ids: Iterable[str]) -> Dict[str, str]:
-    """Return runs with the existing runs that they take results from, each of which comes before its re-runs.
+    """Add the existing runs that runs take results from. Each of these comes before its re-runs.
 
     Returns:
         By the id of each run, why it was added; empty for the given runs.

@@ -270,7 +270,7 @@ def _fields_of(step: Mapping[str, Any]) -> StepFields:
 
 
 def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str, _RunRows]:
-    """Return what the rows of runs hold, and of the runs that they reuse steps of, as far as they can be read.
+    """Return what the rows of runs, and of the runs whose steps they reuse, hold, as far as they can be read.
 
     Args:
         run_ids: The whole ids of one batch.
@@ -331,7 +331,7 @@ def _parse_rows(store: DBStore, run_id: str, rows: Iterable[Sequence[Any]], fiel
 
 
 def _read_slowly(store: DBStore, run_id: str) -> _RunRows:
-    """Return what the rows of a run hold that has rows which are not as expected."""
+    """Return what the rows of a run hold if some rows are not as expected."""
     types = fragments.RUN_LOG + fragments.PARAMETER + fragments.STEP + fragments.ANNOTATIONS
     rows = list(store.table.read_runs([run_id], types))
     header = next((row for row in rows if row.attribute_type in fragments.RUN_LOG), rows[0] if rows else None)

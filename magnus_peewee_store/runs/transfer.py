@@ -16,6 +16,7 @@ from typing import (
     Mapping,
     NamedTuple,
     Sequence,
+    Tuple,
 )
 
 import peewee
@@ -35,6 +36,12 @@ from magnus_peewee_store.times import TICK, to_created_at
 
 # What a database raises for rows that it cannot store. A driver raises ValueError for NUL.
 REFUSALS = (peewee.DataError, peewee.IntegrityError, ValueError)
+RUN_LOG_CHUNK = "RunLog.json"
+PROBE_RUN = "magnus-peewee-store"  # the run id of a row that tells whether two databases are one
+COPY_BATCH = 20  # how many runs to compare at a time, with all of their rows
+
+Decide = Callable[[Sequence[StoredRow], Sequence[StoredRow]], Merge]
+
 WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED = "written", "incomplete", "updated", "skipped", "failed"
 
 
@@ -56,14 +63,11 @@ class Outcome(NamedTuple):
     """Why it failed or is incomplete, or what else to know."""
 
 
-def explain(outcomes: Iterable[Outcome], reasons: Mapping[str, str]) -> Iterator[Outcome]:
+def _with_reasons(outcomes: Iterable[Outcome], reasons: Mapping[str, str]) -> Iterator[Outcome]:
     """Add to the outcome of each run why it was added."""
     for outcome in outcomes:
         message = "; ".join(filter(None, [reasons[outcome.name], outcome.message]))
         yield outcome._replace(message=message)
-
-
-RUN_LOG_CHUNK = "RunLog.json"
 
 
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
@@ -85,7 +89,7 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
     """
     folder.mkdir(parents=True, exist_ok=True)
     reasons = add_originals(store, run_ids)
-    yield from explain(_export(store, reasons, folder), reasons)
+    yield from _with_reasons(_export(store, reasons, folder), reasons)
 
 
 def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
@@ -238,12 +242,6 @@ def _creation_time(path: Path) -> int:
     return int(timestamp)
 
 
-Decide = Callable[[Sequence[StoredRow], Sequence[StoredRow]], Merge]
-
-PROBE_RUN = "magnus-peewee-store"  # the run id of a row that tells whether two databases are one
-COPY_BATCH = 20  # how many runs to compare at a time, with all of their rows
-
-
 def copy_runs(
     source: DBStore, target: DBStore, run_ids: Sequence[str], should_overwrite: bool = False
 ) -> Iterator[Outcome]:
@@ -273,40 +271,38 @@ def copy_runs(
     if is_same_database(source, target):
         raise ConfigurationError("The database to copy to is the one that contains the runs.")
     reasons = add_originals(source, run_ids)
-    yield from explain(_copy_all(source, target, list(reasons), overwrite if should_overwrite else merge), reasons)
+    yield from _with_reasons(
+        _copy_all(source, target, list(reasons), overwrite if should_overwrite else merge), reasons
+    )
 
 
 def _copy_all(source: DBStore, target: DBStore, run_ids: Sequence[str], decide: Decide) -> Iterator[Outcome]:
-    for batch in batches(run_ids, COPY_BATCH):
-        wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
-        for run_id in batch:
-            if not wanted[run_id]:
-                yield Outcome(run_id, FAILED, "it was deleted in the meantime")
-            else:
-                yield _copy(target, wanted[run_id], present[run_id], decide)
+    for run_id, wanted, present in _both_sides(source, target, run_ids):
+        if wanted:
+            yield _copy(target, wanted, present, decide)
+        else:
+            yield Outcome(run_id, FAILED, "it was deleted in the meantime")
 
 
 def find_differing(
     source: DBStore, target: DBStore, run_ids: Sequence[str], progress: Callable[[int], Any] = lambda runs: None
 ) -> Iterator[str]:
-    """Find the runs of which the target has neither all that the source has, nor something newer.
+    """Find the runs that the target has only in part: neither all that the source has, nor something newer.
 
     Args:
         source: The store that the runs were copied from.
         target: The store that the runs were copied to.
         run_ids: The whole ids.
-        progress: Called after each batch with its number of runs.
+        progress: Called with 1 after each run.
 
     Yields:
         The ids of the runs.
     """
-    for batch in batches(run_ids, COPY_BATCH):
-        wanted, present = _rows_to_copy(source, batch), _present_rows(target, batch)
-        for run_id in batch:
-            found = merge(wanted[run_id], present[run_id])
-            if found.write or found.conflicts or found.is_another_run:
-                yield run_id
-        progress(len(batch))
+    for run_id, wanted, present in _both_sides(source, target, run_ids):
+        found = merge(wanted, present)
+        if found.write or found.conflicts or found.is_another_run:
+            yield run_id
+        progress(1)
 
 
 def is_same_database(source: DBStore, target: DBStore) -> bool:
@@ -327,18 +323,20 @@ def is_same_database(source: DBStore, target: DBStore) -> bool:
             target.table.change_run(PROBE_RUN, lambda rows: ([], [row for row in rows if row.attribute_key == token]))
 
 
-def _rows_to_copy(source: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
-    """Return the rows of each run without secrets."""
-    rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
-    for row in source.table.read_runs(run_ids):
-        if isinstance(row.attribute_value, str):
-            rows_of[row.run_id].append(mask(row))
-    return rows_of
+def _both_sides(
+    source: DBStore, target: DBStore, run_ids: Sequence[str]
+) -> Iterator[Tuple[str, List[StoredRow], List[StoredRow]]]:
+    """Yield the id of each run, its rows in the source without secrets, and its rows in the target."""
+    for batch in batches(run_ids, COPY_BATCH):
+        wanted, present = _rows_by_run(source, batch), _rows_by_run(target, batch)
+        for run_id in batch:
+            texts = [row for row in wanted[run_id] if isinstance(row.attribute_value, str)]
+            yield run_id, [*map(mask, texts)], present[run_id]
 
 
-def _present_rows(target: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
+def _rows_by_run(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[StoredRow]]:
     rows_of: Dict[str, List[StoredRow]] = {run_id: [] for run_id in run_ids}
-    for row in target.table.read_runs(run_ids):
+    for row in store.table.read_runs(run_ids):
         rows_of[row.run_id].append(row)
     return rows_of
 

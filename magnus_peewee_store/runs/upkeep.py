@@ -96,9 +96,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
         without_own_row=sorted(run_ids - with_header, key=str),  # Other software may have written NULL.
         duplicates=database.retry(schema.duplicates),
         unreadable=unreadable,
-        stale=[
-            run.run_id for batch in batches(unfinished, BATCH_SIZE) for run in summarize(store, batch) if run.is_stale
-        ],
+        stale=[run.run_id for run in summarize(store, unfinished, with_values=False) if run.is_stale],
         without_original={
             run_id: original for run_id, original in read_originals(store).items() if original not in run_ids
         },
@@ -121,14 +119,13 @@ def find_catalogs(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[str]
         run_ids: The whole ids.
     """
     found: Dict[str, List[str]] = {}
-    for batch in batches(run_ids, BATCH_SIZE):
-        for row in store.table.read_runs(batch, fragments.RUN_LOG):
-            try:
-                handler = fragments.parse(*row.fragment).run_config.get("catalog_handler")
-            except UnreadableRowError:
-                continue
-            if isinstance(handler, dict) and handler.get("service_name") == "file-system":
-                found.setdefault(str(handler.get("catalog_location")), []).append(row.run_id)
+    for row in store.table.read_runs(run_ids, fragments.RUN_LOG):
+        try:
+            handler = fragments.parse(*row.fragment).run_config.get("catalog_handler")
+        except UnreadableRowError:
+            continue
+        if isinstance(handler, dict) and handler.get("service_name") == "file-system":
+            found.setdefault(str(handler.get("catalog_location")), []).append(row.run_id)
     return found
 
 
