@@ -119,7 +119,7 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
             version of this package, may have written the row.
     """
     log_class = _LOG_CLASSES.get(attribute_type)
-    if log_class is None and attribute_type not in PARAMETER + EXTRA:
+    if log_class is None and attribute_type not in _VALUE_TYPES:
         raise UnreadableRowError(f"this version does not know the type '{attribute_type}'")
     if not isinstance(attribute_key, str):
         raise UnreadableRowError("it has no key")
@@ -241,6 +241,7 @@ def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
     return run_log
 
 
+_VALUE_TYPES = frozenset(PARAMETER + EXTRA)
 _LOG_CLASSES: Dict[str, Type[Union[RunLog, StepLog, BranchLog]]] = {
     **dict.fromkeys(RUN_LOG, RunLog),
     **dict.fromkeys(STEP, StepLog),

@@ -52,10 +52,9 @@ def scrub_log(log: Any) -> Any:
     return log
 
 
+@functools.lru_cache(maxsize=1024)  # Each step log has the same one, and is scrubbed when written and read.
 def scrub_remote(url: str) -> str:
     """Return a git remote without user, password and query. The user `git` stays: it is the same for everybody."""
-    if "@" not in url and "?" not in url and "#" not in url:
-        return url  # Usually; this runs four times for each step.
     start, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     user, rest = _split_user(rest)
     return f"{start}{separator}{'git@' if user == 'git' else ''}{_BEFORE_QUERY.match(rest)[0]}"  # type: ignore[index]

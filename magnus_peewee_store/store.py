@@ -4,7 +4,7 @@ import functools
 import re
 import threading
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from magnus import defaults, exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
@@ -26,6 +26,8 @@ HEARTBEAT_INTERVAL = 30.0  # seconds
 
 STARTED_BY = "started_by"  # The store adds this key to the run config. It holds the origin of the run.
 CONFIG_KEYS = ("connection_string", "heartbeat", "retry_timeout")
+
+T = TypeVar("T")
 
 MAX_READ_RUNS = 100  # the maximum number of runs whose parameters a thread remembers
 
@@ -97,6 +99,22 @@ class _ReadParameters(threading.local):
         return self._by_run.pop(run_id, {})
 
 
+def _made_once(make: Callable[[Any], T]) -> "functools.cached_property[T]":
+    """Decorate a method of `DBStore`: a cached property whose value only one thread makes.
+
+    Since Python 3.12, `cached_property` takes no lock. pydantic's private attributes take microseconds to read.
+    """
+
+    @functools.wraps(make)
+    def make_once(self: Any) -> T:
+        with self._lock:
+            if make.__name__ not in self.__dict__:
+                self.__dict__[make.__name__] = make(self)
+            return self.__dict__[make.__name__]  # type: ignore[no-any-return]
+
+    return functools.cached_property(make_once)
+
+
 class DBStore(BaseRunLogStore):
     """A run log store in a database. Each fragment of a run log is one row.
 
@@ -125,12 +143,11 @@ class DBStore(BaseRunLogStore):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    _table_lock: Any = PrivateAttr(default_factory=threading.RLock)
+    _lock: Any = PrivateAttr(default_factory=threading.RLock)
     _config_errors: List[str] = PrivateAttr(default_factory=list)
     _folder: str = PrivateAttr(default="")
     _secrets_handler: Any = PrivateAttr(default=None)
     _heartbeat: Heartbeat = PrivateAttr()
-    _read_parameters: Any = PrivateAttr(default_factory=_ReadParameters)
 
     def __init__(self, **config: Any) -> None:
         try:
@@ -408,25 +425,21 @@ class DBStore(BaseRunLogStore):
         else:
             self._upsert(run_id, fragments.dump_branch(branch_log))
 
-    # Since Python 3.12, cached_property takes no lock.
-    @functools.cached_property
+    @_made_once
     def database(self) -> Backend:
         """The database. It connects when it is first used."""
-        with self._table_lock:
-            if "database" not in self.__dict__:
-                self._check_configuration()
-                url = self.connection_string.get_secret_value()
-                database = make_database(url, self._get_secret, self.retry_timeout, self._folder)
-                self.__dict__["database"] = database
-            return self.__dict__["database"]  # type: ignore[no-any-return]
+        self._check_configuration()
+        url = self.connection_string.get_secret_value()
+        return make_database(url, self._get_secret, self.retry_timeout, self._folder)
 
-    @functools.cached_property
+    @_made_once
     def table(self) -> LogTable:
         """The table, for queries that magnus' interface does not offer. The first use creates it if it is missing."""
-        with self._table_lock:
-            if "table" not in self.__dict__:
-                self.__dict__["table"] = open_table(self.database)
-            return self.__dict__["table"]  # type: ignore[no-any-return]
+        return open_table(self.database)
+
+    @_made_once
+    def _read_parameters(self) -> _ReadParameters:
+        return _ReadParameters()
 
     def _check_configuration(self) -> None:
         if self._config_errors:

@@ -41,7 +41,7 @@ class CompiledQuery:
 
     def run(self, **values: Any) -> Any:
         """Run the query with a value for each of its params, and return the driver's cursor."""
-        values = {**self._constants, **values}
+        values.update(self._constants)
         return self._database.execute_sql(self._sql, [values[name] for name in self._names])
 
 

@@ -512,8 +512,10 @@ class LogTable:
         return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
 
     def _check_size(self, run_id: str, row: Row) -> None:
+        max_packet, max_value_bytes = self.database.max_packet, self._queries.layout.max_value_bytes
+        if max_packet is None and max_value_bytes is None:
+            return
         size = len(row[2].encode(errors="surrogatepass"))
-        max_packet = self.database.max_packet
         if max_packet:
             # MySQL's drivers put a backslash before each of these characters.
             sent = size + sum(row[2].count(character) for character in "\"'\\") + STATEMENT_OVERHEAD
@@ -525,7 +527,6 @@ class LogTable:
                     f"A statement of {sent} bytes is more than the server of {self.database.masked_url} accepts "
                     f"({max_packet}). Raise its max_allowed_packet.",
                 )
-        max_value_bytes = self._queries.layout.max_value_bytes
         if max_value_bytes and size > max_value_bytes:
             raise _value_too_large(
                 run_id,
