@@ -24,6 +24,9 @@ ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystem
 # Schemes of connection strings, with the driver, and the kind of server for each.
 SERVERS = {"postgresql+psycopg2": "postgresql", "postgresql+psycopg": "postgresql", "mysql+pymysql": "mariadb"}
 DATABASES = ["sqlite", *SERVERS]
+# Two drivers lead to PostgreSQL. These files depend on the driver; the others run on one of them.
+SECOND_DRIVER = "postgresql+psycopg2"
+TESTS_OF_DRIVERS = [f"test_{name}" for name in ("conformance", "connection", "faults", "interrupts", "secrets")]
 if KIND_IN_TREE:  # TEST_SERVER_TREE is set: run on its server alone
     DIALECT = {"postgresql": "postgresql"}.get(KIND_IN_TREE, "mysql")
     SERVERS = {scheme: KIND_IN_TREE for scheme in SERVERS if scheme.startswith(DIALECT)}
@@ -55,9 +58,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("any_store", [*DATABASES, *(marker.args if marker else ())], indirect=True)
 
 
-def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if not needs_its_driver(item)])
+    items[:] = filter(needs_its_driver, items)
     ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+def needs_its_driver(item: Any) -> bool:
+    """Return False for a test on SECOND_DRIVER that says nothing which the other driver's does not."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    databases = (parameters.get("database"), parameters.get("any_store"))
+    return SECOND_DRIVER not in databases or item.path.stem in TESTS_OF_DRIVERS
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
