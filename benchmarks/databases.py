@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 import sqlite3
+import tempfile
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +15,7 @@ from magnus_peewee_store import create_tables
 from tests.servers import MariaDB, PostgreSQL, Server
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
+RAM_DISK = "sqlite-on-ram-disk"
 
 # Queries that generate the numbers from 0 to {last}.
 _NUMBERS = {
@@ -157,13 +159,15 @@ def start_database(name: str, folder: Path) -> Iterator[Database]:
     """Yield a database product. A server runs until the end of the context.
 
     Args:
-        name: A name in `DATABASES`.
+        name: A name in `DATABASES`, or `RAM_DISK`.
         folder: A folder for its files.
     """
-    if name == "sqlite":
+    if name in ("sqlite", RAM_DISK):
         numbers = itertools.count()
         version = sqlite3.sqlite_version
-        yield Database(name, "SQLite", "sqlite3", version, lambda: f"sqlite:///{folder}/{next(numbers)}.db", folder)
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if name == RAM_DISK else folder) as files:
+            title = "SQLite on a RAM disk" if name == RAM_DISK else "SQLite"
+            yield Database(name, title, "sqlite3", version, lambda: f"sqlite:///{files}/{next(numbers)}.db", folder)
         return
     # The tests use small servers. These settings are the defaults of the products.
     server: Server

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.databases import Database
-from benchmarks.results import Comparison, Count, Point, Result, Spread, spread
+from benchmarks.results import Comparison, Point, Result, Spread, spread
 from benchmarks.stores import THIS_STORE
 
 # A colour that is readable on white and on black, because docs/benchmarks.md is shown on both.
@@ -33,11 +33,9 @@ def machine(databases: List[Database]) -> Dict[str, Any]:
 
 
 def show(results: List[Result], console: Console, metadata: Dict[str, Any]) -> None:
-    """Print the tables and the metadata. The tables are Markdown if the console is not a terminal."""
+    """Print the results and the metadata. The table is Markdown if the console is not a terminal."""
     box = HEAVY_HEAD if console.is_terminal else MARKDOWN
-    for table in (_comparisons(of_type(Comparison, results), box), _counts(of_type(Count, results), box)):
-        if table.row_count:
-            console.print(table)
+    console.print(_comparisons(of_type(Comparison, results), box))
     console.print(", ".join(f"{name} {value}" for name, value in metadata.items()))
 
 
@@ -47,7 +45,6 @@ def write_json(results: List[Result], metadata: Dict[str, Any], path: Path) -> N
         "about": metadata,
         "comparisons": [each.as_json() for each in of_type(Comparison, results)],
         "points": [each._asdict() for each in of_type(Point, results)],
-        "counts": [each._asdict() for each in of_type(Count, results)],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -100,17 +97,6 @@ def _comparisons(comparisons: List[Comparison], box: Box) -> Table:
         workload = each.workload if each.store == THIS_STORE else f"{each.workload}, by {each.store}"
         result, other_result = (_amount(spread(samples), each.unit) for samples in (each.samples, each.other_samples))
         table.add_row(workload, each.database, result, each.against, other_result, _ratio(each), _goal(each))
-    return table
-
-
-def _counts(counts: List[Count], box: Box) -> Table:
-    columns = list(dict.fromkeys((each.database, each.unit) for each in counts))
-    table = Table("call", *(f"{unit} on {database}" for database, unit in columns), box=box)
-    by_call: Dict[str, Dict[str, int]] = {}
-    for each in counts:
-        by_call.setdefault(each.call, {})[each.database] = each.times
-    for call, by_database in by_call.items():
-        table.add_row(call, *(str(by_database[database]) for database, _ in columns))
     return table
 
 

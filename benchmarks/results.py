@@ -64,13 +64,4 @@ class Point(NamedTuple):
     samples: Samples
 
 
-class Count(NamedTuple):
-    """How many statements or round trips a call of the store needs."""
-
-    database: str
-    call: str
-    unit: str
-    times: int
-
-
-Result = Union[Comparison, Point, Count]
+Result = Union[Comparison, Point]
