@@ -343,7 +343,7 @@ def test_jobs_handle_ctrl_c_as_a_new_process_does() -> None:
 
 
 SCRIPT = """
-import os, signal, subprocess, sys, threading
+import ctypes, os, signal, subprocess, sys, threading
 from magnus_peewee_store.parallel import workers
 from magnus_peewee_store.parallel.slots import Slots
 
@@ -351,7 +351,10 @@ def wait(name, *command):
     if "deaf" in sys.argv:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(["sleep", "1000"])
-    open(name + ".tmp", "w").write(f"{os.getpid()} {process.pid}")
+    with open(name + ".tmp", "w") as file:
+        file.write(f"{os.getpid()} {process.pid} ")
+    if "busy" in sys.argv:  # A call through PyDLL holds the GIL.
+        ctypes.PyDLL(None).system(f"echo $$ >> {name}.tmp; mv {name}.tmp {name}; sleep 1000".encode())
     os.rename(name + ".tmp", name)
     threading.Event().wait()
 
@@ -396,8 +399,12 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path, options: List[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_processes_end_with_their_parent(tmp_path: Path, number: int) -> None:
-    process, pids = start_waiting(tmp_path)
+@pytest.mark.parametrize("state", ["waiting", "busy", "stopped"])
+def test_processes_end_with_their_parent(tmp_path: Path, number: int, state: str) -> None:
+    process, pids = start_waiting(tmp_path, state)
+    if state == "stopped":
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
     process.send_signal(number)
     assert process.wait(60) == -number
     wait_until_gone(pids)
