@@ -1,20 +1,40 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+REPOSITORY = ""  # The address of this repository, such as https://github.com/OWNER/NAME, once it has one.
 POSTGRES = ["psycopg[binary]>=3.2"]
 MYSQL = ["pymysql[rsa]>=1.0"]  # MySQL's caching_sha2_password needs rsa on connections without TLS.
 PANDAS = ["pandas>=1.3"]
 REPORT = ["itables>=2.3", "plotly>=6"]
 
+
+def absolute_link(link):
+    """Return a relative link of README.md as it works on a package index: absolute, or its text only."""
+    mark, text, target = link.groups()
+    if not REPOSITORY:
+        return "" if mark else text
+    return f"{mark}[{text}]({REPOSITORY}/{'raw' if mark else 'blob'}/HEAD/{target})"
+
+
+LINK = r"(!?)\[([^\]]+)\]\((?!https?:)([^)]+)\)"
+
 setup(
     name="magnus-peewee-store",
     version="0.1.0",
     description="A run log store for magnus that keeps run logs in a database, on peewee",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=re.sub(LINK, absolute_link, (HERE / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="magnus-peewee-store contributors",
+    license_expression="Apache-2.0",
+    keywords=["magnus", "pipeline", "run log", "experiment tracking", "peewee", "postgresql", "mysql", "sqlite"],
+    project_urls={
+        **({"Source": REPOSITORY, "Changelog": f"{REPOSITORY}/blob/HEAD/CHANGELOG.md"} if REPOSITORY else {}),
+        "magnus": "https://github.com/AstraZeneca/magnus-core",
+        "peewee": "https://docs.peewee-orm.com",
+    },
     packages=find_packages(include=["magnus_peewee_store", "magnus_peewee_store.*"]),
     package_data={
         "magnus_peewee_store": ["py.typed"],
@@ -64,6 +84,7 @@ setup(
         ],
     },
     entry_points={
+        "console_scripts": ["magnus-db = magnus_peewee_store.cli:db"],
         "run_log_store": ["db = magnus_peewee_store:DBStore"],
         "executor": ["local-parallel = magnus_peewee_store.parallel.executor:LocalParallel"],
         "integration": [
@@ -78,7 +99,6 @@ setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: MacOS",
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3.8",
@@ -89,5 +109,6 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Programming Language :: Python :: 3.14",
         "Topic :: Database",
+        "Typing :: Typed",
     ],
 )

@@ -10,7 +10,7 @@ for logger in logging.root.manager.loggerDict.values():
         logger.disabled = False
 
 project = "magnus-peewee-store"
-author = "The authors of magnus-peewee-store"
+author = "magnus-peewee-store contributors"
 project_copyright = author
 release = version = magnus_peewee_store.__version__
 
