@@ -32,6 +32,7 @@ HEARTBEAT = ("Heartbeat",)
 TAG = ("Tag",)
 NOTE = ("Note",)
 ANNOTATIONS = TAG + NOTE
+META = ANNOTATIONS  # what a file beside the run log holds when runs are exported
 PROBE = ("Probe",)  # tells whether two connections lead to one database; see `runs.copy_runs`
 EXTRA = HEARTBEAT + ANNOTATIONS + PROBE
 

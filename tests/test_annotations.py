@@ -11,6 +11,7 @@ from logs import sample_run, step
 from test_liveness import db
 
 from magnus_peewee_store import DBStore, RunNotFoundError, runs
+from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.origin import repository_name
 
 
@@ -76,16 +77,111 @@ def test_commands_tag_and_note(sqlite_file: SqliteFile) -> None:
     store = DBStore(connection_string=sqlite_file.url)
     store.create_run_log("calm-hoover", tag="own")
     database = ("--connection-string", sqlite_file.url)
-    db("tag", "calm", "released", "best", *database)
-    db("note", "calm", "last year's prices", *database)
+    assert db("tag", "calm", "released", "best", *database) == "Tagged calm-hoover with released, best."
+    assert db("note", "calm", "last year's prices", *database) == "Added note 1 to calm-hoover."
     shown = db("show", "calm", *database)
-    assert "tag own, released, best" in shown and "note last year's prices" in shown
+    assert "tag own, released, best" in shown and "note 1 last year's prices" in shown
     assert "calm-hoover" in db("runs", "--tag", "best", *database)
     as_json = json.loads(db("runs", "--json", *database))
     assert as_json[0]["tags"] == ["released", "best"] and as_json[0]["notes"][0]["text"] == "last year's prices"
-    db("untag", "calm", "best", *database)
+    assert db("untag", "calm", "best", *database) == "Removed best from calm-hoover."
     assert "That tag was given to magnus execute" in db("untag", "calm", "own", *database, exit_code=1)
     assert runs.read_run(store, "calm").tags == ("released",)
+
+
+def test_tag_takes_several_runs_or_conditions(sqlite_file: SqliteFile) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    for run_id, status in (("one", "FAIL"), ("two", "FAIL"), ("three", "SUCCESS")):
+        store.create_run_log(run_id, status=status)
+    database = ("--connection-string", sqlite_file.url)
+    assert db("tag", "one", "a", "b", "--run", "three", *database) == "Tagged one, three with a, b."
+    assert db("tag", "bad", "--where", "status=FAIL", *database) == "Tagged two, one with bad."
+    assert db("tag", "bad", "--where", "run_id=four", *database) == "No runs match."
+    assert ids(store, "tag=b") == ["three", "one"] and ids(store, "tag=bad") == ["two", "one"]
+    db("tag", "one", "c", "--run", "four", *database, exit_code=1)
+    assert ids(store, "tag=c") == []
+    for wrong in (["one"], ["one", "a", "--run", "two", "--where", "status=FAIL"]):
+        db("tag", *wrong, *database, exit_code=2)
+
+
+def test_notes_are_edited_and_deleted_by_number(store: DBStore, database: AnyDatabase) -> None:
+    store.create_run_log("run")
+    assert [runs.add_note(store, "run", text) for text in ("first", "secnod", "third")] == [1, 2, 3]
+    options = ("--connection-string", database.url)
+    assert db("note", "run", "--delete", "1", *options) == "Deleted note 1 of run: first"
+    assert db("note", "run", "--edit", "2", "second", *options) == "Changed note 2 of run."
+    assert [(note.number, note.text) for note in runs.read_run(store, "run").notes] == [(2, "second"), (3, "third")]
+    [run] = runs.summarize(store, ["run"])
+    assert [(note.number, note.text) for note in run.notes] == [(2, "second"), (3, "third")]
+    for change in (["--delete", "1"], ["--edit", "4", "text"], ["--edit", "2", " "]):
+        db("note", "run", *change, *options, exit_code=1)
+    for wrong in ([], ["--edit", "2"], ["--delete", "2", "text"], ["--edit", "2", "--delete", "3"]):
+        db("note", "run", *wrong, *options, exit_code=2)
+
+
+@pytest.mark.parametrize("is_deleted_last", [True, False])
+def test_copies_keep_the_last_change_of_a_note(tmp_path: Path, is_deleted_last: bool) -> None:
+    stores = [DBStore(connection_string=f"sqlite:///{tmp_path}/{name}.db") for name in ("one", "other")]
+    stores[0].create_run_log("run")
+    runs.add_note(stores[0], "run", "text")
+    list(runs.copy_runs(*stores, ["run"]))
+    changes = [
+        lambda: runs.edit_note(stores[0], "run", 1, "new"),
+        lambda: runs.delete_note(stores[1], "run", 1),
+    ]
+    for change in changes if is_deleted_last else reversed(changes):
+        change()
+    if not is_deleted_last:
+        assert runs.read_run(stores[1], "run").notes == ()
+    list(runs.copy_runs(*stores, ["run"]))
+    list(runs.copy_runs(*reversed(stores), ["run"]))
+    for store in stores:
+        texts = [note.text for note in runs.read_run(store, "run").notes]
+        assert texts == ([] if is_deleted_last else ["new"])
+
+
+def test_export_and_import_carry_tags_and_notes(store: DBStore, tmp_path: Path) -> None:
+    store.put_run_log(sample_run("run.1"))
+    store.create_run_log("bare")
+    runs.tag_run(store, "run.1", "a", "b")
+    runs.untag_run(store, "run.1", "a")
+    for text in ("wrong", "r\u00e9sum\u00e9"):
+        runs.add_note(store, "run.1", text)
+    runs.delete_note(store, "run.1", 1)
+    before = runs.read_run(store, "run.1")
+    assert [outcome.status for outcome in runs.export_runs(store, ["run.1", "bare"], tmp_path / "out")] == [
+        "written"
+    ] * 2
+    assert sorted(os.listdir(tmp_path / "out")) == ["bare.json", "run.1.json", "run.1.meta"]
+    for run_id in ("run.1", "bare"):
+        store.table.delete(run_id)
+    assert [each.status for each in runs.import_runs(store, runs.find_run_logs(tmp_path / "out"))] == ["written"] * 2
+    after = runs.read_run(store, "run.1")
+    assert (after.tags, after.notes) == (before.tags, before.notes) == (("b",), before.notes)
+    assert [note.number for note in after.notes] == [2] and runs.read_run(store, "bare").notes == ()
+    with pytest.raises(InvalidValueError):
+        runs.delete_note(store, "run.1", 1)
+
+
+def test_export_removes_the_notes_of_another_run(sqlite_file: SqliteFile, tmp_path: Path) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    store.create_run_log("run")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.meta").write_text('{"Tag": {"old": {"is_set": true}}}')
+    list(runs.export_runs(store, ["run"], tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == ["run.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"Tag": 1}', '{"RunLog": {"run_log": {}}, "Tag": {"a": 1}}'])
+def test_damaged_file_of_tags_does_not_keep_a_run_out(sqlite_file: SqliteFile, tmp_path: Path, text: str) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    store.put_run_log(sample_run("run"))
+    list(runs.export_runs(store, ["run"], tmp_path / "out"))
+    store.table.delete("run")
+    (tmp_path / "out" / "run.meta").write_text(text)
+    [outcome] = runs.import_runs(store, runs.find_run_logs(tmp_path / "out"))
+    assert outcome.status == ("written" if "RunLog" in text else "incomplete")
+    assert runs.read_run(store, "run").run_log.status == "SUCCESS" and ids(store, "tag=") == ["run"]
 
 
 @pytest.mark.parametrize(

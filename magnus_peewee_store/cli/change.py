@@ -35,17 +35,32 @@ from magnus_peewee_store.times import format_duration, format_time
 
 
 @click.command()
-@click.argument("run_id")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("words", nargs=-1, required=True, metavar="RUN_ID NAME...")
+@click.option("--run", "more", metavar="RUN_ID", multiple=True, help="Tag this run, too. Can be repeated.")
+@filter_options
 @on_database()
-def tag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
-    """Add tags to a run. magnus db runs --tag finds runs by tag, and prune --keep-tag keeps them.
+def tag(store: DBStore, words: Tuple[str, ...], more: Tuple[str, ...], where: List[Condition]) -> None:
+    """Add tags to runs. magnus db runs --tag finds runs by tag, and prune --keep-tag keeps them.
+
+    With --where, --status, --tag or --since, it tags the runs that match. Then leave out RUN_ID: each word is a tag.
 
     \b
     Example:
-      magnus db tag calm-hoover released
+      magnus db tag calm-hoover released --run keen-curie
+      magnus db tag good --where 'rmse<0.5'
     """
-    runs.tag_run(store, runs.find_run(store, run_id), *names)
+    if where and more:
+        raise click.UsageError("Give either --run or conditions.")
+    names = words if where else words[1:]
+    if not names:
+        raise click.UsageError("Give the id of a run, and the tags to add.")
+    if where:
+        run_ids = [run.run_id for run in runs.search(store, where)]
+    else:
+        run_ids = list(dict.fromkeys(runs.find_run(store, run_id) for run_id in (words[0], *more)))
+    for run_id in run_ids:
+        runs.tag_run(store, run_id, *names)
+    say(f"Tagged {list_of(run_ids)} with {list_of(names)}." if run_ids else "No runs match.", err=not run_ids)
 
 
 @click.command()
@@ -67,20 +82,34 @@ def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
             message += " That tag was given to magnus execute and stays."
         raise click.ClickException(printable(message))
     runs.untag_run(store, run.run_log.run_id, *names)
+    say(f"Removed {list_of(names)} from {run.run_log.run_id}.")
 
 
 @click.command()
 @click.argument("run_id")
-@click.argument("text")
+@click.argument("text", required=False)
+@click.option("--edit", type=int, metavar="N", help="Replace the text of note N. magnus db show numbers the notes.")
+@click.option("--delete", type=int, metavar="N", help="Delete note N.")
 @on_database()
-def note(store: DBStore, run_id: str, text: str) -> None:
-    """Add a note to a run. magnus db show shows it.
+def note(store: DBStore, run_id: str, text: Optional[str], edit: Optional[int], delete: Optional[int]) -> None:
+    """Add a note to a run, or change one. magnus db show shows and numbers them.
 
     \b
     Example:
       magnus db note calm-hoover "ran with last year's prices"
+      magnus db note calm-hoover --edit 1 "ran with the prices of 2023"
+      magnus db note calm-hoover --delete 1
     """
-    runs.add_note(store, runs.find_run(store, run_id), text)
+    if (text is None) == (delete is None) or (delete is not None and edit is not None):
+        raise click.UsageError("Give TEXT, or --edit N TEXT, or --delete N.")
+    found = runs.find_run(store, run_id)
+    if delete is not None:
+        say(f"Deleted note {delete} of {found}: {runs.delete_note(store, found, delete)}")
+    elif edit is not None:
+        runs.edit_note(store, found, edit, str(text))
+        say(f"Changed note {edit} of {found}.")
+    else:
+        say(f"Added note {runs.add_note(store, found, str(text))} to {found}.")
 
 
 @click.command("mark-failed")

@@ -164,7 +164,7 @@ def _last_seen(liveness: Liveness) -> str:
 
 def _note_line(note: Note) -> Text:
     suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
-    return Text.assemble(("note ", "dim"), printable(note.text), (printable(f" ({suffix})"), "dim"))
+    return Text.assemble((f"note {note.number} ", "dim"), printable(note.text), (printable(f" ({suffix})"), "dim"))
 
 
 def _attempt_time(text: str, utc_offset: Optional[int]) -> str:

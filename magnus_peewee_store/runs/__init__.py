@@ -4,7 +4,7 @@ Most functions take a `DBStore` as their first argument, such as the one that `o
 """
 
 from magnus_peewee_store.heartbeat import Liveness
-from magnus_peewee_store.runs.annotate import Note, add_note, mark_failed, tag_run, untag_run
+from magnus_peewee_store.runs.annotate import Note, add_note, delete_note, edit_note, mark_failed, tag_run, untag_run
 from magnus_peewee_store.runs.compare import Differences, StepState, compare, diff
 from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
 from magnus_peewee_store.runs.lineage import DataUse, lineage
@@ -47,9 +47,11 @@ __all__ = [
     "compare",
     "copy_runs",
     "create_views",
+    "delete_note",
     "delete_runs",
     "diff",
     "drop_views",
+    "edit_note",
     "export_runs",
     "find_differing",
     "find_run",

@@ -2,9 +2,9 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from magnus import defaults
 
@@ -26,6 +26,8 @@ class Note:
     """Who wrote it."""
     time: Optional[datetime]
     """When it was written, in UTC."""
+    number: int = field(default=0, compare=False)
+    """Its number within the run. It stays the same if another note is deleted."""
 
 
 def tag_run(store: DBStore, run_id: str, *names: str) -> None:
@@ -64,24 +66,64 @@ def untag_run(store: DBStore, run_id: str, *names: str) -> None:
     _write_tags(store, run_id, [name for name in names if name in present], is_set=False)
 
 
-def add_note(store: DBStore, run_id: str, text: str) -> None:
+def add_note(store: DBStore, run_id: str, text: str) -> int:
     """Add a note to a run.
 
     Args:
         run_id: The whole id.
 
+    Returns:
+        The number of the note.
+
     Raises:
         RunNotFoundError: If there is no such run.
         InvalidValueError: If the text is empty.
     """
-    if not text.strip():
-        raise InvalidValueError("A note must not be empty.")
-    now = utcnow().isoformat()
-    _write(
-        store,
-        run_id,
-        [(fragments.NOTE[0], now, json.dumps({"text": text, "user": this_process().user, "changed": now}))],
-    )
+    key = utcnow().isoformat()
+    _write_note(store, run_id, key, {}, {"text": text, "user": this_process().user})
+    return [row[1] for row in _note_rows(store.table.read(run_id, fragments.NOTE))].index(key) + 1
+
+
+def edit_note(store: DBStore, run_id: str, number: int, text: str) -> None:
+    """Replace the text of a note. Its number, its user and its time stay.
+
+    Args:
+        run_id: The whole id.
+        number: The number of the note; see `Note.number`.
+
+    Raises:
+        InvalidValueError: If the run has no such note, or the text is empty.
+
+    Example:
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> _ = store.create_run_log("my-run")
+        >>> number = runs.add_note(store, "my-run", "looks god")
+        >>> runs.edit_note(store, "my-run", number, "looks good")
+        >>> [note.text for note in runs.read_run(store, "my-run").notes]
+        ['looks good']
+    """
+    key, value = _find_note(store, run_id, number)
+    _write_note(store, run_id, key, value, {**value, "text": text})
+
+
+def delete_note(store: DBStore, run_id: str, number: int) -> str:
+    """Delete a note. The other notes keep their numbers.
+
+    Args:
+        run_id: The whole id.
+        number: The number of the note; see `Note.number`.
+
+    Returns:
+        The text of the note.
+
+    Raises:
+        InvalidValueError: If the run has no such note.
+    """
+    key, value = _find_note(store, run_id, number)
+    # The row stays without the text, so that a copy does not bring the note back.
+    _write_note(store, run_id, key, value, {"is_deleted": True, "user": this_process().user})
+    return str(value["text"])
 
 
 def tags_of(rows: Iterable[Row]) -> List[str]:
@@ -91,28 +133,50 @@ def tags_of(rows: Iterable[Row]) -> List[str]:
 
 
 def notes_of(rows: Iterable[Row]) -> List[Note]:
-    """Return the notes among rows of a run, oldest first. Rows that cannot be read are left out."""
-    notes = []
-    for row in rows:
-        if row[0] in fragments.NOTE:
-            note = _parse(row)
-            if isinstance(note.get("text"), str):
-                notes.append(Note(note["text"], note.get("user"), _time_of(row[1])))
-    return notes
+    """Return the notes among rows of a run, oldest first. Deleted notes, and rows that cannot be read, are left out."""
+    values = [(row[1], _parse(row)) for row in _note_rows(rows)]
+    return [
+        Note(value["text"], value.get("user"), _time_of(key), number)
+        for number, (key, value) in enumerate(values, start=1)
+        if isinstance(value.get("text"), str)
+    ]
+
+
+def _note_rows(rows: Iterable[Row]) -> List[Row]:
+    """Return the rows of notes, also of deleted ones, in the order of their numbers: by the time in the key."""
+    return sorted(row for row in rows if row[0] in fragments.NOTE)
+
+
+def _find_note(store: DBStore, run_id: str, number: int) -> Tuple[str, Dict[str, Any]]:
+    """Return the key and the value of a note."""
+    rows = _note_rows(store.table.read(run_id, fragments.NOTE))
+    if number not in [note.number for note in notes_of(rows)]:
+        raise InvalidValueError(f"Run '{run_id}' has no note {number}.")
+    return rows[number - 1][1], _parse(rows[number - 1])
+
+
+def _write_note(store: DBStore, run_id: str, key: str, replaced: Dict[str, Any], value: Dict[str, Any]) -> None:
+    if "text" in value and not value["text"].strip():
+        raise InvalidValueError("A note must not be empty.")
+    _write(store, run_id, [(fragments.NOTE[0], key, _dump(value, replaced))])
 
 
 def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool) -> None:
     if not all(name.strip() for name in names):
         raise InvalidValueError("A tag must not be empty.")
     present = {row[1]: _parse(row) for row in store.table.read(run_id, fragments.TAG)}
-    rows = []
-    for name in dict.fromkeys(names):
-        # Later than the row that it replaces, whatever the clock says: a copy keeps the later one.
-        replaced = changed_time(present.get(name, {}))
-        changed = max(utcnow(), replaced + TICK) if replaced else utcnow()
-        value = {"is_set": is_set, "user": this_process().user, "changed": changed.isoformat()}
-        rows.append((fragments.TAG[0], name, json.dumps(value)))
-    _write(store, run_id, rows)
+    value = {"is_set": is_set, "user": this_process().user}
+    _write(
+        store,
+        run_id,
+        [(fragments.TAG[0], name, _dump(value, present.get(name, {}))) for name in dict.fromkeys(names)],
+    )
+
+
+def _dump(value: Dict[str, Any], replaced: Dict[str, Any]) -> str:
+    """Return the value of a row. A copy keeps the later one, so it is later than what it replaces on any clock."""
+    before = changed_time(replaced)
+    return json.dumps({**value, "changed": max(filter(None, [utcnow(), before and before + TICK])).isoformat()})
 
 
 def _write(store: DBStore, run_id: str, rows: Sequence[Row]) -> None:

@@ -24,7 +24,7 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import StoredRow, batches
-from magnus_peewee_store.exceptions import ConfigurationError, PrivilegeError
+from magnus_peewee_store.exceptions import ConfigurationError, PrivilegeError, UnreadableRowError
 from magnus_peewee_store.fragments import UNKNOWN
 from magnus_peewee_store.logs import attempts_of, steps_of, time_span
 from magnus_peewee_store.origin import parse_origin
@@ -37,6 +37,7 @@ from magnus_peewee_store.times import TICK, to_created_at
 # What a database raises for rows that it cannot store. A driver raises ValueError for NUL.
 REFUSALS = (peewee.DataError, peewee.IntegrityError, ValueError)
 RUN_LOG_CHUNK = "RunLog.json"
+META = ".meta"  # the ending of the file beside RUN_ID.json that holds the run's tags and notes
 PROBE_RUN = "magnus-peewee-store"  # the run id of a row that tells whether two databases are one
 COPY_BATCH = 20  # how many runs to compare at a time, with all of their rows
 
@@ -73,6 +74,8 @@ def _with_reasons(outcomes: Iterable[Outcome], reasons: Mapping[str, str]) -> It
 def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
     """Write runs as files that magnus' `file-system` store reads. An existing file of a run is replaced.
 
+    The tags and notes of a run are in a file beside it, `RUN_ID.meta`. `import_runs` reads this file, too.
+
     The original runs whose results a re-run reuses are written, too. Their outcomes say so.
 
     This is a generator: nothing happens until you iterate over it.
@@ -106,9 +109,37 @@ def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Ou
         if run.run_log.status == UNKNOWN:
             yield Outcome(run_id, FAILED, problem or "it has no row of its own")
             continue
+        _export_meta(store, run_id, folder / f"{run_id}{META}")
         # magnus' own store writes this format.
         write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
         yield Outcome(run_id, INCOMPLETE if problem else WRITTEN, problem)
+
+
+def _export_meta(store: DBStore, run_id: str, path: Path) -> None:
+    values: Dict[str, Dict[str, Any]] = {}
+    for row in store.table.read(run_id, fragments.META):
+        with contextlib.suppress(UnreadableRowError):
+            values.setdefault(row[0], {})[row[1]] = fragments.parse(*row)
+    if values:
+        write_atomically(path, json.dumps(values, indent=4))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _load_meta(path: Path) -> Tuple[List[fragments.Fragment], str]:
+    """Return the rows that `_export_meta` wrote, and why they cannot be read."""
+    try:
+        values = _load(path) if path.is_file() else {}
+        rows = [
+            fragments.Fragment(attribute_type, key, json.dumps(value))
+            for attribute_type in fragments.META
+            for key, value in dict(values.get(attribute_type, {})).items()
+        ]
+    except OSError as error:
+        return [], f"{path.name}: {error.strerror}"
+    except fragments.PARSE_ERRORS as error:
+        return [], f"{path.name}: {fragments.explain(error)}"
+    return rows, ""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -171,13 +202,16 @@ def import_runs(store: DBStore, paths: Iterable[Path]) -> Iterator[Outcome]:
             is_chunked = path.is_dir()
             run_log = _read_chunks(path) if is_chunked else RunLog(**_load(path))
             file = path / RUN_LOG_CHUNK if is_chunked else path
-            rows = _rows_of(run_log, datetime.fromtimestamp(file.stat().st_mtime, timezone.utc))
+            meta, problem = ([], "") if is_chunked else _load_meta(path.with_suffix(META))
+            rows = _rows_of(run_log, meta, datetime.fromtimestamp(file.stat().st_mtime, timezone.utc))
         except OSError as error:
             yield Outcome(str(path), FAILED, f"{error.strerror} ({error.filename})")
         except fragments.PARSE_ERRORS as error:
             yield Outcome(str(path), FAILED, fragments.explain(error))
         else:
-            yield _insert(store, rows, str(path))
+            outcome = _insert(store, rows, str(path))
+            is_incomplete = problem and outcome.status == WRITTEN
+            yield outcome._replace(status=INCOMPLETE, message=problem) if is_incomplete else outcome
 
 
 def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
@@ -187,7 +221,7 @@ def _insert(store: DBStore, rows: Sequence[StoredRow], name: str) -> Outcome:
         return Outcome(name, FAILED, str(error).strip())
 
 
-def _rows_of(run_log: RunLog, modified: datetime) -> List[StoredRow]:
+def _rows_of(run_log: RunLog, meta: Sequence[fragments.Fragment], modified: datetime) -> List[StoredRow]:
     """Return the rows of an imported run.
 
     Their created_at starts at the time of the run's first attempt. If no attempt has a time, it starts at `modified`.
@@ -199,7 +233,7 @@ def _rows_of(run_log: RunLog, modified: datetime) -> List[StoredRow]:
     start = to_created_at(span[0] if span else modified)
     return [
         StoredRow(run_log.run_id, *fragment, start + number * TICK)
-        for number, fragment in enumerate(fragments.dump_run_log(run_log))
+        for number, fragment in enumerate([*fragments.dump_run_log(run_log), *meta])
     ]
 
 
