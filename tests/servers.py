@@ -300,6 +300,10 @@ class Database:
         """Run a statement as the administrator, on a new connection, and return its rows. Each ? stands for a value."""
         return self.server.sql(statement, *values, database=self.name)
 
+    def administrator(self) -> Any:
+        """Connect to it as the administrator, in autocommit mode."""
+        return self.server.administrator(self.name)
+
     def drop(self) -> None:
         """Drop it and end the sessions that use it."""
         self.server.drop_database(self.name)

@@ -6,14 +6,14 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import hypothesis
 import hypothesis.strategies as st
 import peewee
 import pytest
 from concurrency import FORKSERVER
-from conftest import AnyDatabase, SqliteFile
+from conftest import SERVERS, AnyDatabase, Database, SqliteFile, database_for, new_store
 from logs import sample_run, step
 from magnus import exceptions
 from test_liveness import any_database, db
@@ -246,6 +246,30 @@ def test_delete_of_a_run_that_is_written_leaves_no_rows(any_database: AnyDatabas
         assert any_database.sql("SELECT COUNT(*) FROM db_log") == [(0,)]
         assert [writer.exitcode for writer in writers] == [0] * 4
     store.close()
+
+
+@pytest.mark.skipif("postgresql+psycopg" not in SERVERS, reason="needs PostgreSQL")
+def test_row_committed_after_the_deletion_is_deleted(server_databases: Callable[[str], Database]) -> None:
+    for database in database_for("postgresql+psycopg", Path(), server_databases):
+        with new_store(database.url) as store, contextlib.closing(database.administrator()) as connection:
+            store.create_run_log("run", status="PROCESSING")
+            # A statement that began before the deletion: its transaction sees the run's own row.
+            connection.autocommit = False
+            row = "'run', 'Step', 'late', '{}', LOCALTIMESTAMP"
+            connection.cursor().execute(
+                "INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) "
+                f"SELECT {row} WHERE EXISTS (SELECT 1 FROM db_log WHERE run_id = 'run')"
+            )
+
+            def commit_when_none_is_left(event: Any) -> None:
+                deletions.append(event.sql.startswith("DELETE"))
+                if deletions.count(True) == 2:
+                    connection.commit()
+
+            deletions: List[bool] = []
+            store.database.query_hooks.append(commit_when_none_is_left)
+            list(runs.delete_runs(store, ["run"]))
+            assert database.sql("SELECT COUNT(*) FROM db_log") == [(0,)]
 
 
 def other_names_of(database: AnyDatabase, tmp_path: Path) -> List[str]:
