@@ -1,10 +1,12 @@
 """Test copies that are repeated, interrupted, or made while runs are written, and deletion during a write."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -19,7 +21,7 @@ from magnus import exceptions
 from test_liveness import any_database, db
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
-from magnus_peewee_store.runs import merging
+from magnus_peewee_store.runs import annotate, merging
 
 __all__ = ["any_database"]  # a fixture
 REPETITIONS = int(os.environ.get("COPY_REPETITIONS", "4"))
@@ -248,6 +250,11 @@ def test_delete_of_a_run_that_is_written_leaves_no_rows(any_database: AnyDatabas
     store.close()
 
 
+def commit_at_deletion(number: int, deletions: Iterator[int], connection: Any, event: Any) -> None:
+    if event.sql.startswith("DELETE") and next(deletions) == number:
+        connection.commit()
+
+
 @pytest.mark.skipif("postgresql+psycopg" not in SERVERS, reason="needs PostgreSQL")
 def test_row_committed_after_the_deletion_is_deleted(server_databases: Callable[[str], Database]) -> None:
     for database in database_for("postgresql+psycopg", Path(), server_databases):
@@ -261,15 +268,32 @@ def test_row_committed_after_the_deletion_is_deleted(server_databases: Callable[
                 f"SELECT {row} WHERE EXISTS (SELECT 1 FROM db_log WHERE run_id = 'run')"
             )
 
-            def commit_when_none_is_left(event: Any) -> None:
-                deletions.append(event.sql.startswith("DELETE"))
-                if deletions.count(True) == 2:
-                    connection.commit()
-
-            deletions: List[bool] = []
-            store.database.query_hooks.append(commit_when_none_is_left)
+            # The second deletion finds no row, and ends the first sweep.
+            hooks = store.database.query_hooks
+            hooks.append(functools.partial(commit_at_deletion, 2, itertools.count(1), connection))
             list(runs.delete_runs(store, ["run"]))
             assert database.sql("SELECT COUNT(*) FROM db_log") == [(0,)]
+
+
+def tag_and_untag(number: int, url: str) -> None:
+    real = annotate.utcnow
+    annotate.utcnow = lambda: real() + timedelta(hours=number)  # a machine whose clock is wrong
+    with contextlib.closing(DBStore(connection_string=url)) as store:
+        for _ in range(40):
+            runs.tag_run(store, "run", "best")
+            runs.untag_run(store, "run", "best")
+
+
+def test_later_change_of_a_tag_has_the_later_time_on_any_clock(store: DBStore, database: AnyDatabase) -> None:
+    store.create_run_log("run")
+    writers = [FORKSERVER.Process(target=tag_and_untag, args=(number, database.url)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    times: List[str] = []
+    while any(writer.is_alive() for writer in writers):
+        times += [json.loads(value)["changed"] for _, _, value in store.table.read("run", ("Tag",))]
+    assert times == sorted(times) and len(set(times)) > 10
+    assert [writer.exitcode for writer in writers] == [0, 0]
 
 
 def other_names_of(database: AnyDatabase, tmp_path: Path) -> List[str]:

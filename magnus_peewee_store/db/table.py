@@ -57,6 +57,7 @@ class StoredRow(NamedTuple):
 
 
 Rows = Sequence[StoredRow]
+Change = Callable[[List[StoredRow]], Tuple[Rows, Rows]]  # given rows, returns the rows to write and to delete
 
 BATCH_SIZE = 50  # runs to read in one query; larger batches cost more garbage collection than the queries they save
 
@@ -339,27 +340,29 @@ class LogTable:
         return self.database.retry(self._insert_run, rows)
 
     @retrying
-    def change_run(self, run_id: str, change: Callable[[List[StoredRow]], Tuple[Rows, Rows]]) -> None:
+    def change_run(self, run_id: str, change: Change, types: Optional[Types] = None) -> None:
         """Change the rows of a run in one transaction, decided under a lock on its rows.
 
         Args:
             run_id: The id of the run.
             change: Given the present rows, returns the rows to write, and the rows to delete. A row that the run has
                 keeps its created_at.
+            types: Read and lock only rows of these types.
         """
+        check_texts(run_id)
         for remaining in reversed(range(WRITE_ATTEMPTS)):
             try:
-                self._change_run(run_id, change)
+                self._change_run(run_id, change, types)
                 return
             except peewee.IntegrityError:
                 # Another process has inserted one of the rows in the meantime.
                 if not remaining:
                     raise
 
-    def _change_run(self, run_id: str, change: Callable[[List[StoredRow]], Tuple[Rows, Rows]]) -> None:
+    def _change_run(self, run_id: str, change: Change, types: Optional[Types]) -> None:
         log = self._log
         with self._transaction(run_id):
-            query = self._queries.rows_of(run_id).select(*self._stored, log.pk).order_by(log.created_at, log.pk)
+            query = self._queries.rows_of(run_id, types).select(*self._stored, log.pk).order_by(log.created_at, log.pk)
             rows = self.database.execute(query).fetchall()
             locked = None
             while self.database.for_update and locked != rows:  # Rows that another process has added lack a lock.
@@ -370,6 +373,7 @@ class LogTable:
             for row in rows:
                 pks.setdefault(tuple(row[1:3]), []).append(row[5])
             wanted, surplus = change(stored)
+            check_texts(run_id, *(row.fragment for row in wanted))
             gone = [row[5] for row, each in zip(rows, stored) if each in surplus]
             for start in range(0, len(gone), DELETE_BATCH):
                 log.delete().where(log.pk.in_(gone[start : start + DELETE_BATCH])).execute()

@@ -4,17 +4,20 @@ import functools
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from magnus import defaults
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.db.queries import Types
+from magnus_peewee_store.db.table import Row, StoredRow
 from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.times import TICK, from_created_at, utcnow
+
+Values = Dict[str, Dict[str, Any]]  # what rows of tags or notes hold, by attribute_key
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,8 @@ def untag_run(store: DBStore, run_id: str, *names: str) -> None:
     Raises:
         RunNotFoundError: If there is no such run.
     """
-    present = tags_of(store.table.read(run_id, fragments.TAG))
     # The rows stay, with `is_set` false: pipelines' roles may update rows, but perhaps not delete them.
-    _write_tags(store, run_id, [name for name in names if name in present], is_set=False)
+    _write_tags(store, run_id, names, is_set=False)
 
 
 def add_note(store: DBStore, run_id: str, text: str) -> int:
@@ -80,7 +82,8 @@ def add_note(store: DBStore, run_id: str, text: str) -> int:
         InvalidValueError: If the text is empty.
     """
     key = utcnow().isoformat()
-    _write_note(store, run_id, key, {}, {"text": text, "user": this_process().user})
+    _check_text("note", text)
+    _change(store, run_id, fragments.NOTE, lambda notes: {key: {"text": text, "user": this_process().user}})
     return [row[1] for row in _note_rows(store.table.read(run_id, fragments.NOTE))].index(key) + 1
 
 
@@ -103,8 +106,8 @@ def edit_note(store: DBStore, run_id: str, number: int, text: str) -> None:
         >>> [note.text for note in runs.read_run(store, "my-run").notes]
         ['looks good']
     """
-    key, value = _find_note(store, run_id, number)
-    _write_note(store, run_id, key, value, {**value, "text": text})
+    _check_text("note", text)
+    _change_note(store, run_id, number, lambda note: {**note, "text": text})
 
 
 def delete_note(store: DBStore, run_id: str, number: int) -> str:
@@ -120,10 +123,9 @@ def delete_note(store: DBStore, run_id: str, number: int) -> str:
     Raises:
         InvalidValueError: If the run has no such note.
     """
-    key, value = _find_note(store, run_id, number)
     # The row stays without the text, so that a copy does not bring the note back.
-    _write_note(store, run_id, key, value, {"is_deleted": True, "user": this_process().user})
-    return str(value["text"])
+    note = _change_note(store, run_id, number, lambda note: {"is_deleted": True, "user": this_process().user})
+    return str(note["text"])
 
 
 def tags_of(rows: Iterable[Row]) -> List[str]:
@@ -147,46 +149,57 @@ def _note_rows(rows: Iterable[Row]) -> List[Row]:
     return sorted(row for row in rows if row[0] in fragments.NOTE)
 
 
-def _find_note(store: DBStore, run_id: str, number: int) -> Tuple[str, Dict[str, Any]]:
-    """Return the key and the value of a note."""
-    rows = _note_rows(store.table.read(run_id, fragments.NOTE))
-    if number not in [note.number for note in notes_of(rows)]:
+def _change_note(
+    store: DBStore, run_id: str, number: int, change: Callable[[Dict[str, Any]], Dict[str, Any]]
+) -> Dict[str, Any]:
+    """Change the value of a note, and return what it was."""
+    found: Dict[str, Any] = {}
+
+    def change_one(notes: Values) -> Values:
+        for index, key in enumerate(sorted(notes), start=1):
+            if index == number and isinstance(notes[key].get("text"), str):
+                found.update(notes[key])
+                return {key: change(found)}
         raise InvalidValueError(f"Run '{run_id}' has no note {number}.")
-    return rows[number - 1][1], _parse(rows[number - 1])
 
-
-def _write_note(store: DBStore, run_id: str, key: str, replaced: Dict[str, Any], value: Dict[str, Any]) -> None:
-    if "text" in value and not value["text"].strip():
-        raise InvalidValueError("A note must not be empty.")
-    _write(store, run_id, [(fragments.NOTE[0], key, _dump(value, replaced))])
+    _change(store, run_id, fragments.NOTE, change_one)
+    return found
 
 
 def _write_tags(store: DBStore, run_id: str, names: Sequence[str], is_set: bool) -> None:
-    if not all(name.strip() for name in names):
-        raise InvalidValueError("A tag must not be empty.")
-    present = {row[1]: _parse(row) for row in store.table.read(run_id, fragments.TAG)}
+    for name in names:
+        _check_text("tag", name)
     value = {"is_set": is_set, "user": this_process().user}
-    _write(
-        store,
-        run_id,
-        [(fragments.TAG[0], name, _dump(value, present.get(name, {}))) for name in dict.fromkeys(names)],
-    )
+
+    def set_tags(tags: Values) -> Values:
+        return {name: value for name in names if is_set or tags.get(name, {}).get("is_set") is True}
+
+    _change(store, run_id, fragments.TAG, set_tags)
+
+
+def _check_text(what: str, text: str) -> None:
+    if not text.strip():
+        raise InvalidValueError(f"A {what} must not be empty.")
+
+
+def _change(store: DBStore, run_id: str, types: Types, change: Callable[[Values], Values]) -> None:
+    """Write tags or notes, decided under a lock on the run: of two writers, the later one gets the later time."""
+
+    def decide(rows: List[StoredRow]) -> Tuple[List[StoredRow], List[StoredRow]]:
+        if not any(row.attribute_type in fragments.RUN_LOG for row in rows):
+            raise RunNotFoundError(f"There is no run '{run_id}'.")
+        present = {row.attribute_key: _parse(row.fragment) for row in rows if row.attribute_type in types}
+        changed = {key: _dump(value, present.get(key, {})) for key, value in change(present).items()}
+        created_at = max(utcnow(), *(row.created_at + TICK for row in rows if isinstance(row.created_at, datetime)))
+        return [StoredRow(run_id, types[0], key, value, created_at) for key, value in changed.items()], []
+
+    store.table.change_run(run_id, decide, fragments.RUN_LOG + types)
 
 
 def _dump(value: Dict[str, Any], replaced: Dict[str, Any]) -> str:
     """Return the value of a row. A copy keeps the later one, so it is later than what it replaces on any clock."""
     before = changed_time(replaced)
     return json.dumps({**value, "changed": max(filter(None, [utcnow(), before and before + TICK])).isoformat()})
-
-
-def _write(store: DBStore, run_id: str, rows: Sequence[Row]) -> None:
-    is_found = (
-        store.table.upsert(run_id, rows, requires=[fragments.HEADER])
-        if rows
-        else store.table.has(run_id, *fragments.HEADER)
-    )
-    if not is_found:
-        raise RunNotFoundError(f"There is no run '{run_id}'.")
 
 
 def _parse(row: Row) -> Any:
