@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
-from logs import attempted_step, sample_run
+from conftest import Project, SqliteFile
+from logs import attempted_step, sample_run, step
 from magnus import utils
 from magnus.datastore import RunLog
+from test_liveness import db
 
 from magnus_peewee_store import DBStore, RunNotFoundError, open_store, runs
 from magnus_peewee_store.runs.lineage import hash_of
@@ -108,13 +109,98 @@ def test_lineage_on_every_database(store: DBStore) -> None:
     assert [use.run_id for use in runs.lineage(store, "abc123")] == ["old", "new"]
     [use] = runs.lineage(store, "abc123" + "1" * 58)
     assert use[:4] == ("new", "load", "get", "sales.csv") and use.started is not None
-    assert runs.lineage(store, "bc123") == []
+    assert runs.lineage(store, "bc123f") == []
+
+
+def put_data(store: DBStore, run_id: str, *uses: str, **attributes: Any) -> None:
+    """Write a run. Each use is a stage, the name of a file, and 6 digits of its hash."""
+    if not store.table.has(run_id):
+        store.create_run_log(run_id)
+    for number, use in enumerate(uses):
+        stage, name, data_hash = use.split()
+        data = {"stage": stage, "name": name, "data_hash": data_hash + "0" * 58}
+        store.add_step_log(attempted_step(f"s{number}", "10:00:00", "10:00:01", data_catalog=[data]), run_id)
+
+
+def test_versions_of_a_file(store: DBStore) -> None:
+    put_data(store, "one", "put data/sales.csv aaaaaa", "get sales.csv aaaaaa", "put data/other_sales.csv cccccc")
+    put_data(store, "two", "put data/sales.csv bbbbbb")
+    put_data(store, "three", "put data/sales.csv aaaaaa")
+    for name in ("data/sales.csv", "sales.csv", "./data/sales.csv"):
+        a, b = runs.versions(store, name)
+        assert (a.data_hash[:6], a.run_ids) == ("aaaaaa", ("one", "three"))
+        assert (b.data_hash[:6], b.run_ids, b.first_seen) == ("bbbbbb", ("two",), b.last_seen)
+        assert a.first_seen and b.first_seen and a.last_seen and a.first_seen < b.first_seen < a.last_seen
+    assert [use.run_id for use in runs.lineage(store, "data/sales.csv")] == ["one", "one", "two", "three"]
+    assert runs.versions(store, "ales.csv") == runs.versions(store, "elsewhere/sales.csv.gz") == []
+
+
+def test_versions_of_a_name_outside_ascii(sqlite_file: SqliteFile) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    put_data(store, "run", "put data/r\u00e9sum\u00e9.csv aaaaaa", 'put data/a"%_\\b.csv bbbbbb')
+    assert len(runs.versions(store, 'a"%_\\b.csv')) == 1
+    [(value,)] = sqlite_file.sql("SELECT attribute_value FROM db_log WHERE attribute_key = 's0'")
+    unescaped = json.dumps(json.loads(value), ensure_ascii=False)  # as other software may write it
+    for text in (value, unescaped):
+        sqlite_file.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_key = 's0'", text)
+        assert len(runs.versions(store, "data/r\u00e9sum\u00e9.csv")) == 1
+
+
+def test_lineage_of_a_path_is_that_of_its_content(store: DBStore, tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("rows")
+    put_data(store, "other", "put data.csv aaaaaa")
+    store.add_step_log(
+        step("s", data_catalog=[{"stage": "put", "name": "x", "data_hash": utils.get_data_hash(str(path))}]), "other"
+    )
+    assert [use.name for use in runs.lineage(store, path)] == ["x"]
+    path.write_text("changed")
+    assert runs.lineage(store, path) == []
+
+
+def test_command_lineage_lists_the_versions_of_a_file(
+    sqlite_file: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--connection-string", sqlite_file.url)
+    store = DBStore(connection_string=sqlite_file.url)
+    put_data(store, "one", "put data/sales.csv aaaaaa")
+    put_data(store, "two", "put data/sales.csv bbbbbb")
+    shown = db("lineage", "data/sales.csv", *options)
+    assert "HASH FIRST SEEN LAST SEEN RUNS aaaaaa000000" in shown and shown.endswith("two")
+    found = json.loads(db("lineage", "sales.csv", "--json", *options))
+    assert [(each["data_hash"][:6], each["run_ids"]) for each in found] == [("aaaaaa", ["one"]), ("bbbbbb", ["two"])]
+    (tmp_path / "sales.csv").write_text("new")  # now it is a file with a content that no run has used
+    shown = db("lineage", "sales.csv", *options)
+    assert "No run read or wrote content" in shown and "Versions of sales.csv: HASH" in shown
+    assert "no run has catalogued one" in db("lineage", "none.csv", *options, exit_code=1)
+
+
+def test_upstream_walks_back_to_the_first_writers(sqlite_file: SqliteFile) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    put_data(store, "collect", "put sales.csv aaaaaa", "get sales.csv aaaaaa")
+    put_data(store, "train", "put sales.csv aaaaaa", "get sales.csv aaaaaa", "put model.bin bbbbbb")
+    put_data(store, "again", "put model.bin bbbbbb")
+    put_data(store, "score", "put model.bin bbbbbb", "get model.bin bbbbbb", "get sales.csv aaaaaa", "get none eeeeee")
+    found = [(each.run_id, each.name, each.source.run_id) for each in runs.upstream(store, "score")]
+    assert sorted(found) == [
+        ("score", "model.bin", "train"),
+        ("score", "sales.csv", "collect"),
+        ("train", "sales.csv", "collect"),
+    ]
+    options = ("--connection-string", sqlite_file.url)
+    shown = db("lineage", "--upstream", "score", *options)
+    assert "model.bin bbbbbb000000 from train s2" in shown and shown.count("from collect s0") == 2
+    assert len(json.loads(db("lineage", "--upstream", "train", "--json", *options))) == 1
+    assert "No other run wrote" in db("lineage", "--upstream", "collect", *options)
+    for wrong in ([], ["a.csv", "--upstream", "train"]):
+        db("lineage", *wrong, *options, exit_code=2)
 
 
 @pytest.mark.parametrize("text", ["missing.csv", "abc12", "g" * 8])
-def test_text_that_is_neither_file_nor_hash_raises(text: str) -> None:
-    with pytest.raises(FileNotFoundError, match="no such file, and it is not a hash"):
-        hash_of(text)
+def test_text_that_is_neither_file_nor_hash_raises(sqlite_file: SqliteFile, text: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file, no run has catalogued one, and it is not a hash"):
+        runs.lineage(DBStore(connection_string=sqlite_file.url), text)
 
 
 def test_hash_of_a_folder_raises(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
 from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
-from magnus_peewee_store.cli.terminal import echo_json, format_value, make_console, printable, progress_bar, say
+from magnus_peewee_store.cli.terminal import (
+    echo_json,
+    format_value,
+    list_of,
+    make_console,
+    printable,
+    progress_bar,
+    say,
+)
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.report.site import write_site
@@ -251,32 +259,80 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
 
 
 @click.command()
-@click.argument("file_or_hash", metavar="FILE|HASH")
+@click.argument("what", metavar="FILE|HASH|NAME", required=False)
+@click.option("--upstream", metavar="RUN_ID", help="Show which runs wrote what this run read, and so on.")
 @on_database()
 @json_option
-def lineage(store: DBStore, file_or_hash: str, is_json: bool) -> None:
+def lineage(store: DBStore, what: Optional[str], upstream: Optional[str], is_json: bool) -> None:
     """Show which runs read or wrote a file with this content, oldest first.
 
-    It finds the files that the catalog recorded. The first 6 digits of a hash are enough.
+    It finds the files that the catalog recorded. The first 6 digits of a hash are enough. For the name of a catalogued
+    file, it lists the versions of the file: its contents, by hash.
 
     \b
     Example:
       magnus db lineage data/sales.csv
+      magnus db lineage --upstream calm-hoover
     """
-    data_hash = hash_of(file_or_hash)
-    uses = runs.lineage(store, data_hash)
+    if (what is None) == (upstream is None):
+        raise click.UsageError("Give FILE, HASH or NAME, or --upstream RUN_ID.")
+    if upstream is not None:
+        _echo_upstream(store, runs.find_run(store, upstream), is_json)
+        return
+    text = str(what)
+    uses = runs.lineage(store, text)
+    data_hash = hash_of(text)
+    is_content = bool(data_hash) and all(use.data_hash.startswith(str(data_hash)) for use in uses)
     if is_json:
-        echo_json([use._asdict() for use in uses])
-    elif uses:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for heading in ("RUN", "STARTED", "STEP", "", "FILE"):
-            table.add_column(heading, overflow="fold")
-        for use in uses:
-            cells = (use.run_id, format_time(use.started), use.step, STAGES.get(use.stage, use.stage), use.name)
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-        make_console().print(table)
-    else:
+        echo_json([each._asdict() for each in (uses if is_content else runs.versions(store, text))])
+        return
+    if uses and is_content:
+        rows = [[use.run_id, format_time(use.started), use.step, STAGES.get(use.stage, ""), use.name] for use in uses]
+        _echo_table(("RUN", "STARTED", "STEP", "", "FILE"), rows)
+    elif is_content:
         say(f"No run read or wrote content with the hash {data_hash}.", err=True)
+    found = runs.versions(store, text) if not is_content or Path(text).is_file() else []
+    if found:
+        if is_content:
+            say(f"\nVersions of {text}:")
+        rows = [
+            [version.data_hash[:HASH_LENGTH], *map(format_time, version[1:3]), list_of(version.run_ids)]
+            for version in found
+        ]
+        _echo_table(("HASH", "FIRST SEEN", "LAST SEEN", "RUNS"), rows)
+
+
+def _echo_upstream(store: DBStore, run_id: str, is_json: bool) -> None:
+    inputs = runs.upstream(store, run_id)
+    if is_json:
+        echo_json([{**each._asdict(), "source": each.source._asdict()} for each in inputs])
+    elif inputs:
+        make_console().print(_upstream_tree(run_id, inputs))
+    else:
+        say(f"No other run wrote what {run_id} read.", err=True)
+
+
+def _upstream_tree(run_id: str, inputs: Sequence[runs.Input]) -> Tree:
+    """Return the inputs of a run, below each the inputs of the run that wrote it. A run is drawn in full once."""
+    tree = Tree(Text(printable(run_id), "bold"))
+    branches = {run_id: tree}
+    for each in inputs:
+        source = each.source
+        label = f"{each.name} {source.data_hash[:HASH_LENGTH]} from "
+        text = Text.assemble(
+            (printable(label), "dim"), (printable(source.run_id), "bold"), f" {printable(source.step)}"
+        )
+        branches.setdefault(source.run_id, branches[each.run_id].add(text))
+    return tree
+
+
+def _echo_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    make_console().print(table)
 
 
 def _echo_log(step: StepLog) -> List[Path]:

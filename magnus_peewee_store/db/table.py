@@ -3,6 +3,7 @@
 import datetime
 import functools
 import json
+import operator
 import time
 from typing import (
     Any,
@@ -199,16 +200,19 @@ class LogTable:
 
     @retrying
     def find(
-        self, types: Types, text: str = "", without: Sequence[str] = (), run_ids: Optional[Sequence[str]] = None
+        self, types: Types, *texts: str, without: Sequence[str] = (), run_ids: Optional[Sequence[str]] = None
     ) -> List[StoredRow]:
-        """Return the rows whose value contains a text, and none of the others, ignoring case, oldest first.
+        """Return the rows whose value contains one of some texts, ignoring case, oldest first.
 
         Args:
+            texts: The texts, at most a hundred. Without any, all rows are returned.
             without: The texts that the value must not contain.
             run_ids: Return only rows of these runs, at most a few hundred.
         """
         log = self._log
-        rows = log.select(*self._stored).where(log.attribute_type.in_(types), log.attribute_value.contains(text))
+        rows = log.select(*self._stored).where(log.attribute_type.in_(types))
+        if texts:
+            rows = rows.where(functools.reduce(operator.or_, map(log.attribute_value.contains, texts)))
         for unwanted in without:
             rows = rows.where(~log.attribute_value.contains(unwanted))
         if run_ids is not None:

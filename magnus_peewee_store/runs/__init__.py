@@ -7,7 +7,7 @@ from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.runs.annotate import Note, add_note, delete_note, edit_note, mark_failed, tag_run, untag_run
 from magnus_peewee_store.runs.compare import Differences, StepState, compare, diff
 from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
-from magnus_peewee_store.runs.lineage import DataUse, lineage
+from magnus_peewee_store.runs.lineage import DataUse, DataVersion, Input, lineage, upstream, versions
 from magnus_peewee_store.runs.read import Run, UnreadableRow, find_run, read_run
 from magnus_peewee_store.runs.search import Condition, list_runs, search
 from magnus_peewee_store.runs.summaries import RunSummary, summarize
@@ -33,7 +33,9 @@ __all__ = [
     "CheckReport",
     "Condition",
     "DataUse",
+    "DataVersion",
     "Differences",
+    "Input",
     "Liveness",
     "Note",
     "Outcome",
@@ -68,4 +70,6 @@ __all__ = [
     "tag_run",
     "to_dataframe",
     "untag_run",
+    "upstream",
+    "versions",
 ]

@@ -1,17 +1,21 @@
-"""Trace the output of steps, and which runs read or wrote a file."""
+"""Trace the output of steps, which runs read or wrote a file, and where the inputs of a run come from."""
 
 import errno
+import json
 import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus import utils
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db.table import batches
 from magnus_peewee_store.exceptions import UnreadableRowError
+from magnus_peewee_store.logs import steps_of
+from magnus_peewee_store.runs.read import read_run
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import from_created_at
 
@@ -35,40 +39,155 @@ class DataUse(NamedTuple):
     """When the step started, in UTC."""
 
 
-def hash_of(file_or_hash: str) -> str:
+class DataVersion(NamedTuple):
+    """A content that a catalogued file has had."""
+
+    data_hash: str
+    first_seen: Optional[datetime]
+    """When a step first used it, in UTC."""
+    last_seen: Optional[datetime]
+    """When a step last used it, in UTC."""
+    run_ids: Tuple[str, ...]
+    """The runs that used it, oldest first."""
+
+
+class Input(NamedTuple):
+    """A content that a run read, and that another run wrote first."""
+
+    run_id: str
+    """The run that read it."""
+    name: str
+    """The name of the file in this run."""
+    source: DataUse
+    """The step that wrote it first."""
+
+
+def hash_of(file_or_hash: str) -> Optional[str]:
     """Return the hash of a file, as magnus computes it. A hash, or the beginning of one, is returned in lower case.
 
+    Returns:
+        The hash; None if the text is neither a file nor a hash.
+
     Raises:
-        FileNotFoundError: If the text is neither a file nor a hash.
         IsADirectoryError: If it is a folder.
     """
     if os.path.isdir(file_or_hash):
         raise IsADirectoryError(errno.EISDIR, "It is a folder. Name a file", file_or_hash)
     if os.path.isfile(file_or_hash):
         return str(utils.get_data_hash(file_or_hash))
-    if re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_HASH},64}}", file_or_hash):
-        return file_or_hash.lower()
-    raise FileNotFoundError(
-        errno.ENOENT, f"There is no such file, and it is not a hash of {SHORTEST_HASH} to 64 digits", file_or_hash
-    )
+    is_hash = re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_HASH},64}}", file_or_hash)
+    return file_or_hash.lower() if is_hash else None
 
 
-def lineage(store: DBStore, data_hash: str) -> List[DataUse]:
+def lineage(store: DBStore, file_or_hash: Union[str, "os.PathLike[str]"]) -> List[DataUse]:
     """Return the steps that read or wrote some content, oldest first, as the catalog recorded it.
 
     Args:
-        data_hash: The SHA-256 hash of the content, or the beginning of it.
+        file_or_hash: The path of a file; the SHA-256 hash of the content, or at least 6 digits of its beginning; or the
+            name of a catalogued file, which means every content that the file has had.
+
+    Raises:
+        FileNotFoundError: If it is none of these.
+        IsADirectoryError: If it is a folder.
     """
+    text = os.fspath(file_or_hash)
+    data_hash = hash_of(text)
+    uses = _uses_of_content(store, [data_hash]) if data_hash else []
+    if uses or (data_hash and os.path.isfile(text)):
+        return uses
+    uses = _uses_of_name(store, text)
+    if not uses and not data_hash:
+        message = f"There is no such file, no run has catalogued one, and it is not a hash of {SHORTEST_HASH} digits"
+        raise FileNotFoundError(errno.ENOENT, message, text)
+    return uses
+
+
+def versions(store: DBStore, name: str) -> List[DataVersion]:
+    """Return the contents that a catalogued file has had, in the order in which they were first seen.
+
+    Args:
+        name: The name of the file in the catalog, such as `data/sales.csv`, or the last parts of it. magnus leaves out
+            the data folder of what a step gets, so a name that is the end of this name counts, too.
+
+    Example:
+        >>> from magnus.datastore import DataCatalog, StepLog
+        >>> from magnus_peewee_store import DBStore, runs
+        >>> store = DBStore(connection_string="sqlite:///:memory:")
+        >>> for run_id, data_hash in (("first", "7d865e"), ("second", "15fa02")):
+        ...     _ = store.create_run_log(run_id)
+        ...     data = DataCatalog(name="data/sales.csv", data_hash=data_hash, stage="put")
+        ...     store.add_step_log(StepLog(name="load", internal_name="load", data_catalog=[data]), run_id)
+        >>> [(version.data_hash, version.run_ids) for version in runs.versions(store, "sales.csv")]
+        [('7d865e', ('first',)), ('15fa02', ('second',))]
+    """
+    uses_of: Dict[str, List[DataUse]] = {}
+    for use in _uses_of_name(store, name):
+        uses_of.setdefault(use.data_hash, []).append(use)
+    return [
+        DataVersion(data_hash, uses[0].started, uses[-1].started, tuple(dict.fromkeys(use.run_id for use in uses)))
+        for data_hash, uses in uses_of.items()
+    ]
+
+
+def upstream(store: DBStore, run_id: str) -> List[Input]:
+    """Return what a run read that other runs wrote, what these runs read, and so on.
+
+    A content comes from the step that wrote it first. What a run read, its steps got from the catalog.
+
+    Args:
+        run_id: The whole id.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+    """
+    found: List[Input] = []
+    unread, known = [run_id], {run_id}
+    while unread:
+        reader = unread.pop(0)
+        names = {
+            data.data_hash: data.name
+            for step in steps_of(read_run(store, reader).complete_log)
+            for data in step.data_catalog
+            if data.stage == "get" and data.data_hash
+        }
+        for source in _first_writers(store, list(names)):
+            if source.run_id != reader:
+                found.append(Input(reader, names[source.data_hash], source))
+                if source.run_id not in known:
+                    known.add(source.run_id)
+                    unread.append(source.run_id)
+    return found
+
+
+def _first_writers(store: DBStore, hashes: Sequence[str]) -> List[DataUse]:
+    uses = [use for batch in batches(hashes, 100) for use in _uses_of_content(store, batch)]
+    # The newest first, so that the oldest counts.
+    return list({use.data_hash: use for use in reversed(uses) if use.stage == "put"}.values())
+
+
+def _uses_of_content(store: DBStore, hashes: Sequence[str]) -> List[DataUse]:
+    return [use for use in _uses(store, *hashes) if use.data_hash.startswith(tuple(hashes))]
+
+
+def _uses_of_name(store: DBStore, name: str) -> List[DataUse]:
+    path = os.path.normpath(name)
+    text = json.dumps(os.path.basename(path))[1:]
+    # Other software may escape characters outside ASCII differently.
+    uses = _uses(store, *([text] if path.isascii() else []))
+    return [use for use in uses if f"/{use.name}".endswith(f"/{path}") or f"/{path}".endswith(f"/{use.name}")]
+
+
+def _uses(store: DBStore, *texts: str) -> List[DataUse]:
+    """Return what the steps used whose rows contain one of some texts, oldest first."""
     uses = []
-    for row in store.table.find(fragments.STEP, data_hash):
+    for row in store.table.find(fragments.STEP, *texts):
         try:
             step: StepLog = fragments.parse(*row.fragment)
         except UnreadableRowError:
             continue
+        started = from_created_at(row.created_at)
         for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
-            if data.data_hash.startswith(data_hash):
-                started = from_created_at(row.created_at)
-                uses.append(DataUse(row.run_id, row.attribute_key, data.stage, data.name, data.data_hash, started))
+            uses.append(DataUse(row.run_id, row.attribute_key, data.stage, data.name, data.data_hash, started))
     return uses
 
 
