@@ -1,6 +1,7 @@
 """Connection strings: which are valid, which database they name, and how they are masked."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -111,6 +112,17 @@ def test_two_stores_in_one_process(tmp_path: Path) -> None:
     for number, store in enumerate(stores):
         store.create_run_log("run", tag=str(number))
     assert [store.get_run_log_by_id("run").tag for store in stores] == ["0", "1"]
+
+
+def test_collected_store_closes_its_connection(database: AnyDatabase) -> None:
+    """magnus closes no store, and a connection that is not closed is a warning."""
+    store = DBStore(connection_string=database.url)
+    store.create_run_log("run")
+    connection = store.database._state.conn
+    del store
+    gc.collect()
+    with pytest.raises(Exception, match="closed|^\\(0, ''\\)$"):
+        connection.cursor().execute("SELECT 1")
 
 
 @pytest.mark.parametrize(
@@ -541,9 +553,10 @@ def test_missing_driver_error_names_the_extra(scheme: str, drivers: List[str], e
 import sys
 sys.modules.update(dict.fromkeys({drivers}))  # makes each import fail
 from magnus_peewee_store import DBStore
-DBStore(connection_string="{scheme}://scott:tiger@127.0.0.1:1/db").get_run_log_by_id("run")
+DBStore(connection_string=sys.argv[1]).get_run_log_by_id("run")
 """
-    process = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=50)
+    url = f"{scheme}://scott:tiger@127.0.0.1:1/db"
+    process = subprocess.run([sys.executable, "-c", script, url], stderr=subprocess.PIPE, text=True, timeout=50)
     assert f"with its extra '{extra}'" in process.stderr
     assert "tiger" not in process.stderr
 

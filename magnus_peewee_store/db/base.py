@@ -139,6 +139,8 @@ class Backend(peewee.Database):
         # Only `_use` may connect.
         super().__init__(thread_safe=False, autoconnect=False, **peewee_options, **self._options())
         _backends.add(self)
+        # magnus closes no store. Python and psycopg warn about a connection that is collected before it is closed.
+        weakref.finalize(self, _close_collected, self._state).atexit = False
 
     @property
     def masked_url(self) -> str:
@@ -525,6 +527,12 @@ def _find_interrupt(error: BaseException, handled: Optional[BaseException]) -> O
 
 
 _backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()
+
+
+def _close_collected(state: Any) -> None:
+    if not state.closed:
+        with contextlib.suppress(Exception):
+            state.conn.close()
 
 
 def _discard_inherited_connections() -> None:
