@@ -1,6 +1,8 @@
 """Convert run logs to rows (type, key and JSON value) and back. No database, no I/O."""
 
+import itertools
 import json
+import re
 from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
 
 from magnus import defaults
@@ -45,8 +47,11 @@ UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
 STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN)
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
 
+MAX_DEPTH = 200  # pydantic's parser has the same limit
+_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
+
 # What pydantic, json and magnus' classes raise for text that is not a log.
-PARSE_ERRORS = (RecursionError, TypeError, ValueError)
+PARSE_ERRORS = (OverflowError, RecursionError, TypeError, ValueError)
 
 
 def dump_run_log(run_log: RunLog) -> List[Fragment]:
@@ -130,6 +135,25 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
         raise UnreadableRowError(explain(error)) from error
 
 
+def parse_for_display(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
+    """Return what `parse` does, for tools that walk through the value.
+
+    Raises:
+        UnreadableRowError: Also if the value is nested so deep that Python's recursion would end.
+    """
+    if _depth(str(attribute_value)) > MAX_DEPTH:
+        raise UnreadableRowError(f"its value is nested more than {MAX_DEPTH} deep")
+    return parse(attribute_type, attribute_key, attribute_value)
+
+
+def _depth(text: str) -> int:
+    """Return how deep a JSON text is nested, or less than `MAX_DEPTH` if it has few brackets."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    brackets = re.findall(r"[\[\]{}]", _JSON_TEXT.sub("", text))
+    return max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets))
+
+
 def scrub_row(attribute_type: str, attribute_value: str) -> str:
     """Return a row's value without secrets. A value without any stays as it is, to the byte."""
     log_class = _LOG_CLASSES.get(attribute_type)
@@ -149,6 +173,8 @@ def explain(error: Exception) -> str:
     """Describe in one line why a text cannot be parsed, without quoting it."""
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
+    if isinstance(error, UnicodeEncodeError):
+        return "it is not UTF-8"
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return f"it is not JSON: {error}"
     return str(error) if isinstance(error, ValueError) else "it does not have the form that magnus writes"
@@ -253,16 +279,22 @@ _LOG_CLASSES: Dict[str, Type[Union[RunLog, StepLog, BranchLog]]] = {
 def _parse_log(log_class: Type[Union[RunLog, StepLog, BranchLog]], value: str) -> Any:
     try:
         return log_class.model_validate_json(value)
-    except ValidationError:
-        # pydantic's parser is faster, but reads neither lone surrogates nor deep nesting.
-        return log_class(**json.loads(value))
+    except (TypeError, ValidationError):
+        return log_class(**_parse_slowly(value))
 
 
 def _parse_value(value: str) -> Any:
     try:
         return from_json(value)
-    except ValueError:
-        return json.loads(value)  # See `_parse_log`.
+    except (TypeError, ValueError):
+        return _parse_slowly(value)
+
+
+def _parse_slowly(value: str) -> Any:
+    """Parse JSON with escaped lone surrogates or deep nesting, which pydantic's faster parser does not read."""
+    if not value.isascii():
+        value.encode()  # This raises an error for bytes that are not UTF-8.
+    return json.loads(value)
 
 
 def is_same_json(value: str, other: Optional[str]) -> bool:

@@ -3,6 +3,7 @@
 import atexit
 import json
 import logging
+import math
 import os
 import threading
 import weakref
@@ -12,8 +13,8 @@ from typing import Callable, Iterable, List, NamedTuple, Optional
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.base import is_interrupt
 from magnus_peewee_store.db.table import LogTable, Row
-from magnus_peewee_store.origin import Origin, this_process
-from magnus_peewee_store.times import from_created_at, local_utc_offset, utcnow
+from magnus_peewee_store.origin import Origin, parse_origin, this_process
+from magnus_peewee_store.times import from_created_at, local_utc_offset, parse_time, to_created_at, utcnow
 
 logger = logging.getLogger("magnus.db")
 
@@ -46,9 +47,13 @@ def parse_beat(row: Row) -> Optional[Beat]:
     """Return what a row of type Heartbeat holds; None if it cannot be read."""
     try:
         value = fragments.parse(*row)
-        beat = Beat(**{name: value[name] for name in Beat._fields})
-        return beat if beat.time and beat.interval > 0 else None
-    except (KeyError, TypeError, ValueError):
+        seen, interval, origin = parse_time(value["seen"], 0), float(value["interval"]), parse_origin(value)
+        if seen is None or not 0 < interval < math.inf:
+            return None
+        return Beat(
+            str(to_created_at(seen)), interval, str(value["state"]), origin.user, origin.host, origin.utc_offset
+        )
+    except (KeyError, *fragments.PARSE_ERRORS):
         return None
 
 

@@ -1,7 +1,7 @@
 """Times and durations: the clock, the times that magnus writes, and how both are shown."""
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta, timezone
 from typing import Any, Optional
 
 TICK = timedelta(microseconds=1)  # the smallest difference between two values of created_at
@@ -24,7 +24,13 @@ def local_utc_offset() -> int:
 
 def from_created_at(created_at: Any) -> Optional[datetime]:
     """Return a value of the column created_at as a time in UTC; None if it is not a time."""
-    return created_at.replace(tzinfo=timezone.utc) if isinstance(created_at, datetime) else None
+    is_time = isinstance(created_at, datetime) and _is_in_range(created_at)
+    return created_at.replace(tzinfo=timezone.utc) if is_time else None
+
+
+def _is_in_range(time: datetime) -> bool:
+    """Return False for the first and the last year: other zones, and differences, would leave Python's range."""
+    return MINYEAR < time.year < MAXYEAR
 
 
 def to_created_at(time: datetime) -> datetime:
@@ -46,13 +52,13 @@ def parse_time(text: str, utc_offset: Optional[int] = None) -> Optional[datetime
     try:
         # Python before 3.11 does not parse the Z.
         time = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
-        if utc_offset is not None and time.tzinfo is None:
-            time = time.replace(tzinfo=timezone(timedelta(seconds=utc_offset)))
-            time.astimezone()  # This overflows outside of the years 1 to 9999.
-            return time
-        return time.astimezone()
-    except (OSError, OverflowError, ValueError):
+    except ValueError:
         return None
+    if not _is_in_range(time):
+        return None
+    if utc_offset is not None and time.tzinfo is None:
+        return time.replace(tzinfo=timezone(timedelta(seconds=utc_offset)))
+    return time.astimezone()
 
 
 def parse_age(text: str) -> Optional[timedelta]:

@@ -1,15 +1,17 @@
 """Test the views for SQL clients on every database."""
 
 import math
-from typing import Any, Iterator, List, Tuple
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 from click.testing import CliRunner
-from conftest import AnyDatabase
+from concurrency import run_in_processes
+from conftest import SERVERS, AnyDatabase, Database, database_for, new_store
 from logs import step
 from magnus.datastore import RunLog
 
-from magnus_peewee_store import DBStore, cli
+from magnus_peewee_store import DBStore, cli, runs
 
 
 def magnus_db(database: AnyDatabase, *arguments: str) -> str:
@@ -108,3 +110,43 @@ def test_views_can_be_created_again_and_dropped(views: AnyDatabase) -> None:
     assert "Created the view run_metrics." in magnus_db(views, "create-views")
     assert magnus_db(views, "create-views", "--drop").count("Dropped the view") == 2
     assert magnus_db(views, "create-views", "--drop") == "There are no views to drop.\n"
+
+
+def test_any_number_has_its_text(views: AnyDatabase, store: DBStore) -> None:
+    numbers = {"sum": 0.1 + 0.2, "third": 1 / 3, "huge": 10**400, "tiny": 5e-324, "large": 1e300}
+    store.set_parameters("good", numbers)
+    texts = dict(rows(views, "SELECT param, text FROM run_params WHERE run_id = 'good'"))
+    values = dict(rows(views, "SELECT param, value FROM run_params WHERE run_id = 'good'"))
+    assert {name: float(texts[name]) for name in numbers if name != "huge"} == {
+        name: number for name, number in numbers.items() if name != "huge"
+    }
+    assert (values["sum"], values["third"]) == (0.1 + 0.2, 1 / 3)
+
+
+def test_processes_that_create_views_at_once_all_succeed(views: AnyDatabase) -> None:
+    run_in_processes(4, create_views_often, views.url)
+    assert len(rows(views, "SELECT * FROM run_params WHERE run_id = 'good'")) == 4
+
+
+def create_views_often(_: int, url: str) -> None:
+    with new_store(url, retry_timeout=60) as store:
+        for _ in range(3):
+            runs.create_views(store)
+
+
+@pytest.mark.skipif("postgresql+psycopg" not in SERVERS, reason="needs PostgreSQL")
+def test_views_are_in_the_schema_of_the_table(server_databases: Callable[[str], Database]) -> None:
+    for database in database_for("postgresql+psycopg", Path(), server_databases):
+        for schema in ("team_a", "team_b"):
+            database.sql(f"CREATE SCHEMA {schema}")
+            database.sql(f"GRANT ALL ON SCHEMA {schema} TO PUBLIC")
+            with new_store(f"{database.url}?schema={schema}") as store:
+                store.put_run_log(RunLog(run_id=schema, parameters={"lr": 0.1}))
+                runs.create_views(store)
+        assert rows(database, "SELECT run_id, value FROM team_a.run_params") == [("team_a", 0.1)]
+        with new_store(f"{database.url}?schema=team_b") as store:
+            assert runs.drop_views(store) == ["run_metrics", "run_params"]
+        assert rows(database, "SELECT run_id, value FROM team_a.run_params") == [("team_a", 0.1)]
+        assert rows(database, "SELECT schemaname FROM pg_views WHERE viewname = 'run_params'") == [("team_a",)]
+        for schema in ("team_a", "team_b"):
+            database.sql(f"DROP SCHEMA {schema} CASCADE")

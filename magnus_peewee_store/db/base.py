@@ -37,6 +37,7 @@ logger = logging.getLogger("magnus.db")
 MASK = "***"
 
 TABLE = "db_log"
+VIEW_FUNCTION = "db_log_json"
 KEY_COLUMNS = ("run_id", "attribute_type", "attribute_key")
 
 # Why a unique index does not tell which rows are duplicates.
@@ -122,7 +123,7 @@ class Backend(peewee.Database):
     view_document: ClassVar[str] = (
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
-    view_functions: ClassVar[Dict[str, str]] = {}  # CREATE FUNCTION statements for the views, by signature
+    view_functions: ClassVar[Dict[str, str]] = {}  # by signature, CREATE FUNCTION statements for {function}
     _state: Any  # peewee's state of the connection
     extra = ""  # the name of this package's extra that installs the driver
 

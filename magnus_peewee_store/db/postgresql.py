@@ -3,13 +3,15 @@
 import contextlib
 import re
 from datetime import datetime
-from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.base import DEFERRABLE, INEXACT, KEY_COLUMNS, PARTIAL, TABLE, Backend
+from magnus_peewee_store.db.base import DEFERRABLE, INEXACT, KEY_COLUMNS, PARTIAL, TABLE, VIEW_FUNCTION, Backend
 from magnus_peewee_store.exceptions import CannotConnectError, MissingTableError, PrivilegeError, RunLogStoreError
+
+TIMESTAMP = 1114  # the number of the type
 
 # A row of pg_collation is read as JSON, because its column collisdeterministic came with PostgreSQL 12.
 COUNT_INEXACT_COLUMNS = """
@@ -39,7 +41,10 @@ UNUSABLE_INDEXES = """
 """
 
 _VIEW_VALUES = """
-    CASE jsonb_typeof({value}) WHEN 'number' THEN ({value} #>> '{{{{}}}}')::double precision END AS value,
+    CASE
+        WHEN jsonb_typeof({value}) = 'number' AND ABS(({value} #>> '{{{{}}}}')::numeric) <= 1.7976931348623157e308
+        THEN ({value} #>> '{{{{}}}}')::double precision
+    END AS value,
     {value} #>> '{{{{}}}}' AS text
 """
 
@@ -81,11 +86,11 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         ) AS member
         WHERE log.attribute_type IN ({{types}})
     """  # noqa: S608 - constants
-    view_document = "db_log_json({value}, {quoted})"
+    view_document = "{function}({value}, {quoted})"
     # Casting a text that is not JSON raises an error, which would make every query on the view fail.
     view_functions = {
-        "db_log_json(text, text)": """
-            CREATE FUNCTION db_log_json(document text, quoted text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+        f"{VIEW_FUNCTION}(text, text)": """
+            CREATE FUNCTION {function}(document text, quoted text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
             BEGIN
                 RETURN document::jsonb;
             EXCEPTION WHEN data_exception THEN
@@ -327,13 +332,47 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         )
 
     def _initialize_connection(self, connection: Any) -> None:
-        if hasattr(connection, "prepare_threshold"):
+        is_psycopg3 = hasattr(connection, "prepare_threshold")
+        _read_any_timestamp(connection, is_psycopg3)
+        if is_psycopg3:
             # A pooler in transaction mode may send the next statement to another session, which does not know the
             # prepared statements of this one. There is a pooler if the server's process id differs from the one that
             # the connection received when it was opened.
             [session] = connection.execute("SELECT pg_backend_pid()").fetchone()
             if session != connection.info.backend_pid:
                 connection.prepare_threshold = None
+
+
+def _read_any_timestamp(connection: Any, is_psycopg3: bool) -> None:
+    """Have the driver return a timestamp as text if Python has no such time: `infinity`, or a year such as 12345."""
+
+    def time_or_text(text: Optional[str], read: Callable[..., Any], *arguments: Any) -> Any:
+        if text is None or text.endswith(("infinity", "BC")) or text.find("-") > 4:
+            return text
+        return read(*arguments)
+
+    if is_psycopg3:
+        from psycopg.adapt import Loader
+
+        driver_loader: Any = connection.adapters.get_loader(TIMESTAMP, 0)
+
+        class TimestampLoader(Loader):
+            def __init__(self, oid: int, context: Any = None) -> None:
+                super().__init__(oid, context)
+                self._driver = driver_loader(oid, context)
+
+            def load(self, data: Any) -> Any:
+                return time_or_text(bytes(data).decode(), self._driver.load, data)
+
+        connection.adapters.register_loader(TIMESTAMP, TimestampLoader)
+    else:
+        from psycopg2 import extensions
+
+        driver_type = extensions.string_types[TIMESTAMP]
+        any_timestamp = extensions.new_type(
+            (TIMESTAMP,), "TIMESTAMP", lambda text, cursor: time_or_text(text, driver_type, text, cursor)
+        )
+        extensions.register_type(any_timestamp, connection)
 
 
 def _sqlstate(error: Exception) -> Optional[str]:

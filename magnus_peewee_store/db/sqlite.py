@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import operator
 import os
 import re
 import sqlite3
@@ -49,7 +50,14 @@ _MICROSECONDS = "(STRFTIME('%s', SUBSTR({0}, 1, 19)) * 1000000 + SUBSTR({0} || '
 _AS_TEXT = "STRFTIME('%Y-%m-%d %H:%M:%S', time / 1000000, 'unixepoch') || PRINTF('.%06d', time % 1000000)"
 _VIEW_VALUES = """
     CASE WHEN member.type IN ('integer', 'real') THEN member.value END AS value,
-    CASE member.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' ELSE CAST(member.value AS TEXT) END AS text
+    CASE
+        WHEN member.type IN ('true', 'false') THEN member.type
+        WHEN member.type != 'real' OR CAST(CAST(member.value AS TEXT) AS REAL) = member.value
+        THEN CAST(member.value AS TEXT)
+        -- The text has 15 digits, which not always tell a number.
+        WHEN CAST(PRINTF('%!.16g', member.value) AS REAL) = member.value THEN PRINTF('%!.16g', member.value)
+        ELSE PRINTF('%!.17g', member.value)
+    END AS text
 """
 
 
@@ -247,6 +255,8 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                     )
 
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
+        # Otherwise one byte that is not UTF-8 would end each query for its row. `fragments.parse` reports it.
+        connection.text_factory = operator.methodcaller("decode", "utf-8", "surrogateescape")
         # The write-ahead log needs shared memory, so it does not work across machines: https://www.sqlite.org/wal.html
         journal_mode = "delete" if self._network_type else "wal"
         give_up_at = time.monotonic() + self.timeout

@@ -2,7 +2,7 @@
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
-from magnus_peewee_store.db.base import TABLE, Backend
+from magnus_peewee_store.db.base import TABLE, VIEW_FUNCTION, Backend
 
 # Python writes these tokens into JSON, but databases accept them only in quotes.
 UNQUOTED_TOKENS = ("NaN", "Infinity", "-Infinity")
@@ -35,37 +35,47 @@ def create_views(database: Backend, views: Sequence[View]) -> List[str]:
 
 def drop_views(database: Backend, views: Sequence[View]) -> List[str]:
     """Drop views that exist, and return their names."""
-    present = database.retry(lambda: [each.name for each in database.get_views()])
+    present = database.retry(lambda: [each.name for each in database.get_views(database.schema)])
     database.retry(_drop, database, views)
     return [view.name for view in views if view.name in present]
 
 
 def _create(database: Backend, views: Sequence[View]) -> None:
-    _drop(database, views)
-    with database.atomic():
+    # Of several processes that create them, each replaces the views of the one before.
+    with database.run_lock(TABLE):
+        _drop_all(database, views)
+        document = database.view_document.format(
+            value="log.attribute_value",
+            quoted=_document_with_quotes(),
+            function=database.qualified(VIEW_FUNCTION),
+        )
         for statement in database.view_functions.values():
-            database.execute_sql(statement)
+            database.execute_sql(statement.replace("{function}", database.qualified(VIEW_FUNCTION)))
         for view in views:
             template = database.value_view if view.member is None else database.member_view
             database.execute_sql(
                 template.format(
-                    view=view.name,
-                    table=TABLE,
+                    view=database.qualified(view.name),
+                    table=database.qualified(TABLE),
                     types=", ".join(f"'{each}'" for each in view.types),
                     key_column=view.key_column,
                     member=view.member,
                     member_column=view.member_column,
-                    document=database.view_document.format(value="log.attribute_value", quoted=_document_with_quotes()),
+                    document=document,
                 )
             )
 
 
 def _drop(database: Backend, views: Sequence[View]) -> None:
-    with database.atomic():
-        for view in views:
-            database.execute_sql(f"DROP VIEW IF EXISTS {view.name}")
-        for function in database.view_functions:
-            database.execute_sql(f"DROP FUNCTION IF EXISTS {function}")
+    with database.run_lock(TABLE):
+        _drop_all(database, views)
+
+
+def _drop_all(database: Backend, views: Sequence[View]) -> None:
+    for view in views:
+        database.execute_sql(f"DROP VIEW IF EXISTS {database.qualified(view.name)}")
+    for signature in database.view_functions:
+        database.execute_sql(f"DROP FUNCTION IF EXISTS {database.qualified(signature)}")
 
 
 def _document_with_quotes() -> str:

@@ -1,5 +1,6 @@
 """The columns of a report: the fields, parameters and metrics of many runs."""
 
+import contextlib
 import html
 import math
 from collections import Counter
@@ -88,8 +89,10 @@ def value_columns(found: Sequence[RunSummary], prefix: str, limit: int) -> List[
 
 
 def is_finite(value: Any) -> bool:
-    """Return True for a number that is neither NaN nor infinite."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return True for a number that is neither NaN nor infinite, and that a float can hold."""
+    with contextlib.suppress(OverflowError):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return False
 
 
 def short_text(value: Any) -> str:

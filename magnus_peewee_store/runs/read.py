@@ -135,7 +135,7 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
         yield fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, RunLog(run_id=run_id, status=UNKNOWN)
         for row in rows:
             try:
-                yield row[0], row[1], fragments.parse(*row)
+                yield row[0], row[1], fragments.parse_for_display(*row)
             except UnreadableRowError as error:
                 unreadable.append(UnreadableRow(run_id, row[0], row[1], str(error)))
 

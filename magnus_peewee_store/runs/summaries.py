@@ -286,7 +286,7 @@ def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str,
         for run_id in missing:
             try:
                 known[run_id] = _parse_rows(store, run_id, rows_of.get(run_id, ()), field_count)
-            except (IndexError, ValueError, RecursionError):
+            except (IndexError, *fragments.PARSE_ERRORS):
                 # A row is not as expected, or there is no header.
                 known[run_id] = _read_slowly(store, run_id)
         steps = [known[run_id].steps for run_id in missing]

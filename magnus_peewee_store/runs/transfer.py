@@ -88,7 +88,7 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
         What happened to each run. Rows that cannot be read are left out and reported.
 
     Raises:
-        OSError: If the folder cannot be written to.
+        OSError: If the folder cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reasons = add_originals(store, run_ids)
@@ -109,9 +109,13 @@ def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Ou
         if run.run_log.status == UNKNOWN:
             yield Outcome(run_id, FAILED, problem or "it has no row of its own")
             continue
-        _export_meta(store, run_id, folder / f"{run_id}{META}")
-        # magnus' own store writes this format.
-        write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
+        try:
+            _export_meta(store, run_id, folder / f"{run_id}{META}")
+            # magnus' own store writes this format.
+            write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
+        except OSError as error:
+            yield Outcome(run_id, FAILED, f"{error.strerror} ({error.filename})")
+            continue
         yield Outcome(run_id, INCOMPLETE if problem else WRITTEN, problem)
 
 
@@ -247,6 +251,8 @@ def _is_chunked(path: Path) -> bool:
 
 
 def _load(path: Path) -> Dict[str, Any]:
+    if path.exists() and not path.is_file():  # Reading a FIFO would wait for ever.
+        raise ValueError("it is not a regular file")
     loaded = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(loaded, dict):
         raise ValueError("it is not a JSON object")

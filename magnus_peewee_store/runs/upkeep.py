@@ -106,7 +106,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
 def _find_problem(row: StoredRow) -> str:
     """Return why a row cannot be read; empty if it can."""
     try:
-        fragments.parse(*row.fragment)
+        fragments.parse_for_display(*row.fragment)
     except UnreadableRowError as error:
         return str(error)
     return "" if isinstance(row.created_at, datetime) else "its created_at is not a time"
