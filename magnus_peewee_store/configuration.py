@@ -23,6 +23,8 @@ class Configuration(NamedTuple):
     """A secrets handler of magnus."""
     source: str
     """Where it was found: a file, an environment variable or an option."""
+    catalog: str = defaults.CATALOG_LOCATION_FOLDER
+    """The folder of the file-system catalog."""
 
     def make_store(self) -> DBStore:
         """Return the store. It connects when it is first used."""
@@ -101,7 +103,10 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
         store_config, source = {"connection_string": variable}, CONNECTION_STRING_VARIABLE
     else:
         source = f"the default, since no configuration, {project_file} or {CONNECTION_STRING_VARIABLE} names another"
-    return Configuration(store_config, _make_secrets_handler(secrets_config), source)
+    catalog = config.get("catalog") or project.get("catalog")
+    settings = _section(catalog, "config", config_file or project_file) if isinstance(catalog, dict) else {}
+    location = str(settings.get("catalog_location") or defaults.CATALOG_LOCATION_FOLDER)
+    return Configuration(store_config, _make_secrets_handler(secrets_config), source, location)
 
 
 def check_exists(store: DBStore) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -252,20 +253,76 @@ def test_export_and_copy_choose_runs_by_conditions(sqlite_file: SqliteFile, tmp_
     ]
 
 
+def put_run_with_data(store: DBStore, catalog: Path, run_id: str, location: str = ".catalog") -> Path:
+    """Write a run that put a file into a catalog, and return its folder there."""
+    put_run(store, run_id, "sales")
+    store.set_run_config(run_id, {"catalog_handler": {"service_name": "file-system", "catalog_location": location}})
+    data = {"name": "rows.csv", "data_hash": "0", "catalog_relative_path": f"{run_id}/rows.csv", "stage": "put"}
+    store.add_step_log(step("put", status="SUCCESS", data_catalog=[data]), run_id)
+    folder = catalog / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rows.csv").touch()
+    return folder
+
+
 def test_prune_deletes_the_catalog_of_runs_on_request(
     sqlite_file: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = DBStore(connection_string=sqlite_file.url)
     for run_id in ("old", "new"):
-        put_run(store, run_id, "sales")
-        (tmp_path / ".catalog" / run_id).mkdir(parents=True)
-        (tmp_path / ".catalog" / run_id / "rows.csv").touch()
+        put_run_with_data(store, tmp_path / ".catalog", run_id)
     prune = ("prune", "--keep", "1", "--yes", "--connection-string", sqlite_file.url)
     dry = db(*prune, "--dry-run")
-    assert "The data of 1 run stays in the catalog .catalog. To delete it, too, add --catalog .catalog" in dry
+    assert "The data of 1 run stays in the catalog. To delete it, too, add --catalog .catalog" in dry
     assert "1 of 1 run deleted" in db(*prune, "--catalog", ".catalog")
     assert os.listdir(".catalog") == ["new"]
+
+
+@pytest.mark.parametrize("location", ["{folder}/a/catalog", "catalog", "./a/catalog", "a/../catalog"])
+def test_prune_deletes_from_the_catalog_that_the_run_names(
+    sqlite_file: SqliteFile, tmp_path: Path, location: str
+) -> None:
+    store, catalog = DBStore(connection_string=sqlite_file.url), tmp_path / "a" / "catalog"
+    folder = put_run_with_data(store, catalog, "run", location.format(folder=tmp_path))
+    db("prune", "--keep", "0", "--yes", "--catalog", str(catalog), "--connection-string", sqlite_file.url)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "location", ["{folder}", "other/catalog", "talog", ".", "", "{folder}/b/catalog", "../catalog"]
+)
+def test_prune_keeps_a_folder_if_the_run_names_another_catalog(
+    sqlite_file: SqliteFile, tmp_path: Path, location: str
+) -> None:
+    store, catalog = DBStore(connection_string=sqlite_file.url), tmp_path / "a" / "catalog"
+    folder = put_run_with_data(store, catalog, "run", location.format(folder=tmp_path))
+    options = ("--catalog", str(catalog), "--connection-string", sqlite_file.url)
+    output = db("prune", "--keep", "0", "--yes", *options)
+    assert "The run used another catalog." in output and folder.is_dir()
+
+
+def test_prune_keeps_a_folder_with_files_that_the_run_did_not_record(sqlite_file: SqliteFile, tmp_path: Path) -> None:
+    folder = put_run_with_data(DBStore(connection_string=sqlite_file.url), tmp_path, "home", str(tmp_path))
+    (folder / "ann").mkdir()
+    (folder / "ann" / "thesis.tex").touch()
+    options = ("--catalog", str(tmp_path), "--connection-string", sqlite_file.url)
+    output = db("prune", "--keep", "0", "--yes", *options)
+    assert "The run did not record the file 'ann/thesis.tex'." in output and (folder / "rows.csv").exists()
+
+
+def test_advice_of_prune_can_be_pasted(
+    sqlite_file: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAGNUS_DB_CONNECTION_STRING", sqlite_file.url)
+    location = "my catalog; touch PWNED #"
+    Path("magnus-config.yaml").write_text(
+        json.dumps({"defaults": {"catalog": {"config": {"catalog_location": location}}}})
+    )
+    put_run_with_data(DBStore(connection_string=sqlite_file.url), Path(location), "run", location)
+    output = db("prune", "--keep", "0", "--dry-run")
+    assert shlex.split(output.partition(" add ")[2])[:2] == ["--catalog", location]
 
 
 @pytest.mark.parametrize("run_id", ["..", ".", "../outside", "a/b"])

@@ -431,14 +431,14 @@ def test_age_is_computed_by_the_database_clock(writer: DBStore, monkeypatch: pyt
     assert summary(writer).silence == pytest.approx(3600, abs=60)
 
 
-def add_beat(store: DBStore, age: float = 0, **values: Any) -> None:
+def add_beat(store: DBStore, age: float = 0, run_id: str = "run", **values: Any) -> None:
     """Write a heartbeat of another process."""
     value = {
         **beat(0)._asdict(),
         "seen": str(store.database.retry(store.database.now) - timedelta(seconds=age)),
         **values,
     }
-    store.table.upsert("run", [("Heartbeat", f"laptop 1 {age}", json.dumps(value))])
+    store.table.upsert(run_id, [("Heartbeat", f"laptop 1 {age}", json.dumps(value))])
 
 
 def test_check_lists_stale_runs(store: DBStore) -> None:
@@ -552,6 +552,14 @@ def test_follow_gives_up_on_a_dead_run(sqlite_file: SqliteFile, age: float, stat
     output = db("show", "run", "--follow", "--connection-string", sqlite_file.url, exit_code=2)
     assert f"Gave up: run 'run' {message}" in output
     assert "magnus db mark-failed run" in output
+
+
+def test_advice_of_follow_can_be_pasted(sqlite_file: SqliteFile) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    store.create_run_log("run; touch PWNED #", status="PROCESSING")
+    add_beat(store, 5, run_id="run; touch PWNED #", state=INTERRUPTED)
+    output = db("show", "run", "--follow", "--connection-string", sqlite_file.url, exit_code=2)
+    assert "magnus db mark-failed 'run; touch PWNED #'" in output
 
 
 def test_follow_gives_up_after_the_age_given(project: Project, sqlite_file: SqliteFile) -> None:

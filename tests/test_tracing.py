@@ -1,6 +1,7 @@
 """Test the output of steps, the lineage of files, the comparison of runs, and the resume command."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,75 @@ def test_unreachable_catalog_is_explained(failed_run: Project) -> None:
     output = failed_run.magnus("db", "logs", "first")
     assert "The catalog is not reachable from here:" in output and output.count("Run this in the folder") == 1
     assert "row 3 is bad" in output
+    assert "checking 3" in failed_run.magnus("db", "logs", "first", "--catalog", "moved")
+
+
+def test_logs_reads_the_configured_catalog(failed_run: Project) -> None:
+    (failed_run.folder / ".catalog").rename(failed_run.folder / "moved")
+    catalog = {"type": "file-system", "config": {"catalog_location": "moved"}}
+    failed_run.write(config_yaml={"run_log_store": {"type": "db"}, "catalog": catalog})
+    assert "checking 3" in failed_run.magnus("db", "logs", "first", "-c", "config.yaml")
+
+
+@pytest.fixture
+def catalog(sqlite_file: SqliteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the catalog of the working folder, with the data of two runs, and a private file beside it."""
+    monkeypatch.chdir(tmp_path)
+    catalog = tmp_path / ".catalog"
+    for folder in (catalog / "run", catalog / "other"):
+        folder.mkdir(parents=True)
+        (folder / "output").write_text("PRIVATE")
+    (tmp_path / "secret").write_text("PRIVATE")
+    (catalog / "run" / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(str(catalog / "run" / "fifo"))
+    (catalog / "linked").symlink_to(tmp_path)
+    return catalog
+
+
+def logs_of(sqlite_file: SqliteFile, run_id: str, path: str, location: str = ".catalog") -> str:
+    """Write a run whose row names a file as the output of its step, and return what `magnus db logs` prints."""
+    data = {"name": "load.execution.log", "stage": "put", "data_hash": "0"}
+    data.update(catalog_relative_path=path, catalog_handler_location=location)
+    load = step("load", status="SUCCESS", data_catalog=[data])
+    store = DBStore(connection_string=sqlite_file.url)
+    store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"load": load}))
+    return db("logs", run_id, "--connection-string", sqlite_file.url)
+
+
+@pytest.mark.parametrize("run_id", ["run", "..", ".", "linked", "/"])
+def test_logs_opens_only_files_in_the_folder_of_the_run(sqlite_file: SqliteFile, catalog: Path, run_id: str) -> None:
+    folder = catalog.parent
+    places = (
+        "../secret",
+        "run/../../secret",
+        "secret",
+        "run/link",
+        "run/fifo",
+        "other/output",
+        "linked/secret",
+        "/dev/zero",
+        "\0",
+    )
+    for path in (f"{folder}/secret", *places):
+        for location in (".catalog", str(folder)):
+            assert "PRIVATE" not in logs_of(sqlite_file, run_id, path, location)
+
+
+def test_logs_opens_files_of_a_reused_run(sqlite_file: SqliteFile, catalog: Path) -> None:
+    assert "PRIVATE" in logs_of(sqlite_file, "other", "other/output", "/nowhere")
+    load = step("load", status="SUCCESS", mock=True)
+    rerun = RunLog(run_id="run", original_run_id="other", status="SUCCESS", steps={"load": load})
+    DBStore(connection_string=sqlite_file.url).put_run_log(rerun)
+    assert "PRIVATE" in db("logs", "run", "--connection-string", sqlite_file.url)
+
+
+def test_logs_prints_the_end_of_a_large_file(
+    sqlite_file: SqliteFile, catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magnus_peewee_store.cli.show.LARGEST_OUTPUT", 10)
+    (catalog / "run" / "output").write_text("begin\n" + "x" * 10)
+    output = logs_of(sqlite_file, "run", "run/output")
+    assert "The first 6 are not shown." in output and "x" * 10 in output and "begin" not in output
 
 
 def test_failed_run_is_resumed_by_the_command_that_show_prints(failed_run: Project) -> None:
@@ -81,6 +151,8 @@ def test_failed_run_is_resumed_by_the_command_that_show_prints(failed_run: Proje
     assert "load SUCCESS (reused from first)" in shown and "Resume it" not in shown
     assert "put data.csv" in shown
     assert "(reused from first)" in failed_run.magnus("db", "diff", "first", "second")
+    assert "2 of 2 runs deleted" in failed_run.magnus("db", "prune", "--keep", "0", "--catalog", ".catalog", "--yes")
+    assert not os.listdir(failed_run.folder / ".catalog")
 
 
 def test_lineage_finds_the_runs_that_used_a_file(failed_run: Project) -> None:

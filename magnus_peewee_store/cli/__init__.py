@@ -44,6 +44,7 @@ COMMANDS = {
 # Errors that a user can act on. They end a command with a message, all others with a traceback.
 USER_ERRORS = (RunLogStoreError, OSError, exceptions.RunLogNotFoundError, peewee.PeeweeException, UnicodeError)
 DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and its source
+CATALOG = "magnus_peewee_store.catalog"  # the same, for the folder of the configured catalog
 EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
 
 

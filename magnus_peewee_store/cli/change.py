@@ -8,6 +8,7 @@ from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 import click
 
 from magnus_peewee_store import runs
+from magnus_peewee_store.cli import CATALOG
 from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.cli.options import Age, filter_options, on_database
 from magnus_peewee_store.cli.terminal import (
@@ -18,6 +19,7 @@ from magnus_peewee_store.cli.terminal import (
     printable,
     progress_bar,
     say,
+    shell_words,
 )
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import find_by_place, has_run
@@ -25,10 +27,9 @@ from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.upkeep import (
     check_reuse,
     decide,
+    deletable_folders,
     delete_folder,
     delete_unless_kept,
-    find_catalogs,
-    run_folders,
 )
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration, format_time
@@ -217,11 +218,17 @@ def prune(
         say(f"{kept} kept, because they may still be running: {list_of(found.running)}", err=True)
     for run_id, reruns in found.reused.items():
         say(f"{run_id} is kept, because re-runs reuse its steps: {list_of(reruns)}", err=True)
-    folders = run_folders(Path(catalog), found.run_ids) if catalog else {}
-    if folders:
-        say(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
-    else:
-        _report_kept_data(find_catalogs(store, found.run_ids))
+    place = catalog or click.get_current_context().meta[CATALOG]
+    folders, stays = deletable_folders(store, Path(place), found.run_ids)
+    if catalog:
+        for reason in stays:
+            say(reason, err=True)
+        if folders:
+            say(f"--catalog also deletes the folders of {count_of_runs(list(folders))} in {catalog}.")
+    elif folders:
+        advice = shell_words("--catalog", place)
+        say(f"The data of {count_of_runs(list(folders))} stays in the catalog. To delete it, too, add {advice}")
+        folders = {}
     _delete(
         store,
         found.run_ids,
@@ -230,17 +237,6 @@ def prune(
         dry_run,
         lambda run_id: bool(decide(store, [run_id], older_than, where, keep_tags).run_ids),
     )
-
-
-def _report_kept_data(catalogs: Mapping[str, Sequence[str]]) -> None:
-    """Print which data of runs stays in file-system catalogs."""
-    for location, run_ids in catalogs.items():
-        kept = list(run_folders(Path(location), run_ids))
-        if kept:
-            say(
-                f"The data of {count_of_runs(kept)} stays in the catalog {location}. "
-                f"To delete it, too, add --catalog {location}"
-            )
 
 
 def _delete(

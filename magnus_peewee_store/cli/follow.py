@@ -12,7 +12,7 @@ from rich.segment import SegmentLines
 
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
-from magnus_peewee_store.cli.terminal import make_console, say
+from magnus_peewee_store.cli.terminal import make_console, say, shell_words
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import Run, read_exactly
 from magnus_peewee_store.store import DBStore, RunNotFoundError
@@ -74,7 +74,7 @@ def _explain(run: Run) -> str:
     what = "was interrupted" if run.liveness.is_interrupted else "is stale: it was last seen"
     return (
         f"Gave up: run '{run_id}' {what} {format_duration(run.liveness.silence)} ago. "
-        f"If it is dead, end it: magnus db mark-failed {run_id}"
+        f"If it is dead, end it: {shell_words('magnus', 'db', 'mark-failed', run_id)}"
     )
 
 

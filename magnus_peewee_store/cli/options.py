@@ -6,7 +6,7 @@ from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import click
 
-from magnus_peewee_store.cli import DATABASE, message_for
+from magnus_peewee_store.cli import CATALOG, DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable
 from magnus_peewee_store.configuration import check_exists, find_configuration
 from magnus_peewee_store.exceptions import ConfigurationError
@@ -124,6 +124,7 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             store.retry_timeout = retry_timeout
             open_until_command_ends(store, source)
             click.get_current_context().meta[DATABASE] = store.database.masked_url, source
+            click.get_current_context().meta[CATALOG] = configuration.catalog
             if not creates:
                 check_exists(store)
             return command(store, **options)

@@ -1,6 +1,6 @@
 """The commands that show runs and what they used: show, timeline, diff, logs, lineage, report."""
 
-import shlex
+import os
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from magnus_peewee_store import runs
-from magnus_peewee_store.cli import trees
+from magnus_peewee_store.cli import CATALOG, trees
 from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
 from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import (
@@ -25,6 +25,7 @@ from magnus_peewee_store.cli.terminal import (
     printable,
     progress_bar,
     say,
+    shell_words,
 )
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.logs import steps_of
@@ -32,6 +33,7 @@ from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.lineage import hash_of, output_files
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.transfer import write_atomically
+from magnus_peewee_store.runs.upkeep import run_folders
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.timeline import to_html, to_svg
 from magnus_peewee_store.times import format_duration, format_time
@@ -130,7 +132,7 @@ def _resume_command(run_log: RunLog) -> str:
     files = {"-f": "pipeline_file", "-c": "configuration_file", "-p": "parameters_file"}
     options = [(option, str(run_log.run_config[key])) for option, key in files.items() if run_log.run_config.get(key)]
     words = [word for option in [*options, ("--use-cached", run_log.run_id)] for word in option]
-    return " ".join(map(shlex.quote, ["magnus", "execute", *words]))
+    return shell_words("magnus", "execute", *words)
 
 
 HASH_LENGTH = 12  # digits of a hash that are shown
@@ -230,14 +232,19 @@ def _cell(section: str, value: Any, is_full: bool) -> str:
 STAGES = {"get": "read", "put": "wrote"}
 
 
+LARGEST_OUTPUT = 10_000_000  # bytes of a file that `logs` prints
+
+
 @click.command()
 @click.argument("run_id")
 @click.argument("step", required=False)
+@click.option("--catalog", metavar="DIR", help="The folder of the file-system catalog, instead of the configured one.")
 @on_database()
-def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
+def logs(store: DBStore, run_id: str, step: Optional[str], catalog: Optional[str]) -> None:
     """Print the output of a run's steps, failed steps first.
 
-    magnus keeps the output in the catalog. It keeps only the output of steps that run a function or a command.
+    magnus keeps the output in the catalog. It keeps only the output of steps that run a function or a command. Of a
+    larger file, the last 10 MB are printed.
 
     \b
     Example:
@@ -246,13 +253,18 @@ def logs(store: DBStore, run_id: str, step: Optional[str]) -> None:
     run = runs.read_run(store, run_id)
     steps = [find_step(run, step)] if step else list(steps_of(run.complete_log))
     shown = [each for each in steps if step or each.status == defaults.FAIL or any(output_files(each))]
-    unreachable: List[Path] = []
+    folder = Path(catalog or click.get_current_context().meta[CATALOG])
+    folders = run_folders(folder, {run.run_log.run_id, *run.reused.values()})
+    if not folders and any(map(output_files, shown)):
+        say(
+            f"The catalog is not reachable from here: {folder.absolute()} has no folder of this run. "
+            "Run this in the folder that the pipeline ran in, or name the catalog with --catalog DIR.",
+            err=True,
+        )
     for each in sorted(shown, key=lambda each: each.status != defaults.FAIL):
         if not step:
             say(f"{each.internal_name} {each.status}", bold=True)
-        unreachable += _echo_log(each)
-    if any(not path.is_absolute() for path in unreachable):
-        say("Run this in the folder that the pipeline ran in.", err=True)
+        _echo_log(each, folder, list(folders.values()))
     if not shown:
         say("The catalog has no output of the steps of this run.", err=True)
     echo_unreadable(run)
@@ -335,25 +347,37 @@ def _echo_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     make_console().print(table)
 
 
-def _echo_log(step: StepLog) -> List[Path]:
-    """Print the output of a step and the messages of its attempts. Return the files that cannot be read."""
-    unreachable: List[Path] = []
-    files: List[Path] = list(output_files(step))
-    for path in files:
+def _echo_log(step: StepLog, catalog: Path, folders: Sequence[Path]) -> None:
+    """Print the output of a step and the messages of its attempts. A file outside of the folders is not opened."""
+    files = output_files(step)
+    for name in files if folders else ():
         try:
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    say(line.rstrip("\n"))
-        except OSError as error:
-            where = printable(path.absolute())
-            say(f"The catalog is not reachable from here: {where}: {error.strerror}.", err=True)
-            unreachable.append(path)
+            path = os.path.realpath(catalog / name)
+            is_inside = any(Path(os.path.realpath(folder)) in Path(path).parents for folder in folders)
+            if not is_inside or os.path.isabs(name):
+                say(f"Not shown: '{name}' is outside of the run's folder in the catalog.", err=True)
+            elif not os.path.isfile(path):
+                say(f"The catalog has no file '{name}'.", err=True)
+            else:
+                _echo_end(path)
+        except (OSError, ValueError) as error:
+            say(f"The file '{name}' cannot be read: {error}.", err=True)
     if not files:
         say(f"The catalog has no output of the step '{step.internal_name}'.", err=True)
     for attempt in step.attempts:
         if attempt.message:
             say(attempt.message, fg="red")
-    return unreachable
+
+
+def _echo_end(path: str) -> None:
+    """Print a file, of a large one only the end."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = file.seek(max(0, size - LARGEST_OUTPUT))
+        if start:
+            say(f"The file has {size:,} bytes. The first {start:,} are not shown.", err=True)
+        for line in file.read(LARGEST_OUTPUT).decode(errors="replace").splitlines():
+            say(line)
 
 
 @click.command()

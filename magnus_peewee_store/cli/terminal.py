@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shlex
 import sys
 from datetime import datetime
 from io import TextIOWrapper
@@ -58,6 +59,11 @@ def say(message: str, err: bool = False, **style: Any) -> None:
 
 def _printable_lines(text: str) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def shell_words(*words: str) -> str:
+    """Return words of a command line that can be pasted into a shell, whatever characters they have."""
+    return printable(" ".join(map(shlex.quote, words)))
 
 
 def echo_json(value: Any, indent: int = 2) -> None:

@@ -5,8 +5,7 @@ import json
 import os
 import re
 from datetime import datetime
-from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus import utils
 from magnus.datastore import StepLog
@@ -191,11 +190,7 @@ def _uses(store: DBStore, *texts: str) -> List[DataUse]:
     return uses
 
 
-def output_files(step: StepLog) -> Iterator[Path]:
-    """Yield the files in the catalog that hold the output of a step, as magnus recorded them."""
-    paths = [
-        Path(data.catalog_handler_location, data.catalog_relative_path)
-        for data in step.data_catalog
-        if OUTPUT_FILE in data.name and data.stage == "put"
-    ]
-    yield from dict.fromkeys(paths)
+def output_files(step: StepLog) -> List[str]:
+    """Return the files that hold the output of a step, as paths in the catalog. A row may name any path."""
+    found = [data for data in step.data_catalog if OUTPUT_FILE in data.name and data.stage == "put"]
+    return list(dict.fromkeys(data.catalog_relative_path for data in found))

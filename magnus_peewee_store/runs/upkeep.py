@@ -1,11 +1,16 @@
 """Look after a database: check it, choose old runs, delete runs and their data, create views for SQL clients."""
 
+import contextlib
+import os
 import shutil
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from magnus import defaults
+from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
@@ -112,28 +117,64 @@ def _find_problem(row: StoredRow) -> str:
     return "" if isinstance(row.created_at, datetime) else "its created_at is not a time"
 
 
-def find_catalogs(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[str]]:
-    """Return the ids of runs by the location of their file-system catalog. Runs without such a catalog are left out.
-
-    Args:
-        run_ids: The whole ids.
-    """
-    found: Dict[str, List[str]] = {}
-    for row in store.table.read_runs(run_ids, fragments.RUN_LOG):
-        try:
-            handler = fragments.parse(*row.fragment).run_config.get("catalog_handler")
-        except UnreadableRowError:
-            continue
-        if isinstance(handler, dict) and handler.get("service_name") == "file-system":
-            found.setdefault(str(handler.get("catalog_location")), []).append(row.run_id)
-    return found
-
-
 def run_folders(catalog: Path, run_ids: Iterable[str]) -> Dict[str, Path]:
     """Return the folders of runs that exist in a catalog, by the run's id. No folder is outside of the catalog."""
     names = (run_id for run_id in run_ids if run_id not in (".", "..") and Path(run_id).name == run_id)
     folders = {name: catalog / name for name in names}
-    return {run_id: path for run_id, path in folders.items() if path.is_dir() and not path.is_symlink()}
+    return {name: path for name, path in folders.items() if os.path.isdir(path) and not os.path.islink(path)}
+
+
+def deletable_folders(store: DBStore, catalog: Path, run_ids: Iterable[str]) -> Tuple[Dict[str, Path], List[str]]:
+    """Return the folders in a file-system catalog that may be deleted with their runs.
+
+    The run's row must name this catalog. Each file in the folder must be one that the run, or a run that it continues,
+    recorded. Otherwise, a run with the name of any folder could be written to have that folder deleted.
+
+    Args:
+        run_ids: The whole ids.
+
+    Returns:
+        The folders by the run's id, and why other folders of the runs stay.
+    """
+    folders, stays = run_folders(catalog, run_ids), []
+    locations: Dict[str, Any] = {}
+    originals: Dict[str, str] = {}
+    recorded: Dict[str, Set[Tuple[str, ...]]] = {}  # the paths in the run's folder
+    unread = [*folders]
+    while unread:
+        recorded.update({run_id: set() for run_id in unread})
+        for row in store.table.read_runs(unread, fragments.RUN_LOG + fragments.STEP):
+            with contextlib.suppress(UnreadableRowError):
+                log = fragments.parse(*row.fragment)
+                if isinstance(log, StepLog):
+                    put = (Path(data.catalog_relative_path) for data in log.data_catalog if data.stage == "put")
+                    recorded[row.run_id].update(path.parts[1:] for path in put)
+                else:
+                    locations[row.run_id] = log.run_config.get("catalog_handler")
+                    originals[row.run_id] = log.original_run_id or ""
+        unread = [each for each in {originals.get(run_id, "") for run_id in unread} if each and each not in recorded]
+    for run_id, folder in [*folders.items()]:
+        known = set().union(*(recorded.get(each, ()) for each in (run_id, *originals_of(run_id, originals))))
+        files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+        reason = "" if _names_catalog(locations.get(run_id), catalog) else "The run used another catalog."
+        for file in files if not reason else ():
+            if file.relative_to(folder).parts not in known:
+                reason = f"The run did not record the file '{file.relative_to(folder)}'."
+                break
+        if reason:
+            stays.append(f"The folder {folders.pop(run_id)} stays. {reason}")
+    return folders, stays
+
+
+def _names_catalog(handler: Any, catalog: Path) -> bool:
+    """Return True if a run's file-system catalog is this one, or has a relative path that this one's path ends with."""
+    if not isinstance(handler, dict) or handler.get("service_name") != "file-system":
+        return False
+    location = Path(str(handler.get("catalog_location") or defaults.CATALOG_LOCATION_FOLDER))
+    if location.is_absolute():
+        return os.path.realpath(location) == os.path.realpath(catalog)
+    parts = Path(os.path.normpath(location)).parts
+    return bool(parts) and Path(os.path.abspath(catalog)).parts[-len(parts) :] == parts
 
 
 def delete_folder(folder: Path) -> None:
