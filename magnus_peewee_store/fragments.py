@@ -3,7 +3,21 @@
 import itertools
 import json
 import re
-from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
 
 from magnus import defaults
 from magnus.datastore import BranchLog, RunLog, StepLog
@@ -350,13 +364,13 @@ def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *argum
         ) from error
 
 
-def parse_status(text: str) -> str:
-    """Return a status as magnus writes it. Upper and lower case are the same.
+def parse_status(text: str, also: Sequence[str] = ()) -> str:
+    """Return a status as magnus writes it, or one of `also`. Upper and lower case are the same.
 
     Raises:
         ConditionError: If there is no such status. The message lists the known ones.
     """
     status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
-    if status not in STATUSES:
-        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join(STATUSES)}.")
+    if status not in (*STATUSES, *also):
+        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join([*STATUSES, *also])}.")
     return status

@@ -229,6 +229,11 @@ class Liveness(NamedTuple):
     """Whether the process that ran the pipeline exited before the run ended."""
 
 
+def state_of(status: str, is_stale: Optional[bool], is_interrupted: bool) -> str:
+    """Return `STALE` or `INTERRUPTED` for an unfinished run that died, otherwise its status."""
+    return "INTERRUPTED" if is_interrupted else "STALE" if is_stale else status
+
+
 def beats_of(rows: Iterable[Row]) -> List[Beat]:
     """Return the heartbeats among rows of a run, oldest first. Rows that cannot be read are left out."""
     beats = (parse_beat(row) for row in rows if row[0] in fragments.HEARTBEAT)

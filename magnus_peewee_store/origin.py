@@ -1,7 +1,10 @@
 """Which process this is: its user, host, folder and UTC offset."""
 
+import functools
 import getpass
+import importlib.metadata
 import os
+import platform
 import re
 import socket
 from typing import Any, Dict, NamedTuple, Optional
@@ -10,6 +13,9 @@ from magnus_peewee_store.scrub import scrub_remote
 from magnus_peewee_store.times import local_utc_offset
 
 _GIT_REMOTE = re.compile(r"(?:[\w+.-]+://)?(?:git@)?(?P<host>[^:/]+)(?::\d+(?=/))?[:/](?P<path>.+?)(?:\.git)?/?")
+
+
+_TEXTS = ("user", "host", "folder", "python", "magnus")
 
 
 class Origin(NamedTuple):
@@ -21,17 +27,27 @@ class Origin(NamedTuple):
     """The name of its working folder, without the path."""
     utc_offset: Optional[int] = None
     """The offset of its local time from UTC, in seconds."""
+    python: Optional[str] = None
+    """The version of Python."""
+    magnus: Optional[str] = None
+    """The version of magnus."""
+
+    @property
+    def environment(self) -> Optional[str]:
+        """The versions as text."""
+        return f"Python {self.python}, magnus {self.magnus}" if self.python and self.magnus else None
 
 
 def this_process() -> Origin:
     """Return the origin of this process."""
-    return Origin(_user(), _host(), os.path.basename(os.getcwd()) or None, local_utc_offset())
+    folder = os.path.basename(os.getcwd()) or None
+    return Origin(_user(), _host(), folder, local_utc_offset(), platform.python_version(), _magnus_version())
 
 
 def parse_origin(value: Any) -> Origin:
     """Return the origin that a dictionary holds. A value of the wrong type becomes None."""
     known: Dict[str, Any] = value if isinstance(value, dict) else {}
-    texts = {name: known[name] for name in ("user", "host", "folder") if isinstance(known.get(name), str)}
+    texts = {name: known[name] for name in _TEXTS if isinstance(known.get(name), str)}
     utc_offset = known.get("utc_offset")
     is_offset = isinstance(utc_offset, int) and abs(utc_offset) < 86400
     return Origin(**texts, utc_offset=utc_offset if is_offset else None)
@@ -45,6 +61,11 @@ def repository_name(url: str) -> str:
     clean = scrub_remote(url)
     parts = _GIT_REMOTE.fullmatch(clean)
     return f"{parts['host']}/{parts['path']}" if parts else clean.rstrip("/")
+
+
+@functools.lru_cache(maxsize=None)
+def _magnus_version() -> str:
+    return importlib.metadata.version("magnus")
 
 
 def _user() -> str:

@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 from logs import attempted_step, sample_run
 from magnus.datastore import BranchLog, RunLog, StepLog
+from test_liveness import add_beat
 
 from magnus_peewee_store import DBStore, cli
+from magnus_peewee_store.runs.search import FIELDS
 
 Command = Callable[..., Any]
 
@@ -76,6 +78,35 @@ def test_runs_prints_csv_with_full_numbers(magnus_db: Command) -> None:
     assert rows[3]["metrics.train.rmse"] == "" and rows[3]["status"] == "FAIL"
     chosen = magnus_db("runs", "--csv", "--columns", "rmse,status", "--where", "run_id=one").stdout
     assert chosen == "run_id,rmse,status\none,0.123456789,SUCCESS\n"
+
+
+def test_csv_and_json_have_all_runs_and_each_column_once(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    for number in range(20):
+        store.put_run_log(sample_run(f"run {number}"))
+    store.close()
+    result = magnus_db("runs", "--csv")
+    heading, *rows = csv.reader(io.StringIO(result.stdout))
+    assert len(rows) == len(json.loads(magnus_db("runs", "--json").stdout)) == 24 and result.stderr == ""
+    assert len({*heading}) == len(heading) and heading[: len(FIELDS)] == [*FIELDS]
+    assert len(magnus_db("runs", "--csv", "--limit", "2").stdout.splitlines()) == 3
+    assert len(json.loads(magnus_db("runs", "--json", "--limit", "2").stdout)) == 2
+    assert len(magnus_db("runs").stdout.splitlines()) == 21
+    chosen = magnus_db("runs", "--csv", "--columns", "lr,run_id,lr,status", "--where", "run_id=one").stdout
+    assert chosen == "run_id,lr,status\none,0.1,SUCCESS\n"
+    shown = magnus_db("runs", "--columns", "run_id", "--where", "run_id=one").stdout
+    assert cells(shown) == [["RUN"], ["one"]]
+
+
+def test_json_has_the_state_beside_the_status(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    store.create_run_log("dead", status="PROCESSING")
+    add_beat(store, 1000, "dead")
+    store.close()
+    for command in (["show", "dead"], ["runs", "--status", "STALE"]):
+        found = json.loads(magnus_db(*command, "--json").stdout)
+        run = found if isinstance(found, dict) else found[0]
+        assert (run["status"], run["state"]) == ("PROCESSING", "STALE")
 
 
 def test_runs_prints_json_with_params_and_metrics(magnus_db: Command) -> None:

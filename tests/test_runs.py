@@ -56,6 +56,7 @@ def test_list_runs_newest_first(store: DBStore) -> None:
         failed_step=None,
         unreadable=[],
         params={"rows": 3, "files": ["jan.csv", "feb.csv"]},
+        commit="5f0f5e2",
         metrics={"each.jan.csv.work.score.deep": [1, None], "each.feb.csv.work.score.deep": [1, None]},
     )
     assert bad.steps_done == 2 and bad.failed_step == "each.feb.csv.work"

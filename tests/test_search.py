@@ -9,10 +9,13 @@ import pytest
 from conftest import AnyDatabase
 from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog, RunLog
+from test_liveness import add_beat
 
 from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, MissingLibraryError, fragments, runs
 from magnus_peewee_store.db.table import StoredRow
-from magnus_peewee_store.runs.search import make_filters, parse_condition, search_page
+from magnus_peewee_store.heartbeat import INTERRUPTED
+from magnus_peewee_store.report.columns import field_columns
+from magnus_peewee_store.runs.search import FIELDS, make_filters, parse_condition, search_page
 from magnus_peewee_store.times import to_created_at
 
 
@@ -137,12 +140,74 @@ def test_summary_without_values_agrees_with_whole_summary(store: DBStore) -> Non
     run_ids = ["begun", "failed", "sample"]
     for progress, summary in zip(runs.summarize(store, run_ids, with_values=False), runs.summarize(store, run_ids)):
         expected = {**vars(summary), "duration": pytest.approx(summary.duration, abs=60)}
-        assert vars(progress) == {**expected, "params": {}, "metrics": {}, "reused": {}, "project": None}
+        assert vars(progress) == {
+            **expected,
+            "params": {},
+            "metrics": {},
+            "reused": {},
+            "project": None,
+            "commit": None,
+        }
 
 
 def test_one_condition_needs_no_list(three_runs: DBStore) -> None:
     assert ids(runs.search(three_runs, "rmse<0.5")) == ["fine"]
     assert ids(runs.search(three_runs, runs.Condition("rmse", "<", "0.5"))) == ["fine"]
+
+
+def test_status_finds_runs_that_died_and_what_magnus_wrote(store: DBStore) -> None:
+    for run_id in ("ended", "alive", "silent", "killed"):
+        store.create_run_log(run_id, status="SUCCESS" if run_id == "ended" else "PROCESSING")
+        add_beat(store, 0 if run_id == "alive" else 1000, run_id, state=INTERRUPTED if run_id == "killed" else "")
+    found = {
+        "status=STALE": ["silent"],
+        "status=interrupted": ["killed"],
+        "status=PROCESSING": ["killed", "silent", "alive"],
+        "status!=PROCESSING": ["ended"],
+        "status!=STALE": ["killed", "alive", "ended"],
+        "state=PROCESSING": ["alive"],
+        "state~sta": ["silent"],
+    }
+    assert {condition: ids(runs.search(store, condition)) for condition in found} == found
+    assert ids(runs.list_runs(store, "STALE")) == ["silent"]
+    states = dict(zip(*map(list, runs.to_dataframe(store)[["run_id", "state"]].to_numpy().T)))
+    assert states == {"ended": "SUCCESS", "alive": "PROCESSING", "silent": "STALE", "killed": "INTERRUPTED"}
+    assert {*runs.to_dataframe(store)["status"]} == {"SUCCESS", "PROCESSING"}
+    with pytest.raises(ConditionError, match="FAIL, UNKNOWN, STALE, INTERRUPTED"):
+        runs.search(store, "status=DEAD")
+
+
+def test_one_of_several_tags_is_enough(store: DBStore) -> None:
+    own = {"a": "a", "b": "", "c": "c", "whole": "a,b", "none": ""}
+    for run_id, tag in own.items():
+        store.create_run_log(run_id, tag=tag, status="SUCCESS")
+    runs.tag_run(store, "b", "b", "x")
+    assert ids(runs.search(store, "tag=a,b")) == ["b", "a"] and ids(runs.search(store, "tag=c, x")) == ["c", "b"]
+    assert ids(runs.search(store, "tag!=a,b")) == ["none", "whole", "c"]
+    assert ids(runs.search(store, 'tag="a,b"')) == ids(runs.list_runs(store, tag="a,b")) == ["whole"]
+    assert runs.prunable(store, keep=0, keep_tags=["a,b"]).run_ids == ["a", "b", "c", "none"]
+
+
+def test_fields_are_the_same_everywhere(store: DBStore) -> None:
+    code = {"code_identifier": "5f0f5e2", "code_identifier_type": "git", "code_identifier_url": "x"}
+    load = step("load", status="FAIL", code_identities=[code])
+    origin = {"user": "ann", "host": "pc", "utc_offset": 0, "python": "3.11.7", "magnus": "0.5.1"}
+    config = {"pipeline_file": "a.yaml", "started_by": origin}
+    store.put_run_log(RunLog(run_id="run", status="FAIL", tag="t", run_config=config, steps={"load": load}))
+    for text in ("first", "second"):
+        runs.add_note(store, "run", text)
+    [run] = runs.search(store)
+    values = {name: value(run) for name, value in FIELDS.items()}
+    assert (values["commit"], values["note"]) == ("5f0f5e2", "first, second")
+    assert values["environment"] == "Python 3.11.7, magnus 0.5.1" and values["state"] == "FAIL"
+    frame = runs.to_dataframe(store)
+    assert list(frame.columns) == [*FIELDS]
+    assert {each.name for each in field_columns([run])} == {*FIELDS} - {"duration"}
+    for name in FIELDS:
+        if values[name] is not None:
+            text = "1d" if name == "started" else str(values[name]).split(", ")[0]
+            symbol = {"started": ">", "environment": "~"}.get(name, "=")
+            assert ids(runs.search(store, runs.Condition(name, symbol, text), order_by=name)) == ["run"]
 
 
 def test_runs_without_the_sorted_name_come_last(three_runs: DBStore) -> None:
@@ -258,10 +323,10 @@ def test_condition_is_parsed(text: str, condition: Any) -> None:
 def test_dataframe_has_a_row_per_run_with_the_columns_of_mlflow(three_runs: DBStore) -> None:
     frame = runs.to_dataframe(three_runs, order_by="rmse")
     assert list(frame.columns) == [
-        *("run_id", "status", "tags", "started", "duration"),
+        *FIELDS,
         *("params.lr", "params.optimizer.name", "params.batch size", "metrics.train.rmse"),
     ]
-    assert list(frame["run_id"]) == ["fine", "coarse", "diverged"] and list(frame["tags"]) == ["nightly"] * 3
+    assert list(frame["run_id"]) == ["fine", "coarse", "diverged"] and list(frame["tag"]) == ["nightly"] * 3
     assert str(frame["started"].dt.tz) == "UTC" and frame["duration"].tolist() == [1.0, 1.0, 1.0]
     assert datetime.now(timezone.utc) - frame["started"][0] < timedelta(hours=1)
     assert frame["metrics.train.rmse"].dtype == frame["params.lr"].dtype == "float64"
@@ -270,7 +335,7 @@ def test_dataframe_has_a_row_per_run_with_the_columns_of_mlflow(three_runs: DBSt
 
 
 def test_dataframe_of_no_runs_is_empty(store: DBStore) -> None:
-    assert runs.to_dataframe(store).shape == (0, 5) and runs.metrics_dataframe(store).shape == (0, 5)
+    assert runs.to_dataframe(store).shape == (0, len(FIELDS)) and runs.metrics_dataframe(store).shape == (0, 5)
 
 
 def test_dataframe_keeps_all_digits_of_integers(store: DBStore) -> None:
@@ -286,10 +351,10 @@ def test_dataframe_keeps_all_digits_of_integers(store: DBStore) -> None:
 
 def test_empty_dataframe_keeps_columns_of_text(store: DBStore) -> None:
     frame, metrics = runs.to_dataframe(store), runs.metrics_dataframe(store)
-    for column in (frame["run_id"], frame["status"], frame["tags"], metrics["run_id"], metrics["metric"]):
+    for column in (frame["run_id"], frame["status"], frame["tag"], metrics["run_id"], metrics["metric"]):
         assert column.str.upper().tolist() == []
     put(store, "run", {"a": 1})
-    texts = ["run_id", "status", "tags"]
+    texts = ["run_id", "state", "tag", "note", "commit", "environment"]
     assert frame[texts].dtypes.equals(runs.to_dataframe(store)[texts].dtypes)
 
 

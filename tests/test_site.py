@@ -184,7 +184,7 @@ def test_table_shows_tags_notes_and_whether_a_run_is_stale() -> None:
     statuses = [row["status"]["text"] for row in rows]
     assert statuses == ["PROCESSING, stale", "PROCESSING, interrupted", "PROCESSING"]
     assert rows[0]["tag"] == "nightly, a, b" and rows[1]["tag"] is None
-    assert rows[0]["note"] == "&lt;new&gt;" and rows[0]["project"] == "forecast"
+    assert rows[0]["note"] == "old, &lt;new&gt;" and rows[0]["project"] == "forecast"
 
 
 # The browser

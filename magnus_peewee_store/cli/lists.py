@@ -4,7 +4,7 @@ import csv
 import sys
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -127,7 +127,7 @@ def runs_table(
             _Column("STARTED", [format_time(run.started, short=not is_wide) for run in summaries]),
             _Column("TOOK", [format_duration(run.duration) for run in summaries], is_number=True),
         ]
-    if not names:
+    if has_status and not names:
         steps = [f"{run.steps_done}/{run.steps_known}" for run in summaries]
         columns.append(_Column("STEPS", steps, is_number=True))
         details = [
@@ -187,7 +187,7 @@ def _is_numeric(name: Name, summaries: Sequence[RunSummary]) -> bool:
     return not name.labels and all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))
 
 
-CSV_FIELDS = ("run_id", "status", "tag", "pipeline", "started", "duration", "steps_done", "steps_known", "failed_step")
+DEFAULT_LIMIT = 20
 
 
 @click.command("runs")
@@ -197,7 +197,11 @@ CSV_FIELDS = ("run_id", "status", "tag", "pipeline", "started", "duration", "ste
 @click.option("--params", "has_params", is_flag=True, help="Show the parameters.")
 @click.option("--metrics", "has_metrics", is_flag=True, help="Show the metrics.")
 @click.option("--columns", metavar="NAME,...", help="Show these fields, parameters and metrics.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="How many runs.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    help=f"How many runs. The default is {DEFAULT_LIMIT}, and all with --csv or --json.",
+)
 @click.option("--csv", "is_csv", is_flag=True, help="Print CSV, with all parameters and metrics.")
 @on_database()
 @json_option
@@ -209,7 +213,7 @@ def list_runs(
     has_params: bool,
     has_metrics: bool,
     columns: Optional[str],
-    limit: int,
+    limit: Optional[int],
     is_csv: bool,
     is_json: bool,
 ) -> None:
@@ -227,7 +231,11 @@ def list_runs(
         raise click.UsageError("Give either --csv or --json.")
     if desc and not sort:
         raise click.UsageError("--desc needs --sort NAME.")
-    names = [Name(text.strip()) for text in (columns or "").split(",") if text.strip()]
+    if limit is None and not (is_csv or is_json):
+        limit = DEFAULT_LIMIT
+    # The id is always the first column.
+    texts = [text.strip() for text in (columns or "").split(",")]
+    names = [Name(text) for text in dict.fromkeys(texts) if text not in ("", "run_id")]
     filters = make_filters(where)
     used = [*names, *(each.name for each in filters), *([Name(sort)] if sort else [])]
     with_values = is_json or is_csv or has_params or has_metrics or any(name.needs_values for name in used)
@@ -236,9 +244,9 @@ def list_runs(
     for name in names:
         label_branches(store, name, found)
     if is_json:
-        echo_json([asdict(run) for run in found])
+        echo_json([{**asdict(run), "state": run.state} for run in found])
     elif is_csv:
-        _write_csv(found, names)
+        _write_csv(found, names if columns else None)
     elif not found:
         say("No runs match." if where else "There are no runs yet.", err=True)
     else:
@@ -249,7 +257,7 @@ def list_runs(
             shown += _names(found, METRICS)
         if not shown and sort and sort not in FIELDS:
             shown = [Name(sort)]
-        _print_table(found, shown, has_status=not names)
+        _print_table(found, shown, has_status=not columns)
     if total > len(found):
         say(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
     echo_all_unreadable(found)
@@ -267,22 +275,21 @@ def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status:
         say(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
 
 
-def _write_csv(found: Sequence[RunSummary], names: Sequence[Name]) -> None:
+def _write_csv(found: Sequence[RunSummary], names: Optional[Sequence[Name]]) -> None:
     """Print runs as CSV. Several values of a name are separated by a comma and a space."""
     writer = csv.writer(_Lines())
-    if names:
+    if names is not None:
         writer.writerow(["run_id", *(name.text for name in names)])
         writer.writerows(
             [run.run_id, *(_value_cell(name, run, lambda _, value: as_text(value)) for name in names)] for run in found
         )
         return
     params, metrics = _names(found, PARAMS), _names(found, METRICS)
-    writer.writerow([*CSV_FIELDS, *(name.text for name in [*params, *metrics])])
+    writer.writerow([*FIELDS, *(name.text for name in [*params, *metrics])])
     for run in found:
-        fields: Dict[str, Any] = vars(run)
         flat = {f"{PARAMS}{name}": value for name, value in run.params.items()}
         flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
-        row = [fields[name] for name in CSV_FIELDS] + [flat.get(name.text) for name in [*params, *metrics]]
+        row = [value(run) for value in FIELDS.values()] + [flat.get(name.text) for name in [*params, *metrics]]
         writer.writerow(map(_csv_cell, row))
 
 

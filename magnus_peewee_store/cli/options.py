@@ -58,7 +58,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         help="Only runs that meet this condition, such as 'rmse<0.5': a name, then = != < <= > >= or ~ (contains), and "
         f"a value. The name is that of a field ({', '.join(FIELDS)}), a parameter or a metric. Can be repeated.",
     )
-    @click.option("--status", help="Only runs with this status, such as FAIL.")
+    @click.option("--status", help="Only runs with this status, such as FAIL or STALE.")
     @click.option("--tag", help="Only runs with this tag.")
     @click.option(
         "--since",

@@ -28,6 +28,7 @@ from magnus_peewee_store.cli.terminal import (
     shell_words,
 )
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
+from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.lineage import hash_of, output_files
@@ -113,6 +114,7 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
 def _facts_about(run: runs.Run) -> Dict[str, Any]:
     """Return the facts about a run that its log does not contain."""
     return {
+        "state": state_of(run.run_log.status, run.liveness.is_stale, run.liveness.is_interrupted),
         "started": run.started,
         "duration": run.duration,
         "utc_offset": run.utc_offset,
@@ -121,6 +123,7 @@ def _facts_about(run: runs.Run) -> Dict[str, Any]:
         "project": run.project,
         "user": run.origin.user,
         "host": run.origin.host,
+        "environment": run.origin.environment,
         "tags": run.tags,
         "notes": [asdict(note) for note in run.notes],
         **run.liveness._asdict(),

@@ -16,6 +16,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.runs.search import as_text, rounded
 from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
@@ -124,7 +125,7 @@ def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bo
     if is_stale is None:
         return status_text(status).append(" (unknown)", "dim")
     ago = format_duration(silence).split(" ")[0]
-    return Text(f"{'INTERRUPTED' if is_interrupted else 'STALE'} {ago}".rstrip(), "bold red")
+    return Text(f"{state_of(status, is_stale, is_interrupted)} {ago}".rstrip(), "bold red")
 
 
 def format_value(value: Any, is_full: bool = True) -> str:

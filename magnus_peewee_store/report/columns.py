@@ -7,7 +7,6 @@ from collections import Counter
 from datetime import datetime
 from typing import Any, List, NamedTuple, Optional, Sequence
 
-from magnus_peewee_store.logs import tags_text
 from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, all_names, as_text, headings, rounded
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.timeline.details import shorten
@@ -57,14 +56,13 @@ class Column(NamedTuple):
 
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:
-    """Return a column for each field that a run has a value for, and one for the newest note. The first is the id."""
+    """Return a column for each field that a run has a value for. The first is the id."""
     columns = [Column(name, name.replace("_", " "), [_field(name, run) for run in found]) for name in FIELDS]
-    columns.append(Column("note", "note", [run.notes[-1].text if run.notes else None for run in found]))
     return [each for each in columns if each.name == "run_id" or any(value is not None for value in each.values)]
 
 
 def _field(name: str, run: RunSummary) -> Any:
-    value = tags_text(run.tag, run.tags) if name == "tag" else FIELDS[name](run)
+    value = FIELDS[name](run)
     return None if value == "" else value
 
 

@@ -12,7 +12,9 @@ from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
 MOST_SHOWN = 8  # parameters, and as many metrics, that the table shows at first
-ORIGIN = ("pipeline", "project", "user", "host")  # fields that the table shows at first only if they vary
+# Fields that the table shows at first only if they vary, or never at first.
+ORIGIN = ("pipeline", "project", "commit", "user", "host", "environment")
+HIDDEN = ("state", "steps_done", "steps_known")
 LONGEST_ID = 60  # characters
 
 TABLE: Dict[str, Any] = {
@@ -53,7 +55,7 @@ def table_options(
         urls: The address of the page of each run.
     """
     columns = [*fields, *params, *metrics]
-    shown = {each.name for each in fields if each.name not in ORIGIN or each.varies}
+    shown = {each.name for each in fields if each.name not in HIDDEN and (each.name not in ORIGIN or each.varies)}
     shown |= _first_shown(params) | _first_shown(metrics)
     rows = zip(*(_cells(column, found, urls) for column in columns))
     return {

@@ -5,9 +5,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.logs import flatten
-from magnus_peewee_store.runs.search import METRICS, PARAMS, AnyCondition, search
+from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, AnyCondition, search
 from magnus_peewee_store.runs.summaries import iter_metrics
 from magnus_peewee_store.store import DBStore
+
+NUMBERS = {"duration": "float64", "steps_done": "int64", "steps_known": "int64"}
 
 
 def to_dataframe(
@@ -19,8 +21,8 @@ def to_dataframe(
 ) -> Any:
     """Find runs like `search`, and return a DataFrame with one row per run.
 
-    Its columns are named like those of `mlflow.search_runs`: `run_id`, `status`, `tags`, `started` (a time in UTC),
-    `duration` (in seconds), `params.<name>` and `metrics.<step>.<name>`.
+    Its columns are the fields of `search`, then `params.<name>` and `metrics.<step>.<name>`, as in
+    `mlflow.search_runs`. `started` is a time in UTC, and `duration` is in seconds.
 
     Args:
         where: The conditions, such as `"rmse<0.5"`.
@@ -35,13 +37,14 @@ def to_dataframe(
     """
     pandas = _import_pandas()
     found = search(store, where, order_by, limit, descending)
-    columns: Dict[str, Any] = {
-        "run_id": _texts(pandas, [run.run_id for run in found]),
-        "status": _texts(pandas, [run.status for run in found]),
-        "tags": _texts(pandas, [run.tag for run in found]),
-        "started": pandas.to_datetime([run.started for run in found], utc=True),
-        "duration": pandas.array([run.duration for run in found], dtype="float64"),
-    }
+    columns: Dict[str, Any] = {name: [value(run) for run in found] for name, value in FIELDS.items()}
+    for name, values in columns.items():
+        if name == "started":
+            columns[name] = pandas.to_datetime(values, utc=True)
+        elif name in NUMBERS:
+            columns[name] = pandas.array(values, dtype=NUMBERS[name])
+        else:
+            columns[name] = _texts(pandas, values)
     columns.update(_columns(pandas, PARAMS, [run.params for run in found]))
     columns.update(_columns(pandas, METRICS, [run.metrics for run in found]))
     return pandas.DataFrame(columns)

@@ -28,21 +28,33 @@ OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "~": operator.contains,
 }
-# The fields that the run's own row and its annotations hold.
-HEADER_FIELDS = ("run_id", "status", "tag", "pipeline", "started")
-VALUE_FIELDS = ("project",)  # those that only a summary with values has
-FIELDS: Dict[str, Callable[[Any], Any]] = {
+ONE_OF, NONE_OF = "one of", "none of"  # what `=` and `!=` with several tags mean
+# The fields that the run's own row, its annotations and its heartbeats hold.
+HEADER_FIELDS = ("run_id", "status", "state", "tag", "note", "pipeline", "started", "user", "host", "environment")
+VALUE_FIELDS = ("project", "commit")  # those that only a summary with values has
+LISTS: Dict[str, Callable[[RunSummary], List[str]]] = {  # fields with several values
+    "tag": lambda run: list(filter(None, [run.tag, *run.tags])),
+    "note": lambda run: [note.text for note in run.notes],
+}
+FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "run_id": lambda run: run.run_id,
     "status": lambda run: run.status,
-    "tag": lambda run: run.tag or "",
+    "state": lambda run: run.state,
+    "tag": lambda run: ", ".join(LISTS["tag"](run)),
+    "note": lambda run: ", ".join(LISTS["note"](run)),
     "pipeline": lambda run: run.pipeline or "",
     "started": lambda run: run.started,
     "duration": lambda run: run.duration,
+    "steps_done": lambda run: run.steps_done,
+    "steps_known": lambda run: run.steps_known,
     "failed_step": lambda run: run.failed_step or "",
     "project": lambda run: run.project or "",
+    "commit": lambda run: run.commit or "",
     "user": lambda run: run.user or "",
     "host": lambda run: run.host or "",
+    "environment": lambda run: run.environment or "",
 }
+DIED = ("STALE", "INTERRUPTED")  # the states that are not statuses of magnus
 
 _CONDITION = re.compile(
     r"""\s*(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )\s*
@@ -65,7 +77,10 @@ class Condition(NamedTuple):
     The last part of a metric's name is enough. The number that `track_this(step=1, loss=...)` adds can be left out.
     """
     operator: str
-    """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case."""
+    """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case.
+
+    For tags also `one of` and `none of`, with commas in the value. `tag=a,b` means `one of`.
+    """
     value: str
     """The value as a text. A number is compared with numbers, too."""
 
@@ -97,7 +112,10 @@ def parse_condition(text: str) -> Condition:
             f"'{text.strip()}' looks like two conditions, but a run must meet one at a time. Write "
             f"--where '{first.strip()}' --where '{second['rest']}'. If it is one value, put the value in quotes."
         )
-    return Condition(name, "=" if parts["operator"] == "==" else parts["operator"], value[1:-1] if is_quoted else value)
+    symbol = "=" if parts["operator"] == "==" else parts["operator"]
+    if name == "tag" and "," in value and not is_quoted:
+        symbol = {"=": ONE_OF, "!=": NONE_OF}.get(symbol, symbol)
+    return Condition(name, symbol, value[1:-1] if is_quoted else value)
 
 
 class Name:
@@ -127,8 +145,8 @@ class Name:
 
     def values(self, run: RunSummary) -> List[Any]:
         """Return the values that a run has for the name. If `needs_values`, it must be summarized with values."""
-        if self.text == "tag":
-            return [run.tag, *run.tags] if run.tag else list(run.tags) or [""]
+        if self.text in LISTS:
+            return LISTS[self.text](run) or [""]
         if self._field:
             return [self._field(run)]
         return [*self.named_values(run).values()]
@@ -208,15 +226,20 @@ class Filter:
 
     def __init__(self, condition: AnyCondition) -> None:
         self.condition = parse_condition(condition) if isinstance(condition, str) else condition
-        if self.condition.operator not in OPERATORS:
+        if self.condition.operator not in (*OPERATORS, ONE_OF, NONE_OF):
             raise ConditionError(f"'{self.condition.operator}' is not one of {' '.join(OPERATORS)}.")
         self.name = Name(self.condition.name)
         self._operand = _Operand(self.condition)
 
     def is_met_by(self, run: RunSummary) -> bool:
-        """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it."""
-        quantifier = all if (self.condition.name, self.condition.operator) == ("tag", "!=") else any
-        return quantifier(map(self._operand.compare, self.name.values(run)))
+        """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it.
+
+        The status of a run that died is both what magnus wrote and its state.
+        """
+        name, symbol, _ = self.condition
+        values = [run.status, run.state] if name == "status" else self.name.values(run)
+        quantifier = all if name in (*LISTS, "status") and symbol in ("!=", NONE_OF) else any
+        return quantifier(map(self._operand.compare, values))
 
     def check_type(self) -> None:
         """Check that the value could be compared with a value of some run.
@@ -240,7 +263,7 @@ class Filter:
     def header_texts(self) -> List[str]:
         """Return texts that a run's own row must contain to meet the condition, ignoring case."""
         name, symbol, value = self.condition
-        if name == "status" and symbol == "=" and parse_status(value) != UNKNOWN:
+        if name == "status" and symbol == "=" and parse_status(value, DIED) not in (UNKNOWN, *DIED):
             return [json.dumps(parse_status(value))]
         return []
 
@@ -266,12 +289,12 @@ class _Operand:
 
     def __init__(self, condition: Condition) -> None:
         name, self._symbol, self._text = condition
-        self._operator = OPERATORS[self._symbol]
+        self._operator = OPERATORS.get(self._symbol, operator.eq)
         self._number = _parse_number(self._text)
         self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
         self.compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
-        if name == "status" and self._symbol in ("=", "!="):
-            self._text = parse_status(self._text)
+        if name in ("status", "state") and self._symbol in ("=", "!="):
+            self._text = parse_status(self._text, DIED)
         elif name == "duration" and self._symbol != "~":
             self._number = _parse_duration(self._text)
         elif name == "started" and self._symbol != "~":
@@ -280,6 +303,8 @@ class _Operand:
     def compare(self, value: Any) -> bool:
         if self._symbol == "~":
             return self._text.lower() in as_text(value).lower()
+        if self._symbol in (ONE_OF, NONE_OF):
+            return (value in map(str.strip, self._text.split(","))) == (self._symbol == ONE_OF)
         if self._symbol == "!=":
             return not self._equals(value)
         if self._symbol == "=":
@@ -436,10 +461,11 @@ def search(
     """Find the runs that meet all conditions, with their parameters and metrics.
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
-    The name is a field (`run_id`, `status`, `tag`, `pipeline`, `project`, `user`, `host`, `started`, `duration`,
-    `failed_step`), a parameter or a metric. `rmse` means each metric whose name ends in it, such as `train.rmse`. It
-    also means `train.rmse.2`, which `track_this(step=2, rmse=...)` wrote. A run meets a condition if one of its metrics
-    does. If a parameter has the same name, write `params.rmse` or `metrics.rmse`.
+    The name is a field (`run_id`, `status`, `state`, `tag`, `note`, `pipeline`, `started`, `duration`, `steps_done`,
+    `steps_known`, `failed_step`, `project`, `commit`, `user`, `host`, `environment`), a parameter or a metric. `rmse`
+    means each metric whose name ends in it, such as `train.rmse`. It also means `train.rmse.2`, which
+    `track_this(step=2, rmse=...)` wrote. A run meets a condition if one of its metrics does. If a parameter has the
+    same name, write `params.rmse` or `metrics.rmse`. `tag=a,b` means one of two tags.
 
     Args:
         where: The conditions, such as `"rmse<0.5"`.
@@ -473,7 +499,7 @@ def list_runs(
     """List runs, newest first.
 
     Args:
-        status: Only runs with this status.
+        status: Only runs with this status, or `STALE` or `INTERRUPTED`.
         tag: Only runs with this tag.
         since: Only runs that started at this time or later. A time without a zone is local time.
         limit: The largest number of runs.
@@ -498,7 +524,7 @@ def search_page(
     store: DBStore,
     filters: Sequence[Filter],
     order_by: Optional[str],
-    limit: int,
+    limit: Optional[int],
     descending: bool,
     with_values: bool = True,
 ) -> Tuple[List[RunSummary], int]:
@@ -518,7 +544,7 @@ def search_page(
         found = _search(store, filters, order_by, None, descending, with_values)
         return found[:limit], len(found)
     found = _search(store, filters, None, limit, descending, with_values)
-    return found, len(found) if len(found) < limit else _count(store, filters)
+    return found, len(found) if limit is None or len(found) < limit else _count(store, filters)
 
 
 def _search(

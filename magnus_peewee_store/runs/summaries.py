@@ -13,7 +13,7 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row, batches
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
+from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of
 from magnus_peewee_store.logs import (
     Steps,
     duration_of,
@@ -34,9 +34,10 @@ from magnus_peewee_store.times import from_created_at
 # What a list or search needs of a step. It is a plain tuple, because there are many. Its items are:
 # - the status and the type,
 # - the start of the first attempt and the end of the last, as magnus wrote them,
-# - if values are read: whether a re-run did not repeat the step, its metrics, and the git remote of its code.
+# - if values are read: whether a re-run did not repeat the step, its metrics, and the git remote and commit of its
+#   code.
 StepFields = Tuple[Any, ...]
-STATUS, TYPE, START, END, IS_MOCK, METRICS, REMOTE = range(7)
+STATUS, TYPE, START, END, IS_MOCK, METRICS, REMOTE, COMMIT = range(8)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class RunSummary:
     """The user who started it."""
     host: Optional[str] = None
     """The machine that it was started on."""
+    environment: Optional[str] = None
+    """The versions of Python and magnus that it was started with."""
     tags: Tuple[str, ...] = ()
     """The tags that were added to it, besides its own."""
     notes: Tuple[Note, ...] = ()
@@ -86,6 +89,13 @@ class RunSummary:
     """
     project: Optional[str] = None
     """The git remote of its code; without one, the name of the folder that it was started in."""
+    commit: Optional[str] = None
+    """The git commit of its code, or of the first step that has one."""
+
+    @property
+    def state(self) -> str:
+        """`STALE` or `INTERRUPTED` for an unfinished run that died, otherwise its status."""
+        return state_of(self.status, self.is_stale, self.is_interrupted)
 
 
 def summarize(store: DBStore, run_ids: Sequence[str], with_values: bool = True) -> List[RunSummary]:
@@ -93,7 +103,7 @@ def summarize(store: DBStore, run_ids: Sequence[str], with_values: bool = True) 
 
     Args:
         run_ids: The whole ids.
-        with_values: Whether to read the fields params, metrics, reused and project, too. They take longest.
+        with_values: Whether to read the fields params, metrics, reused, project and commit, too. They take longest.
     """
     return list(iter_summaries(store, run_ids, with_values))
 
@@ -180,6 +190,7 @@ def _values_of(run: _RunRows, known: Mapping[str, _RunRows]) -> Dict[str, Any]:
         "metrics": flatten_metrics((name, step[METRICS]) for name, (_, step) in places.items()),
         "reused": {name: places[name][0] for name in run.steps.reused},
         "project": project_of((step[REMOTE] for step in run.steps.by_name.values()), run.origin),
+        "commit": next(filter(None, (step[COMMIT] for step in run.steps.by_name.values())), None),
     }
 
 
@@ -216,7 +227,9 @@ _parse_whole_steps = SchemaValidator(
             mock=_FLAG,
             user_defined_metrics=_METRICS_OBJECT,
             attempts=core_schema.list_schema(_typed_dict(start_time=_TEXT, end_time=_TEXT)),
-            code_identities=core_schema.list_schema(_typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT)),
+            code_identities=core_schema.list_schema(
+                _typed_dict(is_required=False, code_identifier_url=_NULLABLE_TEXT, code_identifier=_NULLABLE_TEXT)
+            ),
         )
     )
 ).validate_json
@@ -228,8 +241,9 @@ _STEP_PATHS = (
     ("mock",),
     ("user_defined_metrics",),
     ("code_identities", 0, "code_identifier_url"),
+    ("code_identities", 0, "code_identifier"),
 )
-_STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_OBJECT, _NULLABLE_TEXT)
+_STEP_SCHEMAS = (_TEXT, _TEXT, _NULLABLE_TEXT, _NULLABLE_TEXT, _FLAG, _METRICS_OBJECT, _NULLABLE_TEXT, _NULLABLE_TEXT)
 
 
 @functools.lru_cache(maxsize=None)
@@ -265,8 +279,9 @@ def _parse_steps(values: Sequence[str], field_count: int) -> List[StepFields]:
 def _fields_of(step: Mapping[str, Any]) -> StepFields:
     attempts, codes = step["attempts"], step["code_identities"]
     times = (attempts[0]["start_time"], attempts[-1]["end_time"]) if attempts else (None, None)
-    remote = codes[0].get("code_identifier_url") if codes else None
-    return (step["status"], step["step_type"], *times, step["mock"], step["user_defined_metrics"], remote)
+    code = codes[0] if codes else {}
+    fields = (step["status"], step["step_type"], *times, step["mock"], step["user_defined_metrics"])
+    return (*fields, code.get("code_identifier_url"), code.get("code_identifier"))
 
 
 def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str, _RunRows]:
@@ -369,6 +384,7 @@ def _make_run_rows(
         "pipeline": run_config.get("pipeline_file") or None,
         "user": origin.user,
         "host": origin.host,
+        "environment": origin.environment,
         "tags": tuple(each for each in tags_of(annotations) if each != tag) if annotations else (),
         "notes": tuple(notes_of(annotations)) if annotations else (),
     }
