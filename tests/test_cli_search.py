@@ -269,6 +269,65 @@ def test_diff_of_three_runs_has_a_column_each(magnus_db: Command) -> None:
     assert found["parameters"] == {"lr": {"one": 0.1, "two": 0.01, "three": 0.1}}
 
 
+def test_diff_says_the_common_beginning_of_names_once(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    for number in (1, 2, 3):
+        data = [{"name": f"data/{name}.bin", "stage": "put", "data_hash": f"{number}" * 64} for name in "ab"]
+        train = attempted_step("train", "10:00:00", "10:00:01", data_catalog=data)
+        parameters = {"model": {"lr": number, "depth": number}, "seed": number}
+        store.put_run_log(RunLog(run_id=f"run-{number}", steps={"train": train}, parameters=parameters))
+    store.close()
+    assert cells(magnus_db("diff", "run-1", "run-2", "run-3").stdout) == [
+        ["run-", "1", "2", "3"],
+        ["parameters"],
+        ["model."],
+        ["lr", "1", "2", "3"],
+        ["depth", "1", "2", "3"],
+        ["seed", "1", "2", "3"],
+        ["data"],
+        ["train", "put"],
+        *([f"data/{name}.bin", "1" * 12, "2" * 12, "3" * 12] for name in "ab"),
+    ]
+
+
+def test_diff_of_chosen_sections(magnus_db: Command) -> None:
+    for run_ids in (["one", "two"], ["one", "two", "three"]):
+        output = magnus_db("diff", *run_ids, "--only", "metrics, code").stdout
+        assert "rmse" in output and "lr" not in output
+        found = json.loads(magnus_db("diff", *run_ids, "--only", "parameters", "--json").stdout)
+        assert found["parameters"]["lr"] and not found["metrics"]
+    assert "Nothing differs." in magnus_db("diff", "one", "two", "--only", "code").stdout
+    assert (
+        "'params' is not one of run, parameters,"
+        in magnus_db("diff", "one", "two", "--only", "params", exit_code=2).output
+    )
+
+
+def test_only_changed_leaves_out_what_all_runs_have_alike(magnus_db: Command) -> None:
+    where = ["--where", "batch size=16"]
+    heading = magnus_db("runs", "--params", "--metrics", "--only-changed", *where).stdout.splitlines()[0].split()
+    assert heading[4:] == ["lr", "rmse"]
+    heading = magnus_db("runs", "--csv", "--only-changed", *where).stdout.splitlines()[0].split(",")
+    assert heading[len(FIELDS) :] == ["params.lr", "metrics.train.rmse"]
+    alone = magnus_db("runs", "--params", "--only-changed", "--where", "run_id=one").stdout
+    assert "batch size" in alone
+    with_missing = magnus_db("runs", "--params", "--only-changed").stdout  # run "four" has no parameters
+    assert "batch size" in with_missing
+
+
+def test_what_all_runs_have_alike_makes_room(magnus_db: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    for number in range(2):
+        put(store, f"many {number}", {f"metric {each}": number if each == 8 else 0 for each in range(9)})
+    store.close()
+    monkeypatch.setattr("magnus_peewee_store.cli.terminal.UNLIMITED", 80)
+    result = magnus_db("runs", "--metrics", "--where", "run_id~many")
+    assert result.stdout.splitlines()[0].endswith("  metric 8") and "metric 0" not in result.stdout
+    assert "the same in all runs: metrics.train.metric 0" in result.stderr and "No room" not in result.stderr
+    chosen = magnus_db("runs", "--columns", "metric 0,metric 1", "--where", "run_id~many").stdout
+    assert "metric 0" in chosen
+
+
 def test_diff_shows_all_digits_where_six_are_equal(magnus_db: Command) -> None:
     store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
     put(store, "near", {"rmse": 0.1234567891, "r2 score": 1}, lr=0.1, **{"batch size": 16})

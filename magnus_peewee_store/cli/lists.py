@@ -149,8 +149,8 @@ def runs_table(
     while wanted and sum(min(each.width, longest) + GAP for each in wanted) > room + GAP:
         wanted.pop()
     widths = [each.width for each in columns] + [min(each.width, longest) for each in wanted]
-    _shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
-    _shrink(widths, [SHORTEST_RUN_ID], width)
+    shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
+    shrink(widths, [SHORTEST_RUN_ID], width)
     return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
 
 
@@ -158,9 +158,9 @@ def _status(run: RunSummary) -> Text:
     return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
 
 
-def _shrink(widths: List[int], shortest: Sequence[int], total: int) -> None:
+def shrink(widths: List[int], shortest: Sequence[int], total: int, gap: int = GAP) -> None:
     """Narrow the columns with the most room, down to their `shortest` widths, until the table fits."""
-    while sum(widths) + GAP * (len(widths) - 1) > total:
+    while sum(widths) + gap * (len(widths) - 1) > total:
         spare, number = max((widths[number] - least, number) for number, least in enumerate(shortest))
         if spare <= 0:
             return
@@ -196,6 +196,11 @@ DEFAULT_LIMIT = 20
 @click.option("--desc", is_flag=True, help="Sort largest first.")
 @click.option("--params", "has_params", is_flag=True, help="Show the parameters.")
 @click.option("--metrics", "has_metrics", is_flag=True, help="Show the metrics.")
+@click.option(
+    "--only-changed",
+    is_flag=True,
+    help="With --params, --metrics or --csv: leave out the parameters and metrics that all runs have alike.",
+)
 @click.option("--columns", metavar="NAME,...", help="Show these fields, parameters and metrics.")
 @click.option(
     "--limit",
@@ -212,6 +217,7 @@ def list_runs(
     desc: bool,
     has_params: bool,
     has_metrics: bool,
+    only_changed: bool,
     columns: Optional[str],
     limit: Optional[int],
     is_csv: bool,
@@ -246,7 +252,7 @@ def list_runs(
     if is_json:
         echo_json([{**asdict(run), "state": run.state} for run in found])
     elif is_csv:
-        _write_csv(found, names if columns else None)
+        _write_csv(found, names if columns else None, only_changed)
     elif not found:
         say("No runs match." if where else "There are no runs yet.", err=True)
     else:
@@ -257,7 +263,8 @@ def list_runs(
             shown += _names(found, METRICS)
         if not shown and sort and sort not in FIELDS:
             shown = [Name(sort)]
-        _print_table(found, shown, has_status=not columns)
+        changed = [name for name in shown if _differs(name, found)]
+        _print_table(found, changed if only_changed else shown, [] if names or only_changed else changed, not columns)
     if total > len(found):
         say(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
     echo_all_unreadable(found)
@@ -267,15 +274,25 @@ def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
     return [Name(text) for text in all_names(found, prefix)]
 
 
-def _print_table(found: Sequence[RunSummary], names: Sequence[Name], has_status: bool) -> None:
+def _differs(name: Name, found: Sequence[RunSummary]) -> bool:
+    """Return True if the runs do not all have the same values for a name. A single run has nothing to differ from."""
+    return len(found) == 1 or len({as_text([*map(str, name.values(run))]) for run in found}) > 1
+
+
+def _print_table(found: Sequence[RunSummary], names: Sequence[Name], changed: Sequence[Name], has_status: bool) -> None:
+    """Print a table. If there is no room for all names, and some are `changed`, print only these."""
     console = make_console()
     table, left_out = runs_table(found, console.width, names, has_status)
+    if left_out and changed and len(changed) < len(names):
+        table, left_out = runs_table(found, console.width, changed, has_status)
+        equal = [name.text for name in names if name not in changed]
+        say(f"Left out, because it is the same in all runs: {list_of(equal)}", err=True)
     console.print(table)
     if left_out:
         say(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
 
 
-def _write_csv(found: Sequence[RunSummary], names: Optional[Sequence[Name]]) -> None:
+def _write_csv(found: Sequence[RunSummary], names: Optional[Sequence[Name]], only_changed: bool) -> None:
     """Print runs as CSV. Several values of a name are separated by a comma and a space."""
     writer = csv.writer(_Lines())
     if names is not None:
@@ -284,12 +301,14 @@ def _write_csv(found: Sequence[RunSummary], names: Optional[Sequence[Name]]) -> 
             [run.run_id, *(_value_cell(name, run, lambda _, value: as_text(value)) for name in names)] for run in found
         )
         return
-    params, metrics = _names(found, PARAMS), _names(found, METRICS)
-    writer.writerow([*FIELDS, *(name.text for name in [*params, *metrics])])
+    values = [*_names(found, PARAMS), *_names(found, METRICS)]
+    if only_changed:
+        values = [each for each in values if _differs(each, found)]
+    writer.writerow([*FIELDS, *(name.text for name in values)])
     for run in found:
         flat = {f"{PARAMS}{name}": value for name, value in run.params.items()}
         flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
-        row = [value(run) for value in FIELDS.values()] + [flat.get(name.text) for name in [*params, *metrics]]
+        row = [value(run) for value in FIELDS.values()] + [flat.get(name.text) for name in values]
         writer.writerow(map(_csv_cell, row))
 
 

@@ -1,14 +1,18 @@
 """The commands that show runs and what they used: show, timeline, diff, logs, lineage, report."""
 
 import os
+import re
+import shlex
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import click
 from magnus import defaults
 from magnus.datastore import RunLog, StepLog
+from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -16,6 +20,7 @@ from rich.tree import Tree
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG, trees
 from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
+from magnus_peewee_store.cli.lists import shrink
 from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import (
     echo_json,
@@ -37,6 +42,7 @@ from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.timeline import to_html, to_svg
+from magnus_peewee_store.timeline.details import shorten
 from magnus_peewee_store.times import format_duration, format_time
 
 
@@ -139,13 +145,17 @@ def _resume_command(run_log: RunLog) -> str:
 
 
 HASH_LENGTH = 12  # digits of a hash that are shown
+# Widths in the table of three or more runs, in characters.
+LONGEST_CELL = 26
+SHORTEST_LABEL = 14
 
 
 @click.command()
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
+@click.option("--only", metavar="SECTION,...", help=f"Show only these sections: {', '.join(runs.Differences._fields)}.")
 @on_database()
 @json_option
-def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
+def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json: bool) -> None:
     """Show what differs between runs: parameters, metrics, data, code version, and how their steps went.
 
     Durations are equal if they differ by less than 10% or 100 ms.
@@ -153,12 +163,17 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
     \b
     Example:
       magnus db diff calm-hoover keen-curie
-      magnus db diff latest latest~1 latest~2
+      magnus db diff latest latest~1 latest~2 --only parameters,metrics
     """
+    sections = [section.strip() for section in (only or "").split(",") if section.strip()]
+    unknown = [section for section in sections if section not in runs.Differences._fields]
+    if unknown:
+        raise click.UsageError(f"'{unknown[0]}' is not one of {', '.join(runs.Differences._fields)}.")
     found = {run.run_log.run_id: run for run in [runs.read_run(store, run_id) for run_id in run_ids]}
     if len(run_ids) < 2:
         raise click.UsageError("Give at least two runs.")
-    differences = runs.compare(list(found.values()))
+    left_out = {*runs.Differences._fields} - {*sections} if sections else ()
+    differences = runs.compare(list(found.values()))._replace(**{section: {} for section in left_out})
     if is_json:
         names = ["a", "b"] if len(found) == 2 else list(found)
         echo_json(_to_json(differences, dict(zip(found, names))))
@@ -166,8 +181,11 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], is_json: bool) -> None:
         say("Nothing differs.")
     else:
         console = make_console()
-        view = diff_tree if len(found) == 2 else diff_table
-        console.print(view(list(found), differences, is_full=not console.is_terminal))
+        is_full = not console.is_terminal
+        if len(found) == 2:
+            console.print(diff_tree(list(found), differences, is_full))
+        else:
+            console.print(diff_table(list(found), differences, console.width, is_full))
     for run in found.values():
         echo_unreadable(run)
 
@@ -184,19 +202,63 @@ def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bo
     return tree
 
 
-def diff_table(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> Table:
-    """Return what differs between three or more runs, as a table with a column for each run."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("")
-    for run_id in run_ids:
-        table.add_column(printable(run_id), overflow="fold")
-    for section, rows in differences._asdict().items():
-        if rows:
-            table.add_row(Text(section, "bold"))
-        for name, row in rows.items():
-            cells = _cells(section, [row.get(run_id) for run_id in run_ids], is_full)
-            table.add_row(Text(f"  {printable(name)}", "dim"), *map(Text, cells))
-    return table
+def diff_table(run_ids: Sequence[str], differences: runs.Differences, width: int, is_full: bool) -> Group:
+    """Return what differs between three or more runs, as a table with a column for each run.
+
+    What the ids begin with is the heading of the labels. If the ids have no room, numbers stand for them. A label that
+    is longer than its column has a line of its own.
+
+    Args:
+        run_ids: The runs.
+        differences: What differs between them.
+        width: The width of the console, in characters.
+        is_full: Whether to show long values in full.
+    """
+    beginning = _common_beginning(run_ids)
+    rows = [[printable(beginning), *(printable(run_id[len(beginning) :]) for run_id in run_ids)]]
+    for section, values_of in differences._asdict().items():
+        rows += [[section]] if values_of else []
+        for head, names in _grouped(values_of, " " if section == "data" else "."):
+            rows += [[f"  {printable(head)}"]] if head else []
+            for name in names:
+                cells = _cells(section, [values_of[name].get(run_id) for run_id in run_ids], is_full)
+                short = [shorten(cell, LONGEST_CELL) for cell in cells]
+                is_clear = not is_full and len({*short}) == len({*cells})
+                indent = "    " if head else "  "
+                rows.append([f"{indent}{printable(name[len(head) :])}", *(short if is_clear else cells)])
+    lines: List[Union[Table, Text]] = []
+    widths = [max(map(cell_len, column)) for column in zip(*(row for row in rows if len(row) > 1))]
+    if sum(widths[1:]) + len(run_ids) > width - SHORTEST_LABEL:
+        lines = [Text(f"{number} {printable(run_id)}") for number, run_id in enumerate(run_ids, start=1)]
+        rows[0] = ["", *(str(number) for number, _ in enumerate(run_ids, start=1))]
+        widths = [max(map(cell_len, column)) for column in zip(*(row for row in rows if len(row) > 1))]
+    shrink(widths, [SHORTEST_LABEL, *[HASH_LENGTH] * len(run_ids)], width, gap=1)
+    for number, (label, *cells) in enumerate(rows):
+        if cell_len(label) > widths[0] or not cells:
+            lines.append(Text(label, "dim" if label.startswith(" ") else "bold"))
+            label = ""
+        if cells and not (lines and isinstance(lines[-1], Table)):
+            table = Table.grid(padding=(0, 1, 0, 0))
+            for each in widths:
+                table.add_column(width=each, overflow="fold")
+            lines.append(table)
+        if cells:
+            table.add_row(Text(label, "dim"), *(Text(cell, "" if number else "bold") for cell in cells))
+    return Group(*lines)
+
+
+def _grouped(names: Iterable[str], separator: str) -> List[Tuple[str, List[str]]]:
+    """Return the names by what they begin with, up to the last separator; a name that is alone, by an empty text."""
+    groups: Dict[str, List[str]] = {}
+    for name in names:
+        groups.setdefault(name[: name.rfind(separator) + 1], []).append(name)
+    return [(head if len(group) > 1 else "", group) for head, group in groups.items()]
+
+
+def _common_beginning(names: Sequence[str]) -> str:
+    """Return what all names begin with, up to the end of a word."""
+    match = re.match(r"(.*[-_. /]).+\0\1.+", f"{min(names)}\0{max(names)}", re.DOTALL)
+    return match[1] if match else ""
 
 
 def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[str, Any]:
@@ -229,7 +291,11 @@ def _cell(section: str, value: Any, is_full: bool) -> str:
     if section == "steps":
         reused = f" (reused from {value.reused})" if value.reused else ""
         return f"{printable(value.status)} {format_duration(value.duration)}".rstrip() + printable(reused)
-    return printable(value[:HASH_LENGTH]) if section == "data" else format_value(value, is_full)
+    text = format_value(value, is_full)
+    return _LONG_HASH.sub(r"\1", text) if section in ("run", "data", "code") else text
+
+
+_LONG_HASH = re.compile(rf"\b([0-9a-f]{{{HASH_LENGTH}}})[0-9a-f]{{20,}}\b")
 
 
 STAGES = {"get": "read", "put": "wrote"}

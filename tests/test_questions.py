@@ -1,0 +1,88 @@
+"""Questions that users ask about their runs. One command or one call answers each."""
+
+import hashlib
+from pathlib import Path
+from typing import List
+
+import pytest
+from conftest import SqliteFile
+from logs import attempted_step, step
+from magnus.datastore import RunLog
+from test_cli import run_on_terminal
+from test_liveness import INTERRUPTED, add_beat, db
+
+from magnus_peewee_store import DBStore, runs
+
+RUN_IDS = ("calm-hoover-1432", "keen-curie-1433", "odd-lamarr-1440", "vigilant-shannon-1501", "happy-turing-1502")
+
+
+def sha(text: object) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()
+
+
+@pytest.fixture
+def five_runs(sqlite_file: SqliteFile) -> SqliteFile:
+    """Return a database with five runs. Two runs at a time have the same commit and input."""
+    store = DBStore(connection_string=sqlite_file.url)
+    for number, run_id in enumerate(RUN_IDS):
+        code = {"code_identifier": sha(number // 2)[:40], "code_identifier_type": "git"}
+        data = [
+            {"name": "data/model.bin", "data_hash": sha(number), "stage": "put"},
+            {"name": "data/sales.csv", "data_hash": sha(f"sales {number // 2}"), "stage": "put"},
+        ]
+        metrics = {"rmse": 1 / (number + 3), "validation": {"accuracy": number / 7, "area_under_the_curve": number / 3}}
+        train = attempted_step(
+            "train",
+            *("10:00:00", f"10:00:{number * 7:02d}"),
+            user_defined_metrics=metrics,
+            data_catalog=data,
+            code_identities=[{**code, "code_identifier_dependable": number % 2 == 0}],
+        )
+        parameters = {"model": {"learning_rate": 10**-number, "layers": [1, 2, number]}, "seed": 1}
+        store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"train": train}, parameters=parameters))
+    store.close()
+    return sqlite_file
+
+
+def test_which_commit_did_a_run_use(five_runs: SqliteFile) -> None:
+    database = ("--connection-string", five_runs.url)
+    commit = sha(0)[:40]
+    assert f"code git {commit}" in db("show", "calm", *database)
+    assert commit in db("runs", "--columns", "commit", "--where", "run_id=calm-hoover-1432", *database)
+    found = runs.search(DBStore(connection_string=five_runs.url), f"commit={commit}", order_by="run_id")
+    assert [run.run_id for run in found] == ["calm-hoover-1432", "keen-curie-1433"]
+
+
+def test_which_versions_of_a_file_are_there(five_runs: SqliteFile) -> None:
+    shown = db("lineage", "data/sales.csv", "--connection-string", five_runs.url)
+    assert [sha(f"sales {number}")[:12] in shown for number in range(4)] == [True, True, True, False]
+    found = runs.versions(DBStore(connection_string=five_runs.url), "data/sales.csv")
+    assert [version.run_ids for version in found] == [RUN_IDS[:2], RUN_IDS[2:4], RUN_IDS[4:]]
+
+
+def test_compare_five_runs_in_80_columns(five_runs: SqliteFile, tmp_path: Path) -> None:
+    lines = run_on_terminal(tmp_path, "diff", *RUN_IDS, "--connection-string", five_runs.url, columns=80)
+    assert max(map(len, lines)) <= 80
+
+    def row(label: str) -> List[str]:
+        """Return the cells of a row. They stand behind the label, or below it."""
+        number = next(number for number, line in enumerate(lines) if line.strip().startswith(label))
+        return (lines[number].strip()[len(label) :] or lines[number + 1]).split()
+
+    assert all(f"{number} {run_id}" in map(str.strip, lines) for number, run_id in enumerate(RUN_IDS, start=1))
+    assert row("learning_rate") == ["1", "0.1", "0.01", "0.001", "0.0001"]
+    assert row("area_under_the_curve") == ["0.0", "0.333333", "0.666667", "1.0", "1.33333"]
+    assert row("data/model.bin") == [sha(number)[:12] for number in range(5)]
+    assert row("train.rmse")[0] == "0.333333" and "seed" not in "".join(lines)
+
+
+def test_which_runs_have_died(sqlite_file: SqliteFile) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    for run_id in ("alive", "silent", "killed"):
+        store.put_run_log(RunLog(run_id=run_id, status="PROCESSING", steps={"load": step("load")}))
+        add_beat(store, 0 if run_id == "alive" else 1000, run_id, state=INTERRUPTED if run_id == "killed" else "")
+    database = ("--connection-string", sqlite_file.url)
+    assert "silent" in db("runs", "--status", "STALE", *database)
+    assert "killed" in db("runs", "--status", "INTERRUPTED", *database)
+    assert [run.run_id for run in runs.search(store, "status=STALE")] == ["silent"]
+    assert [run.run_id for run in runs.search(store, "status=PROCESSING")] == ["killed", "silent", "alive"]
