@@ -242,9 +242,8 @@ class Project:
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
-            **popen,
+            **{"stderr": subprocess.STDOUT, **popen},
         )
 
     def run(self, *command: str, fails: bool = False) -> str:

@@ -68,7 +68,9 @@ def default_store(tmp_path: Path) -> Iterator[DBStore]:
 class Terminal:
     """Run a `magnus db` command on a pseudo terminal. A script can take the place of `magnus`."""
 
-    def __init__(self, folder: Path, *arguments: str, columns: int = 80, lines: int = 24, script: str = "") -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, columns: int = 80, lines: int = 24, script: str = "", **variables: str
+    ) -> None:
         self._terminal, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
@@ -76,7 +78,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*command, "db", *arguments],
             cwd=str(folder),
-            env={**environment, "TERM": "xterm", "PYTHONWARNINGS": "ignore"},
+            env={**environment, "TERM": "xterm", "PYTHONWARNINGS": "ignore", **variables},
             stdin=inner,
             stdout=inner,
             stderr=inner,

@@ -13,7 +13,6 @@ from typing import Any, List, Optional
 import click
 import peewee
 from magnus import defaults, exceptions
-from rich.console import Console
 from rich.logging import RichHandler
 
 from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
@@ -69,6 +68,9 @@ class CommandGroup(click.Group):
         Raises:
             click.ClickException: For errors that the user can act on.
         """
+        from magnus_peewee_store.cli.terminal import prepare_streams  # lazily, as the commands are
+
+        prepare_streams()
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -108,6 +110,8 @@ def db() -> None:
     magnus-config.yaml; the environment variable MAGNUS_DB_CONNECTION_STRING; the default SQLite file,
     .run_log_store/run_log.db.
     """
+    from magnus_peewee_store.cli.terminal import SafeConsole
+
     for handler in logging.getLogger(defaults.LOGGER_NAME).handlers:
         if isinstance(handler, RichHandler):
-            handler.console = Console(stderr=True)  # magnus logs to stdout, where it would spoil the JSON.
+            handler.console = SafeConsole(stderr=True)  # magnus logs to stdout, where it would spoil the JSON.

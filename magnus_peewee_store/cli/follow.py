@@ -35,7 +35,8 @@ def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
     """
     states = _poll(store, _wait_for_run(store, run_id), give_up_after)
     console = make_console()
-    return _show_tree(states, console) if console.is_terminal else _print_lines(states)
+    can_redraw = console.is_terminal and not console.is_dumb_terminal
+    return _show_tree(states, console) if can_redraw else _print_lines(states)
 
 
 def exit_with_status_of(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import shlex
 import sys
 from datetime import datetime
@@ -26,7 +27,9 @@ LONGEST_VALUE = 300  # characters of a value on a terminal
 LIST_LENGTH = 10  # items that a message lists before it says "..."
 
 
-class _Console(Console):
+class SafeConsole(Console):
+    """A console that prints no control characters, and whose stderr may be closed."""
+
     def render(self, renderable: Any, options: Optional[ConsoleOptions] = None) -> Iterator[Segment]:
         """Render as rich does, with control characters escaped, wherever they come from."""
         for segment in super().render(renderable, options):
@@ -34,16 +37,38 @@ class _Console(Console):
             yield segment if is_safe else Segment(_printable_lines(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        raise  # rich would exit with status 1; `CommandGroup` handles the error.
+        """Raise the error if the stream is stdout."""
+        if not self.stderr:
+            raise  # rich would exit with status 1; `CommandGroup` handles the error.
+
+
+def prepare_streams() -> None:
+    """Replace closed standard streams, and escape the characters that the encoding of an output stream lacks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # It gets the number of the stream. Otherwise, another file would.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Return a Console, unlimited in width unless its stream is a terminal. It does not interpret markup."""
-    stream = sys.stderr if stderr else sys.stdout
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
-    width = None if stream.isatty() else UNLIMITED
-    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+    """Return a Console that does not interpret markup.
+
+    Its stream decides whether it draws for a person, in the width of the terminal. FORCE_COLOR, NO_COLOR and TERM
+    decide about colours only.
+    """
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return SafeConsole(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        width=None if is_terminal else UNLIMITED,
+        force_terminal=is_terminal,
+        color_system=Console(stderr=stderr).color_system,  # type: ignore[arg-type]
+    )
 
 
 def printable(text: Any) -> str:
@@ -55,7 +80,12 @@ def printable(text: Any) -> str:
 
 def say(message: str, err: bool = False, **style: Any) -> None:
     """Print a message with control characters escaped. Line breaks and tabs stay."""
-    click.secho(_printable_lines(message), err=err, **style)
+    text = _printable_lines(message)
+    if style:
+        console = make_console(err)
+        text = click.style(text, **style) if console.color_system and not console.no_color else text
+    with contextlib.suppress(OSError) if err else contextlib.nullcontext():  # Nobody may read stderr.
+        click.echo(text, err=err, color=True)
 
 
 def _printable_lines(text: str) -> str:

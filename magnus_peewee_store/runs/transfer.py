@@ -110,9 +110,9 @@ def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Ou
             yield Outcome(run_id, FAILED, problem or "it has no row of its own")
             continue
         try:
-            _export_meta(store, run_id, folder / f"{run_id}{META}")
+            _export_meta(store, run_id, folder / _file_name(f"{run_id}{META}"))
             # magnus' own store writes this format.
-            write_atomically(folder / f"{run_id}.json", json.dumps(run.run_log.model_dump(), indent=4))
+            write_atomically(folder / _file_name(f"{run_id}.json"), json.dumps(run.run_log.model_dump(), indent=4))
         except OSError as error:
             yield Outcome(run_id, FAILED, f"{error.strerror} ({error.filename})")
             continue
@@ -244,6 +244,15 @@ def _rows_of(run_log: RunLog, meta: Sequence[fragments.Fragment], modified: date
 def _can_name_a_file(run_id: str) -> bool:
     name = f"{run_id}.json"
     return bool(run_id) and Path(name).name == name and not any(character in run_id for character in "\0\\")
+
+
+def _file_name(name: str) -> str:
+    """Return a name as bytes of UTF-8 if the encoding of file names lacks one of its characters."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return os.fsdecode(name.encode())
+    return name
 
 
 def _is_chunked(path: Path) -> bool:
