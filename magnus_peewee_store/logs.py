@@ -1,8 +1,6 @@
 """Questions about a run log: its steps, times and results, and what a re-run reuses."""
 
 import json
-import sys
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import (
@@ -130,41 +128,6 @@ def code_version(code: CodeIdentity) -> str:
     """Return the kind and identifier of a version of code, and whether the code was changed since."""
     changed = "" if code.code_identifier_dependable else " (changed)"
     return f"{code.code_identifier_type} {code.code_identifier}{changed}"
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
-    """Return a flat dictionary. Names within inner dictionaries become dot paths. Empty inner dictionaries stay.
-
-    If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
-    `{"a[b]": 1, "a.b": 2}`.
-    """
-    if not any(isinstance(value, dict) for value in values.values()):  # Usually. The rest would take longer.
-        # Many runs have the same names. Interned, each name takes memory once.
-        return {sys.intern(f"{prefix}{name}"): value for name, value in values.items()}
-    leaves = list(_leaves(values))
-    counts = Counter(".".join(path) for path, _ in leaves)
-    return {sys.intern(f"{prefix}{_join_path(path, counts)}"): value for path, value in leaves}
-
-
-def flatten_metrics(metrics_of: Iterable[Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
-    """Return the metrics of steps as a flat dictionary, given each step's internal name and metrics."""
-    flat: Dict[str, Any] = {}
-    for step, metrics in metrics_of:
-        flat.update(flatten(metrics, f"{step}."))
-    return flat
-
-
-def _leaves(values: Mapping[str, Any], path: Tuple[str, ...] = ()) -> Iterator[Tuple[Tuple[str, ...], Any]]:
-    for name, value in values.items():
-        if value and isinstance(value, dict):
-            yield from _leaves(value, (*path, str(name)))
-        else:
-            yield (*path, str(name)), value
-
-
-def _join_path(path: Tuple[str, ...], counts: Mapping[str, int]) -> str:
-    dotted = ".".join(path)
-    return dotted if counts[dotted] == 1 else path[0] + "".join(f"[{name}]" for name in path[1:])
 
 
 @dataclass(frozen=True)

@@ -163,14 +163,38 @@ def test_columns_without_room_are_named(magnus_db: Command, monkeypatch: pytest.
     assert "No room for metrics.train.a rather long metric" in result.stderr and "--columns" in result.stderr
 
 
-def test_headings_of_tracked_values_have_the_number_of_the_step(magnus_db: Command) -> None:
+@pytest.fixture
+def series(magnus_db: Command) -> Command:
+    """Add a run with series to the database."""
     store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
-    put(store, "many", {"loss": {"0": 0.5, "1": 0.25}})
+    losses = {str(iteration): 1 / (iteration + 1) for iteration in range(100)}
+    put(store, "many", {"loss": losses, "eval": {"0": {"f1": 0.5}, "1": {"f1": 0.75}}})
+    put(store, "few", {"loss": {"0": 0.5, "1": 0.25}})
     store.close()
-    heading, row = cells(magnus_db("runs", "--metrics", "--where", "run_id=many").stdout)
-    assert (heading[-2:], row[-2:]) == (["loss.0", "loss.1"], ["0.5", "0.25"])
-    heading, row = cells(magnus_db("runs", "--columns", "loss", "--where", "run_id=many").stdout)
-    assert (heading, row) == (["RUN", "loss"], ["many", "0.5,", "0.25"])
+    return magnus_db
+
+
+def test_series_is_one_column_with_its_last_value(series: Command) -> None:
+    heading, row = cells(series("runs", "--metrics", "--where", "run_id=many").stdout)
+    assert (heading[-2:], row[-2:]) == (["loss", "f1"], ["0.01", "0.75"])
+    heading, row = cells(series("runs", "--columns", "loss.first,loss.min,loss.1", "--where", "run_id=few").stdout)
+    assert (heading, row) == (["RUN", "loss.first", "loss.min", "loss.1"], ["few", "0.5", "0.25", "0.25"])
+    assert series("runs", "--csv").stdout.splitlines()[0].count("loss") == 1
+    assert json.loads(series("runs", "--json").stdout)[0]["metrics"] == {"train.loss": 0.25}
+
+
+def test_show_and_diff_have_one_line_for_a_series(series: Command) -> None:
+    assert "metric loss: 0.01 (iteration 99; min 0.01 at 99)\n" in series("show", "many").stdout
+    output = series("diff", "many", "few").stdout
+    assert "train.loss: 0.01 (iteration 99; min 0.01 at 99) \u2192 0.25 (iteration 1; min 0.25 at 1)" in output
+    assert json.loads(series("diff", "many", "few", "--json").stdout)["metrics"]["train.loss"] == {"a": 0.01, "b": 0.25}
+
+
+def test_plot_writes_a_page_with_a_curve_for_each_run(series: Command, tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    assert series("plot", "loss", "many", "few").stdout == "Wrote loss.html.\n"
+    assert "many" in (tmp_path / "loss.html").read_text(encoding="utf-8")
+    assert "Did you mean loss" in series("plot", "lost", "many", exit_code=1).output
 
 
 def put_map(store: DBStore, run_id: str, values: Dict[str, float]) -> None:

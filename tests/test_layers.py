@@ -22,7 +22,7 @@ LAYERS = (
     ("fragments", "origin"),
     ("scrub",),
     ("db",),
-    ("exceptions", "times"),
+    ("exceptions", "metrics", "times"),
 )
 LEVELS = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 

@@ -44,6 +44,32 @@ def five_runs(sqlite_file: SqliteFile) -> SqliteFile:
     return sqlite_file
 
 
+@pytest.fixture
+def trained(sqlite_file: SqliteFile) -> DBStore:
+    """Return a store with two runs of 100 epochs: one ends best, and the other was best in between."""
+    store = DBStore(connection_string=sqlite_file.url)
+    for run_id, least in (("steady", 100), ("overfitted", 20)):
+        losses = {str(epoch): 1 + abs(epoch - least) / 100 - least / 1000 * (least < 50) for epoch in range(101)}
+        train = attempted_step("train", "10:00:00", "10:00:01", user_defined_metrics={"loss": losses})
+        store.put_run_log(RunLog(run_id=run_id, status="SUCCESS", steps={"train": train}))
+    return store
+
+
+def test_how_did_the_loss_develop(trained: DBStore) -> None:
+    history = runs.metric_history(trained, ["steady"], "loss")
+    assert history["iteration"].tolist() == [*range(101)] and history["value"].tolist()[-1] == 1
+
+
+def test_how_do_the_curves_of_two_runs_compare(trained: DBStore, tmp_path: Path) -> None:
+    figure = runs.plot(trained, ["steady", "overfitted"], "loss")
+    assert [(curve.name, len(curve.y)) for curve in figure.data] == [("steady", 101), ("overfitted", 101)]
+
+
+def test_which_run_is_best(trained: DBStore) -> None:
+    assert [run.run_id for run in runs.search(trained, order_by="loss")] == ["steady", "overfitted"]
+    assert [run.run_id for run in runs.search(trained, order_by="loss.min")] == ["overfitted", "steady"]
+
+
 def test_which_commit_did_a_run_use(five_runs: SqliteFile) -> None:
     database = ("--connection-string", five_runs.url)
     commit = sha(0)[:40]

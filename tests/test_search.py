@@ -15,7 +15,7 @@ from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, Miss
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.heartbeat import INTERRUPTED
 from magnus_peewee_store.report.columns import field_columns
-from magnus_peewee_store.runs.search import FIELDS, make_filters, parse_condition, search_page
+from magnus_peewee_store.runs.search import FIELDS, Name, make_filters, parse_condition, search_page
 from magnus_peewee_store.times import to_created_at
 
 
@@ -109,21 +109,52 @@ def test_best_metric_of_the_branches_of_a_map_counts(store: DBStore) -> None:
     assert ids(runs.search(store, order_by="loss", descending=True)) == ["wide", "narrow"]
     assert ids(runs.search(store, ["loss<2"])) == ["wide"]
     assert ids(runs.search(store, ["loss>8", "loss<2"])) == ["wide"]
-    frame = runs.metrics_dataframe(store, order_by="loss")
-    assert frame.values.tolist()[:2] == [["wide", "work", "each.0", "loss", 1], ["wide", "work", "each.1", "loss", 9]]
+    frame = runs.metrics_dataframe(store, order_by="loss").drop(columns="iteration")
+    assert frame.values.tolist()[:2] == [
+        ["wide", "work", "each.0", "loss", 1.0, "1"],
+        ["wide", "work", "each.1", "loss", 9.0, "9"],
+    ]
 
 
-def test_short_name_means_the_values_tracked_at_all_steps(store: DBStore) -> None:
-    for run_id, losses in (("wide", (1, 9)), ("narrow", (4, 5))):
-        metrics = {"loss": dict(zip("01", losses)), "loss2": 0}
+@pytest.fixture
+def series(store: DBStore) -> DBStore:
+    """Return a store with two runs that have a series, and one with a single value."""
+    for run_id, losses in (("wide", (1, 9, 3)), ("narrow", (5, 4, math.nan))):
+        metrics = {"loss": dict(zip(("0", "1", "10"), losses)), "loss2": 0}
         train = step("train", status="SUCCESS", user_defined_metrics=metrics)
         store.put_run_log(RunLog(run_id=run_id, steps={"train": train}))
-    assert ids(runs.search(store, order_by="loss")) == ["wide", "narrow"]
-    assert ids(runs.search(store, order_by="train.loss", descending=True)) == ["wide", "narrow"]
-    assert ids(runs.search(store, ["loss>8"])) == ["wide"] == ids(runs.search(store, ["loss.1=9"]))
-    assert runs.search(store, ["loss<1"]) == []
+    put(store, "single", {"loss": 6})
+    return store
+
+
+def test_name_of_a_series_means_its_last_value(series: DBStore) -> None:
+    assert [run.metrics["train.loss"] for run in runs.search(series, order_by="loss")][:2] == [3, 6]
+    assert ids(runs.search(series, ["loss=3"])) == ["wide"] and runs.search(series, ["loss=9"]) == []
     with pytest.raises(ConditionError, match="Did you mean loss or loss2"):
-        runs.search(store, ["losss<1"])
+        runs.search(series, ["losss<1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("loss.min", {"wide": [1], "narrow": [4], "single": [6]}),
+        ("loss.max", {"wide": [9], "narrow": [5], "single": [6]}),
+        ("train.loss.first", {"wide": [1], "narrow": [5], "single": [6]}),
+        ("metrics.loss.last", {"wide": [3], "narrow": [math.nan], "single": [6]}),
+        ("loss.1", {"wide": [9], "narrow": [4], "single": []}),
+        ("loss.7", {"wide": [], "narrow": [], "single": []}),
+        ("loss2.min", {"wide": [0], "narrow": [0], "single": []}),
+    ],
+)
+def test_endings_choose_a_value_of_a_series(series: DBStore, name: str, values: Any) -> None:
+    found = {run.run_id: Name(name).values(run) for run in runs.search(series)}
+    assert str(found) == str({run_id: values[run_id] for run_id in found})
+
+
+def test_stored_name_beats_an_ending(series: DBStore) -> None:
+    put(series, "stored", {"loss": {"0": 1, "1": 2}, "loss.min": 0.5})
+    assert ids(runs.search(series, ["loss.min=0.5"])) == ["stored"]
+    assert ids(runs.search(series, order_by="loss.min"))[:2] == ["stored", "wide"]
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -335,7 +366,7 @@ def test_dataframe_has_a_row_per_run_with_the_columns_of_mlflow(three_runs: DBSt
 
 
 def test_dataframe_of_no_runs_is_empty(store: DBStore) -> None:
-    assert runs.to_dataframe(store).shape == (0, len(FIELDS)) and runs.metrics_dataframe(store).shape == (0, 5)
+    assert runs.to_dataframe(store).shape == (0, len(FIELDS)) and runs.metrics_dataframe(store).shape == (0, 7)
 
 
 def test_dataframe_keeps_all_digits_of_integers(store: DBStore) -> None:
@@ -346,7 +377,8 @@ def test_dataframe_keeps_all_digits_of_integers(store: DBStore) -> None:
     assert frame["params.seed"][0] == large and str(frame["params.seed"].dtype) == "Int64"
     assert frame["metrics.train.n"][0] == large and frame["params.more"][0] == larger
     assert frame["metrics.train.mixed"].tolist() == [large, 0.5]
-    assert {*runs.metrics_dataframe(store)["value"].tolist()} == {large, 0.5}
+    frame = runs.metrics_dataframe(store)
+    assert {*frame["text"]} == {str(large), "0.5"} and str(frame["value"].dtype) == "float64"
 
 
 def test_empty_dataframe_keeps_columns_of_text(store: DBStore) -> None:

@@ -150,3 +150,25 @@ def test_views_are_in_the_schema_of_the_table(server_databases: Callable[[str], 
         assert rows(database, "SELECT schemaname FROM pg_views WHERE viewname = 'run_params'") == [("team_a",)]
         for schema in ("team_a", "team_b"):
             database.sql(f"DROP SCHEMA {schema} CASCADE")
+
+
+def test_series_have_a_row_for_each_point(views: AnyDatabase, store: DBStore) -> None:
+    metrics = {
+        "loss": {"10": 0.5, "9": 0.75, "-1": math.nan},
+        "eval": {"0": {"f1": 1}, "1": {"f1": 2}},
+        "single": {"7": 1},
+        "sizes": {"1": 1, "01": 2},
+    }
+    store.add_step_log(step("train", user_defined_metrics=metrics), "good")
+    found = rows(views, "SELECT metric, iteration, value FROM run_metrics WHERE run_id = 'good'")
+    assert sorted(row for row in found if row[0] == "loss") == [
+        ("loss", -1, None),
+        ("loss", 9, 0.75),
+        ("loss", 10, 0.5),
+    ]
+    assert {row[:2] for row in found if row[0] != "loss"} == {
+        ("eval", 0),
+        ("eval", 1),
+        ("single", None),
+        ("sizes", None),
+    }

@@ -28,6 +28,7 @@ COMMANDS = {
     "logs": "show.logs",
     "timeline": "show.timeline",
     "diff": "show.diff",
+    "plot": "show.plot",
     "lineage": "show.lineage",
     "report": "show.report",
     "tag": "change.tag",

@@ -2,9 +2,9 @@
 
 import csv
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -250,7 +250,7 @@ def list_runs(
     for name in names:
         label_branches(store, name, found)
     if is_json:
-        echo_json([{**asdict(run), "state": run.state} for run in found])
+        echo_json([_to_json(run) for run in found])
     elif is_csv:
         _write_csv(found, names if columns else None, only_changed)
     elif not found:
@@ -268,6 +268,12 @@ def list_runs(
     if total > len(found):
         say(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
     echo_all_unreadable(found)
+
+
+def _to_json(run: RunSummary) -> Dict[str, Any]:
+    fields = asdict(replace(run, series={}))
+    del fields["series"]
+    return {**fields, "state": run.state}
 
 
 def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:

@@ -34,6 +34,7 @@ from magnus_peewee_store.cli.terminal import (
 from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.logs import steps_of
+from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.lineage import hash_of, output_files
 from magnus_peewee_store.runs.search import Condition
@@ -114,6 +115,26 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
     write_atomically(path, draw(run))
     say(f"Wrote {output}.")
     trees.echo_unreadable(run)
+
+
+@click.command()
+@click.argument("metric")
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.option("-o", "--output", metavar="FILE.html", help="The file to write. The default is METRIC.html.")
+@on_database()
+def plot(store: DBStore, metric: str, run_ids: Tuple[str, ...], output: Optional[str]) -> None:
+    """Plot a metric by its iterations, with a curve for each run. It needs plotly.
+
+    \b
+    Example:
+      magnus db plot loss calm-hoover keen-curie
+    """
+    path = Path(output or f"{metric.replace(os.sep, '_')}.html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise click.UsageError(f"'{path}' does not end in .html.")
+    figure = runs.plot(store, list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids)), metric)
+    write_atomically(path, figure.to_html())
+    say(f"Wrote {path}.")
 
 
 def _facts_about(run: runs.Run) -> Dict[str, Any]:
@@ -270,7 +291,7 @@ def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[st
 
 def _value(value: Any) -> Any:
     if not isinstance(value, runs.StepState):
-        return value
+        return last_value(value)
     return {key: each for key, each in value._asdict().items() if key != "reused" or each}
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import state_of
+from magnus_peewee_store.metrics import Series
 from magnus_peewee_store.runs.search import as_text, rounded
 from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
@@ -160,7 +161,7 @@ def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bo
 
 def format_value(value: Any, is_full: bool = True) -> str:
     """Return the value of a parameter or metric as text. A long text is shortened unless `is_full`."""
-    text = printable(as_text(rounded(value)))
+    text = printable(value if isinstance(value, Series) else as_text(rounded(value)))
     if is_full or len(text) <= LONGEST_VALUE:
         return text
     return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"

@@ -1,5 +1,6 @@
 """The tables and trees that the commands print."""
 
+import sys
 from dataclasses import replace
 from typing import Any, Collection, Dict, Mapping, Optional, Sequence, Union
 
@@ -31,10 +32,14 @@ from magnus_peewee_store.logs import (
     steps_of,
     tags_text,
 )
+from magnus_peewee_store.metrics import Series, flatten_metrics, is_finite
 from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
 from magnus_peewee_store.runs.read import suggest
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
+
+BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+SPARKLINE_WIDTH = 24  # characters
 
 
 def run_tree(run: Run, is_full: bool) -> Tree:
@@ -79,7 +84,7 @@ def step_tree(step: StepLog, run: Run) -> Tree:
         if attempt.parameters:
             _add_values(branch.add(Text("parameters", "bold")), attempt.parameters, is_full=True)
     if step.user_defined_metrics:
-        _add_values(tree.add(Text("metrics", "bold")), step.user_defined_metrics, is_full=True)
+        _add_values(tree.add(Text("metrics", "bold")), _with_series(step.user_defined_metrics), is_full=True)
     for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
         tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
     _add_branches(tree, step, True, run)
@@ -198,7 +203,7 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, run: Ru
         if step.status == defaults.FAIL:
             for message in [*(attempt.message for attempt in step.attempts), step.message]:
                 _add_message(branch, message)
-        _add_values(branch, step.user_defined_metrics, is_full, "metric ")
+        _add_values(branch, _with_series(step.user_defined_metrics), is_full, "metric ")
         for stage in ("get", "put"):
             # Sorted, because magnus stores them in no particular order.
             names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
@@ -219,9 +224,32 @@ def _add_message(tree: Tree, message: str) -> None:
         tree.add(Text("\n".join(map(printable, message.splitlines())), "red"))
 
 
+def _with_series(metrics: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return metrics with each series as one value. Other dictionaries stay as they are."""
+    shown: Dict[str, Any] = {}
+    for name, value in metrics.items():
+        flat = flatten_metrics({name: value})
+        shown.update(flat if any(isinstance(each, Series) for each in flat.values()) else {name: value})
+    return shown
+
+
+def _sparkline(value: Any) -> str:
+    """Return a curve of a series in a line of blocks, where stdout can show it."""
+    stream = sys.stdout
+    encoding = (stream.encoding or "").lower()
+    if not isinstance(value, Series) or not stream.isatty() or not encoding.startswith("utf"):
+        return ""
+    numbers = [point.value for point in value.points if is_finite(point.value)]
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    step = max(1, -(-len(numbers) // SPARKLINE_WIDTH))
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0
+    return " " + "".join(BLOCKS[int((number - low) * scale)] for number in numbers[step - 1 :: step])
+
+
 def _add_values(
     tree: Tree, values: Mapping[str, Any], is_full: bool, prefix: str = "", results: Collection[str] = ()
 ) -> None:
     for name, value in values.items():
         line = Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (format_value(value, is_full), "cyan"))
+        line.append(_sparkline(value), "cyan")
         tree.add(line.append(" (set by a step)", "dim") if name in results else line)

@@ -89,6 +89,13 @@ EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
 # A member is found by its ordinal, because MariaDB does not find a key that the document writes with escapes.
 _MEMBER = "JSON_EXTRACT(JSON_EXTRACT({document}, '$.{member}.*'), CONCAT('$[', member.ordinal - 1, ']'))"
+_POINT = f"JSON_EXTRACT({_MEMBER}, CONCAT('$.\"', point.name, '\"'))"
+_KEYS = "JSON_TABLE({}, '$[*]' COLUMNS (ordinal FOR ORDINALITY, name VARCHAR(512) CHARACTER SET utf8mb4 PATH '$'))"
+# All keys are whole numbers as `metrics.is_iteration` knows them: without them, the list of keys is empty.
+_IS_SERIES = f"""
+    JSON_TYPE({_MEMBER}) = 'OBJECT' AND JSON_LENGTH({_MEMBER}) > 1
+    AND REGEXP_REPLACE(JSON_KEYS({_MEMBER}), '"-?(0|[1-9][0-9]{{{{0,17}}}})"|[][, ]', '') = ''
+"""
 _VIEW_VALUES = """
     CASE
         WHEN JSON_TYPE({value}) IN ('INTEGER', 'DOUBLE', 'DECIMAL', 'UNSIGNED INTEGER') THEN {value} + 0e0
@@ -117,12 +124,14 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     member_view = f"""
         CREATE VIEW {{view}} AS SELECT
             log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.name AS {{member_column}},
-            {_VIEW_VALUES.format(value=_MEMBER)}
-        FROM {{table}} AS log, JSON_TABLE(
-            JSON_KEYS({{document}}, '$.{{member}}'), '$[*]'
-            COLUMNS (ordinal FOR ORDINALITY, name VARCHAR(512) CHARACTER SET utf8mb4 PATH '$')
-        ) AS member
-        WHERE log.attribute_type IN ({{types}})
+            NULL AS iteration, {_VIEW_VALUES.format(value=_MEMBER)}
+        FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member
+        WHERE log.attribute_type IN ({{types}}) AND NOT ({_IS_SERIES})
+        UNION ALL SELECT
+            log.run_id, log.attribute_key, member.name, CAST(point.name AS SIGNED), {_VIEW_VALUES.format(value=_POINT)}
+        FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member,
+            {_KEYS.format(f"JSON_KEYS({_MEMBER})")} AS point
+        WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES}
     """  # noqa: S608 - constants
 
     # https://mariadb.com/kb/en/mariadb-error-codes/ and

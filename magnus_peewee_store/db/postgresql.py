@@ -78,12 +78,23 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     """  # noqa: S608 - constants
     member_view = f"""
         CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}},
-            {_VIEW_VALUES.format(value="member.value")}
+            point.iteration, {_VIEW_VALUES.format(value="point.value")}
         FROM {{table}} AS log
         CROSS JOIN LATERAL (SELECT {{document}} -> '{{member}}' AS members OFFSET 0) AS parsed
         CROSS JOIN LATERAL jsonb_each(
             CASE jsonb_typeof(parsed.members) WHEN 'object' THEN parsed.members END
         ) AS member
+        CROSS JOIN LATERAL (
+            SELECT CASE jsonb_typeof(member.value) WHEN 'object' THEN (
+                SELECT COUNT(*) > 1 AND BOOL_AND(key ~ '^-?(0|[1-9][0-9]{{{{0,17}}}})$')
+                FROM jsonb_object_keys(member.value) AS key
+            ) ELSE FALSE END AS is_series
+        ) AS kind
+        CROSS JOIN LATERAL (
+            SELECT NULL AS iteration, member.value WHERE NOT kind.is_series
+            UNION ALL
+            SELECT key::bigint, value FROM jsonb_each(CASE WHEN kind.is_series THEN member.value END)
+        ) AS point
         WHERE log.attribute_type IN ({{types}})
     """  # noqa: S608 - constants
     view_document = "{function}({value}, {quoted})"

@@ -49,16 +49,25 @@ NETWORK_ADVICE = (
 _MICROSECONDS = "(STRFTIME('%s', SUBSTR({0}, 1, 19)) * 1000000 + SUBSTR({0} || '000000', 21, 6))"  # %s would round
 _AS_TEXT = "STRFTIME('%Y-%m-%d %H:%M:%S', time / 1000000, 'unixepoch') || PRINTF('.%06d', time % 1000000)"
 _VIEW_VALUES = """
-    CASE WHEN member.type IN ('integer', 'real') THEN member.value END AS value,
+    CASE WHEN {0}.type IN ('integer', 'real') THEN {0}.value END AS value,
     CASE
-        WHEN member.type IN ('true', 'false') THEN member.type
-        WHEN member.type != 'real' OR CAST(CAST(member.value AS TEXT) AS REAL) = member.value
-        THEN CAST(member.value AS TEXT)
+        WHEN {0}.type IN ('true', 'false') THEN {0}.type
+        WHEN {0}.type != 'real' OR CAST(CAST({0}.value AS TEXT) AS REAL) = {0}.value THEN CAST({0}.value AS TEXT)
         -- The text has 15 digits, which not always tell a number.
-        WHEN CAST(PRINTF('%!.16g', member.value) AS REAL) = member.value THEN PRINTF('%!.16g', member.value)
-        ELSE PRINTF('%!.17g', member.value)
+        WHEN CAST(PRINTF('%!.16g', {0}.value) AS REAL) = {0}.value THEN PRINTF('%!.16g', {0}.value)
+        ELSE PRINTF('%!.17g', {0}.value)
     END AS text
 """
+# Whether the text `digits` is a whole number as `metrics.is_iteration` knows it.
+_IS_ITERATION = """
+    digits != '' AND digits NOT GLOB '*[^0-9]*' AND LENGTH(digits) <= 18 AND (digits = '0' OR digits NOT GLOB '0*')
+"""
+_IS_SERIES = f"""
+    CASE member.type WHEN 'object' THEN (
+        SELECT COUNT(*) > 1 AND MIN({_IS_ITERATION})
+        FROM (SELECT CASE WHEN key LIKE '-%' THEN SUBSTR(key, 2) ELSE key END AS digits FROM json_each(member.value))
+    ) ELSE FALSE END
+"""  # noqa: S608 - constants
 
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
@@ -72,14 +81,20 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
 
     value_view = f"""
-        CREATE VIEW {{view}} AS SELECT log.run_id AS run_id, log.attribute_key AS {{key_column}}, {_VIEW_VALUES}
+        CREATE VIEW {{view}} AS SELECT
+            log.run_id AS run_id, log.attribute_key AS {{key_column}}, {_VIEW_VALUES.format("member")}
         FROM {{table}} AS log, json_each('[' || {{document}} || ']') AS member WHERE log.attribute_type IN ({{types}})
     """  # noqa: S608 - constants
     member_view = f"""
         CREATE VIEW {{view}} AS SELECT
-            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}}, {_VIEW_VALUES}
+            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}},
+            NULL AS iteration, {_VIEW_VALUES.format("member")}
         FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member
-        WHERE log.attribute_type IN ({{types}})
+        WHERE log.attribute_type IN ({{types}}) AND NOT ({_IS_SERIES})
+        UNION ALL SELECT
+            log.run_id, log.attribute_key, member.key, CAST(point.key AS INTEGER), {_VIEW_VALUES.format("point")}
+        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member, json_each(member.value) AS point
+        WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES}
     """  # noqa: S608 - constants
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

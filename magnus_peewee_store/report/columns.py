@@ -1,12 +1,11 @@
 """The columns of a report: the fields, parameters and metrics of many runs."""
 
-import contextlib
 import html
-import math
 from collections import Counter
 from datetime import datetime
 from typing import Any, List, NamedTuple, Optional, Sequence
 
+from magnus_peewee_store.metrics import is_finite
 from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, all_names, as_text, headings, rounded
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.timeline.details import shorten
@@ -84,13 +83,6 @@ def value_columns(found: Sequence[RunSummary], prefix: str, limit: int) -> List[
         for name in counts
         if name in kept
     ]
-
-
-def is_finite(value: Any) -> bool:
-    """Return True for a number that is neither NaN nor infinite, and that a float can hold."""
-    with contextlib.suppress(OverflowError):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return False
 
 
 def short_text(value: Any) -> str:

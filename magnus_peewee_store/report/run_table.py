@@ -4,7 +4,8 @@ from typing import Any, Dict, List, Sequence, Set
 
 from magnus import defaults
 
-from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, escape, is_finite, short_text
+from magnus_peewee_store.metrics import is_finite
+from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, escape, short_text
 from magnus_peewee_store.runs.search import rounded
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.timeline.details import shorten

@@ -6,7 +6,7 @@ Most functions take a `DBStore` as their first argument, such as the one that `o
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.runs.annotate import Note, add_note, delete_note, edit_note, mark_failed, tag_run, untag_run
 from magnus_peewee_store.runs.compare import Differences, StepState, compare, diff
-from magnus_peewee_store.runs.frames import metrics_dataframe, to_dataframe
+from magnus_peewee_store.runs.frames import metric_history, metrics_dataframe, plot, to_dataframe
 from magnus_peewee_store.runs.lineage import DataUse, DataVersion, Input, lineage, upstream, versions
 from magnus_peewee_store.runs.read import Run, UnreadableRow, find_run, read_run
 from magnus_peewee_store.runs.search import Condition, list_runs, search
@@ -62,7 +62,9 @@ __all__ = [
     "lineage",
     "list_runs",
     "mark_failed",
+    "metric_history",
     "metrics_dataframe",
+    "plot",
     "prunable",
     "read_run",
     "search",

@@ -5,7 +5,8 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.logs import code_versions, elapsed, flatten, flatten_metrics, steps_of
+from magnus_peewee_store.logs import code_versions, elapsed, steps_of
+from magnus_peewee_store.metrics import flatten, flatten_all_metrics, last_value
 from magnus_peewee_store.runs.lineage import OUTPUT_FILE
 from magnus_peewee_store.runs.read import Run
 
@@ -34,7 +35,8 @@ class Differences(NamedTuple):
     """The status, the tag, and the hash of the pipeline."""
     parameters: Dict[str, Values]
     metrics: Dict[str, Values]
-    """A name is the step's internal name, a dot, and the metric's name."""
+    """A name is the step's internal name, a dot, and the metric's name. A metric with iterations has a `Series` as
+    value. Series differ if their last values differ."""
     data: Dict[str, Values]
     """The hashes of catalogued files."""
     code: Dict[str, Values]
@@ -73,7 +75,7 @@ def _sections(run: Run) -> Dict[str, Values]:
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
         "parameters": flatten(run_log.parameters),
-        "metrics": flatten_metrics((step.internal_name, step.user_defined_metrics) for step in steps),
+        "metrics": flatten_all_metrics((step.internal_name, step.user_defined_metrics) for step in steps),
         "data": {
             f"{step.internal_name} {data.stage} {data.name}": data.data_hash
             for step in steps
@@ -110,4 +112,4 @@ def _differ(values: Sequence[Any]) -> bool:
             return True
         values = [value._replace(duration=None) for value in values]
     # Compared as JSON, because NaN differs from itself.
-    return len({json.dumps(value, sort_keys=True) for value in values}) > 1
+    return len({json.dumps(last_value(value), sort_keys=True) for value in values}) > 1

@@ -1,14 +1,17 @@
-"""Convert runs to pandas DataFrames. pandas is imported only when a DataFrame is made."""
+"""Convert runs to pandas DataFrames, and plot metrics. pandas and plotly are imported only when they are needed."""
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+import html
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.exceptions import MissingLibraryError
-from magnus_peewee_store.logs import flatten
-from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, AnyCondition, search
+from magnus_peewee_store.exceptions import ConditionError, MissingLibraryError
+from magnus_peewee_store.metrics import Point, Series, flatten_metrics, is_finite, is_number
+from magnus_peewee_store.runs.read import suggest
+from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, AnyCondition, Name, as_text, search
 from magnus_peewee_store.runs.summaries import iter_metrics
 from magnus_peewee_store.store import DBStore
 
+MOST_MARKERS = 50  # A longer curve is a line without points.
 NUMBERS = {"duration": "float64", "steps_done": "int64", "steps_known": "int64"}
 
 
@@ -57,9 +60,15 @@ def metrics_dataframe(
     limit: Optional[int] = None,
     descending: bool = False,
 ) -> Any:
-    """Find runs like `search`, and return a DataFrame with one row per metric of a run.
+    """Find runs like `search`, and return a DataFrame with one row for each metric of a run, or point of a series.
 
-    Its columns are `run_id`, `step` (the step's own name), `branch` (empty outside of branches), `metric` and `value`.
+    Its columns are:
+
+    - `run_id`, `step` (the step's own name), `branch` (empty outside of branches) and `metric`.
+    - `iteration`: the number that `track_this(step=...)` got; empty for a metric without iterations.
+    - `value`: a float; empty for what is no number.
+    - `text`: the value as written, exact for large integers.
+
     The branches of a map are rows, so that they can be grouped or drawn as lines.
 
     Args:
@@ -73,19 +82,118 @@ def metrics_dataframe(
         ConditionError: If a condition is not valid.
         ConditionError: If no run has a name of `where` or `order_by`.
     """
-    pandas = _import_pandas()
-    rows: List[Tuple[str, str, str, str, Any]] = []
     run_ids = [run.run_id for run in search(store, where, order_by, limit, descending)]
+    return _frame_of_points(_points(store, run_ids))
+
+
+def metric_history(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
+    """Return a DataFrame with the values of one metric of several runs, in the order of iterations.
+
+    Its columns are those of `metrics_dataframe`.
+
+    Args:
+        run_ids: The whole ids.
+        metric: The name of the metric. The last part of it is enough.
+
+    Raises:
+        MissingLibraryError: If pandas is not installed.
+        ConditionError: If no run has such a metric.
+    """
+    return _frame_of_points(find_history(store, run_ids, metric))
+
+
+def find_history(store: DBStore, run_ids: Sequence[str], metric: str) -> List["MetricPoint"]:
+    """Return the values of one metric of several runs, in the order of iterations.
+
+    Raises:
+        ConditionError: If no run has such a metric.
+    """
+    name = Name(metric, has_ending=False)
+    known: Set[str] = set()
+    found = []
+    for point in _points(store, run_ids):
+        known.add(point.full_name)
+        if name.means(point.full_name):
+            found.append(point)
+    if not found:
+        advice = suggest(metric, sorted({*known, *(each.rpartition(".")[2] for each in known)}))
+        raise ConditionError(f"None of these runs has the metric '{metric}'.{advice}")
+    return found
+
+
+class MetricPoint(NamedTuple):
+    """A row of `metrics_dataframe`."""
+
+    run_id: str
+    step: str
+    branch: str
+    metric: str
+    iteration: Optional[int]
+    value: Any
+
+    @property
+    def full_name(self) -> str:
+        """The name of the metric with its step and branch."""
+        return ".".join(filter(None, [self.branch, self.step, self.metric]))
+
+
+def _points(store: DBStore, run_ids: Sequence[str]) -> Iterator[MetricPoint]:
     for run_id, metrics_of in iter_metrics(store, run_ids):
         for name, metrics in metrics_of.items():
             branch = fragments.parent_branch(name)
             step = fragments.own_name(name, branch)
-            rows += [(run_id, step, branch, metric, value) for metric, value in flatten(metrics).items()]
-    columns = {
-        name: _texts(pandas, [str(row[index]) for row in rows])
-        for index, name in enumerate(("run_id", "step", "branch", "metric"))
-    }
-    return pandas.DataFrame({**columns, "value": _values(pandas, [row[-1] for row in rows])})
+            for metric, value in flatten_metrics(metrics).items():
+                points = value.points if isinstance(value, Series) else [Point(None, value)]
+                for iteration, each in points:
+                    yield MetricPoint(run_id, step, branch, metric, iteration, each)
+
+
+def plot(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
+    """Return a plotly figure with the curve of one metric of several runs.
+
+    If the metric belongs to several branches or steps of a run, each has a curve of its own. A value without iterations
+    is one point.
+
+    Args:
+        run_ids: The whole ids.
+        metric: The name of the metric. The last part of it is enough.
+
+    Raises:
+        MissingLibraryError: If plotly is not installed.
+        ConditionError: If no run has such a metric.
+    """
+    try:
+        from plotly import graph_objects
+    except ImportError:
+        raise MissingLibraryError("A plot needs plotly, which is not installed. Run: pip install plotly") from None
+    curves: Dict[Tuple[str, str], List[MetricPoint]] = {}
+    for point in find_history(store, run_ids, metric):
+        if is_number(point.value):
+            curves.setdefault((point.run_id, point.full_name), []).append(point)
+    names = {name for _, name in curves}
+    figure = graph_objects.Figure()
+    for (run_id, name), points in curves.items():
+        label = f"{run_id} {name}" if len(names) > 1 else run_id
+        figure.add_scatter(
+            x=[point.iteration or 0 for point in points],
+            y=[float(point.value) if is_finite(point.value) else None for point in points],
+            name=html.escape(label, quote=False),
+            mode="lines+markers" if len(points) <= MOST_MARKERS else "lines",
+        )
+    title = html.escape(metric, quote=False)
+    figure.update_layout(title=title, xaxis_title="iteration", yaxis_title=title, showlegend=True)
+    return figure
+
+
+def _frame_of_points(points: Iterable[MetricPoint]) -> Any:
+    pandas = _import_pandas()
+    rows = list(points)
+    columns = {name: _texts(pandas, [getattr(row, name) for row in rows]) for name in MetricPoint._fields[:4]}
+    columns["iteration"] = pandas.array([row.iteration for row in rows], dtype="Int64")
+    numbers = [float(row.value) if is_finite(row.value) or isinstance(row.value, float) else None for row in rows]
+    columns["value"] = pandas.Series(numbers, dtype="float64")
+    columns["text"] = _texts(pandas, [as_text(row.value) for row in rows])
+    return pandas.DataFrame(columns)
 
 
 def _columns(pandas: Any, prefix: str, dictionaries: Sequence[Dict[str, Any]]) -> Dict[str, Any]:

@@ -78,7 +78,7 @@ def hash_of(file_or_hash: str) -> Optional[str]:
     return file_or_hash.lower() if is_hash else None
 
 
-def lineage(store: DBStore, file_or_hash: Union[str, "os.PathLike[str]"]) -> List[DataUse]:
+def lineage(store: DBStore, file_or_hash: Union[str, Path]) -> List[DataUse]:
     """Return the steps that read or wrote some content, oldest first, as the catalog recorded it.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch, parse_status
+from magnus_peewee_store.metrics import SERIES_VALUES, choose, is_iteration, is_number
 from magnus_peewee_store.runs.read import suggest
 from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics, iter_summaries
 from magnus_peewee_store.store import DBStore
@@ -74,7 +75,8 @@ class Condition(NamedTuple):
     name: str
     """A field, a parameter or a metric.
 
-    The last part of a metric's name is enough. The number that `track_this(step=1, loss=...)` adds can be left out.
+    The last part of a metric's name is enough. A metric with iterations means its last value; `loss.min`, `loss.max`,
+    `loss.first` and `loss.7` mean other values of it.
     """
     operator: str
     """One of `=`, `!=`, `<`, `<=`, `>`, `>=`, and `~`, which means "contains" and ignores case.
@@ -122,10 +124,12 @@ class Name:
     """A name in a condition, or to sort by: a field, parameters or metrics.
 
     Args:
-        text: The name. The prefix `params.` or `metrics.` says which of the two it is.
+        text: The name. The prefix `params.` or `metrics.` says which of the two it is. A metric's name may have an
+            ending that chooses a value of a series: `loss.min`.
+        has_ending: Whether to look for such an ending.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, has_ending: bool = True) -> None:
         self.text = text
         self.is_field = text in FIELDS
         self.needs_values = not self.is_field or text in VALUE_FIELDS
@@ -139,6 +143,9 @@ class Name:
         elif text.startswith(METRICS):
             self._metric = text[len(METRICS) :]
             self._lookups = [(None, True), (text, False)]
+        whole, _, self._ending = text.rpartition(".")
+        is_ending = has_ending and whole and (self._ending in SERIES_VALUES or is_iteration(self._ending))
+        self._whole = Name(whole, has_ending=False) if is_ending else None
         self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
         self.labels: Dict[str, str] = {}
         """See `label_branches`."""
@@ -152,21 +159,29 @@ class Name:
         return [*self.named_values(run).values()]
 
     def named_values(self, run: RunSummary) -> Dict[str, Any]:
-        """Return the parameters and metrics of a run that the name means, by full name."""
+        """Return the parameters and metrics of a run that the name means, by full name.
+
+        A name that is stored as written beats one with an ending.
+        """
         found: Dict[str, Any] = {}
         for param, has_metric in self._lookups:
             for name, value in run.params.items():
                 if param is not None and (name == param or _without_brackets(name) == param):
                     found[f"{PARAMS}{name}"] = value
             if has_metric:
-                found.update((f"{METRICS}{name}", value) for name, value in run.metrics.items() if self._means(name))
+                found.update((f"{METRICS}{name}", value) for name, value in run.metrics.items() if self.means(name))
             if found:
-                break
+                return found
+        for name in filter(self._whole.means, run.metrics) if self._whole else ():
+            point = choose(run.series.get(name, run.metrics[name]), self._ending)
+            if point:
+                found[f"{METRICS}{name}.{self._ending}"] = point.value
         return found
 
-    def _means(self, metric: str) -> bool:
+    def means(self, metric: str) -> bool:
+        """Return True if it means a metric, given by the full name."""
         if metric not in self._is_metric:
-            names = [f".{each}" for each in (metric, without_number(metric), _without_brackets(metric))]
+            names = [f".{each}" for each in (metric, _without_brackets(metric))]
             self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
         return self._is_metric[metric]
 
@@ -185,7 +200,7 @@ def label_branches(store: DBStore, name: Name, found: Sequence[RunSummary]) -> N
     if name.is_field:
         return
     names = sorted({each for run in found for each in name.named_values(run)}, key=_by_number)
-    if len({*map(without_number, names)}) < 2:
+    if len(names) < 2:
         return
     steps = {step for _, metrics in iter_metrics(store, [run.run_id for run in found]) for step in metrics}
     labels = [_branch_label(_without_prefix(each), steps) for each in names]
@@ -206,12 +221,6 @@ def _branch_label(metric: str, steps: Set[str]) -> str:
         step = longest_prefix(branch, steps)
         values.insert(0, own_name(branch, step or ""))
     return ".".join(values)
-
-
-def without_number(metric: str) -> str:
-    """Return the name of a metric without the number at its end that `track_this(step=1, loss=...)` adds."""
-    name, _, number = metric.rpartition(".")
-    return name if re.fullmatch(r"-?\d+", number) else metric
 
 
 class Filter:
@@ -313,9 +322,9 @@ class _Operand:
             if self._start < self._end and self._symbol in (">", "<="):
                 return (value.timestamp() >= self._end) == (self._symbol == ">")
             return bool(self._operator(value.timestamp(), self._start))
-        if not _is_number(value) and not isinstance(value, str):
+        if not is_number(value) and not isinstance(value, str):
             return False
-        is_same_type = _is_number(value) == (self._number is not None)
+        is_same_type = is_number(value) == (self._number is not None)
         self.compared.add(is_same_type or isinstance(value, str))
         return is_same_type and bool(self._operator(value, self._text if self._number is None else self._number))
 
@@ -325,7 +334,7 @@ class _Operand:
         if isinstance(value, datetime):
             time = value.timestamp()
             return time == self._start or self._start <= time < self._end
-        if _is_number(value):
+        if is_number(value):
             return self._number is not None and (value == self._number or (value != value and self._is_nan()))
         if isinstance(value, bool):
             return self._text.lower() == str(value).lower()
@@ -361,10 +370,6 @@ def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) 
     for group in (numbers, texts):
         group.sort(key=operator.itemgetter(0), reverse=descending)
     return [run for _, run in [*numbers, *texts]] + incomparable + missing
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def as_text(value: Any) -> str:
@@ -424,16 +429,21 @@ def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
 def headings(names: Sequence[str]) -> List[str]:
     """Return the names without their prefixes. The last part of a metric's name is enough if no other name ends in it.
 
-    The number that `track_this(step=1, loss=...)` adds belongs to the last part.
+    An ending that chooses a value of a series belongs to the last part.
     """
     texts = [_without_prefix(name) for name in names]
-    starts = [without_number(text).rpartition(".")[0] for text in texts]
-    last = [text[len(start) :].lstrip(".") or text for text, start in zip(texts, starts)]
+    last = [_last_part(text) for text in texts]
     counts = Counter(last)
     return [
         short if name.startswith(METRICS) and counts[short] == 1 else text
         for name, text, short in zip(names, texts, last)
     ]
+
+
+def _last_part(name: str) -> str:
+    start, _, last = name.rpartition(".")
+    has_ending = last in SERIES_VALUES or is_iteration(last)
+    return f"{start.rpartition('.')[2]}.{last}" if start and has_ending else last or name
 
 
 def rounded(value: Any) -> Any:
@@ -463,9 +473,10 @@ def search(
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
     The name is a field (`run_id`, `status`, `state`, `tag`, `note`, `pipeline`, `started`, `duration`, `steps_done`,
     `steps_known`, `failed_step`, `project`, `commit`, `user`, `host`, `environment`), a parameter or a metric. `rmse`
-    means each metric whose name ends in it, such as `train.rmse`. It also means `train.rmse.2`, which
-    `track_this(step=2, rmse=...)` wrote. A run meets a condition if one of its metrics does. If a parameter has the
-    same name, write `params.rmse` or `metrics.rmse`. `tag=a,b` means one of two tags.
+    means each metric whose name ends in it, such as `train.rmse`. Of a metric with iterations, which
+    `track_this(step=2, rmse=...)` wrote, it means the last value; `rmse.min`, `rmse.max`, `rmse.first` and `rmse.2`
+    mean others. A run meets a condition if one of its metrics does. If a parameter has the same name, write
+    `params.rmse` or `metrics.rmse`. `tag=a,b` means one of two tags.
 
     Args:
         where: The conditions, such as `"rmse<0.5"`.
@@ -625,7 +636,7 @@ def check_names(store: DBStore, names: Sequence[Name]) -> None:
     if unseen and has_runs:
         name = unseen[0].text
         # A user may have misspelled the last part of a metric's name.
-        short = [without_number(each).rpartition(".")[2] for each in known]
+        short = [each.rpartition(".")[2] for each in known]
         advice = suggest(name, sorted({*short, *known, *FIELDS}))
         raise ConditionError(
             f"No run has a parameter or metric '{name}'."

@@ -17,14 +17,13 @@ from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of,
 from magnus_peewee_store.logs import (
     Steps,
     duration_of,
-    flatten,
-    flatten_metrics,
     project_of,
     seconds_of,
     span_of,
     steps_of,
     trace,
 )
+from magnus_peewee_store.metrics import Series, flatten, flatten_all_metrics, last_value
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
 from magnus_peewee_store.runs.read import common_offset, to_run
@@ -81,7 +80,10 @@ class RunSummary:
     params: Dict[str, Any] = field(default_factory=dict)
     """The final parameters. A name within a dictionary is a dot path."""
     metrics: Dict[str, Any] = field(default_factory=dict)
-    """The metrics. A name is the step's internal name, a dot, and the metric's name, which may be a dot path."""
+    """The metrics. A name is the step's internal name, a dot, and the metric's name, which may be a dot path. A metric
+    with iterations has its last value here."""
+    series: Dict[str, Series] = field(default_factory=dict, repr=False)
+    """The metrics with iterations, by the same names."""
     reused: Dict[str, str] = field(default_factory=dict)
     """The id of the run that each reused step ran in, by the step's internal name.
 
@@ -185,9 +187,11 @@ def _progress_of(run: _RunRows, liveness: Liveness, beats: Sequence[Beat]) -> Di
 
 def _values_of(run: _RunRows, known: Mapping[str, _RunRows]) -> Dict[str, Any]:
     places = _trace(run, known)
+    metrics = flatten_all_metrics((name, step[METRICS]) for name, (_, step) in places.items())
     return {
         "params": flatten(run.params),
-        "metrics": flatten_metrics((name, step[METRICS]) for name, (_, step) in places.items()),
+        "metrics": {name: last_value(value) for name, value in metrics.items()},
+        "series": {name: value for name, value in metrics.items() if isinstance(value, Series)},
         "reused": {name: places[name][0] for name in run.steps.reused},
         "project": project_of((step[REMOTE] for step in run.steps.by_name.values()), run.origin),
         "commit": next(filter(None, (step[COMMIT] for step in run.steps.by_name.values())), None),

@@ -356,7 +356,8 @@ VIEWS = (
 def create_views(store: DBStore) -> List[str]:
     """Create or replace the views `run_metrics` and `run_params` for SQL clients. The table must exist.
 
-    `run_metrics` has the columns `run_id`, `step`, `metric`, `value` and `text`. `run_params` has `run_id`, `param`,
+    `run_metrics` has the columns `run_id`, `step`, `metric`, `iteration`, `value` and `text`, and a row for each point
+    of a series. For a metric without iterations, `iteration` is NULL. `run_params` has `run_id`, `param`,
     `value` and `text`. `value` is the number, or NULL if the value is not a number. `text` is the value as text.
 
     Returns:

@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Union
 from magnus.datastore import RunLog, StepLog
 
 from magnus_peewee_store.logs import RunFacts
+from magnus_peewee_store.metrics import flatten_metrics
 from magnus_peewee_store.timeline.styles import StatusStyle, status_style
 from magnus_peewee_store.times import format_duration, format_utc_offset
 
@@ -58,7 +59,7 @@ def attempt_details(step: StepLog, number: int, start: Optional[datetime], end: 
         "End": format_recorded(end) if end else attempt.end_time or NOT_RECORDED,
         "Duration": format_elapsed(start, end),
         "Error" if is_failed else "Message": shorten(attempt.message, 1000),
-        "Metrics": _format_values(step.user_defined_metrics) if is_last else "",
+        "Metrics": _format_values(flatten_metrics(step.user_defined_metrics)) if is_last else "",
         "Parameters": _format_values(attempt.parameters),
     }
 
