@@ -166,7 +166,8 @@ class Server:
                 subprocess.Popen,
                 command,
                 cwd=str(self.folder),
-                env=self.installation.environment,
+                # For tests of other languages. PostgreSQL ignores it in the locale C.
+                env={**self.installation.environment, "LANGUAGE": "de"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

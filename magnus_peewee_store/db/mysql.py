@@ -80,9 +80,8 @@ LOCK_WAIT_TIMEOUT = 1205
 ERROR_DURING_COMMIT = 1180
 DATABASE_DENIED = 1044
 TABLE_DENIED = 1142
-DENIED = re.compile(
-    r"(?P<privileges>[A-Z, ]+) command denied to user .* for table [`'](?:.*`\.`)?(?P<table>[^`']+)[`']"
-)
+# In every language, the privileges come first and the table comes last.
+DENIED = re.compile(r"(?P<privileges>[A-Z]{4,}\b(?:,? [A-Z]{4,}\b)*).*[`'](?P<table>[^`']+)[`']")
 
 # The endings of collations that compare byte for byte, including trailing spaces: MariaDB's, MySQL's, VARBINARY's.
 EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
@@ -262,7 +261,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         code, _ = _code_and_message(error)
         if code == ERROR_DURING_COMMIT:
             # Two nodes of Group Replication collided. A full disk has the same code, but another error in its message.
-            return "error 149" in str(error)
+            return bool(re.search(r"\b149\b", str(error)))
         return code in self.TRANSIENT_ERRORS
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
@@ -275,7 +274,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
                 f"Cannot connect to {self.masked_url}: {self._mask(reason)}. The database does not exist, or the role "
                 f"has no privilege on it. Have an administrator run: {self._mask(grant)}"
             )
-        denied = code == TABLE_DENIED and DENIED.match(reason)
+        denied = code == TABLE_DENIED and DENIED.search(reason)
         if not denied or self.is_closed():
             return None
         [[account]] = self.execute_sql("SELECT CURRENT_USER()").fetchall()

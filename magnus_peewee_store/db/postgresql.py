@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import traceback
 from datetime import datetime
 from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
@@ -130,35 +131,26 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             "57P05",  # idle_session_timeout
         }
     )
-    # A failed connection has no SQLSTATE, only the messages of libpq and of the server.
+    # Of libpq, of servers and of poolers. A failed connection has no SQLSTATE, and its message may be in any language.
     PERMANENT_MESSAGES = (
         "authentication failed",
         "certificate",
+        "connection option",
+        "definition of service",
         "does not exist",
-        "does not support ssl",
+        "does not support",
+        "invalid port number",
+        "is not currently accepting connections",  # a database; a server is "not yet accepting connections"
+        "no password supplied",
         "no pg_hba.conf entry",
-    )
-    TRANSIENT_MESSAGES = (
-        "refused",
-        "no such file or directory",  # the socket of a server that is not running
-        "timeout",
-        "timed out",
-        "unreachable",
-        "reset by peer",
-        "closed the connection",
-        "could not translate host name",
-        "name resolution",
-        "failed to resolve host",
-        "starting up",
-        "shutting down",
-        "not yet accepting connections",
-        "recovery mode",
-        "too many",
-        "remaining connection slots",
-        "session is read-only",
-        "session is not read-only",
-        "server is not in hot standby mode",
-        "server is in hot standby mode",
+        "no such database",
+        "no such user",
+        "not permitted to log in",
+        "permission denied",
+        "private key",
+        "unrecognized configuration parameter",
+        "unsupported startup parameter",
+        ' value: "',
     )
 
     def init(self, database: Optional[str], *args: Any, schema: Optional[str] = None, **kwargs: Any) -> None:
@@ -190,18 +182,19 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             yield
 
     def is_transient(self, error: Exception) -> bool:
-        """Decide by the connection's state, then by the SQLSTATE, and without one by the message."""
+        """Decide by the connection's state, then by the SQLSTATE. Without one, only known messages are permanent."""
         if isinstance(error, CannotConnectError):
             return error.is_transient
         code = _sqlstate(error)
-        if self.is_closed():
-            message = str(error).lower()
-            is_permanent = any(text in message for text in self.PERMANENT_MESSAGES)
-            return code in self.TRANSIENT_ERRORS or (
-                not is_permanent and any(text in message for text in self.TRANSIENT_MESSAGES)
-            )
-        connection: Any = self.connection()
-        return bool(connection.closed) or code in self.TRANSIENT_ERRORS
+        if not self.is_closed():
+            connection: Any = self.connection()
+            return bool(connection.closed) or code in self.TRANSIENT_ERRORS
+        if code:
+            return code in self.TRANSIENT_ERRORS
+        message = str(error).lower()
+        return isinstance(error, peewee.OperationalError) and not any(
+            text in message for text in self.PERMANENT_MESSAGES
+        )
 
     def now(self) -> datetime:
         """Return the time of the server in UTC."""
@@ -218,22 +211,27 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         if _sqlstate(error) != self.INSUFFICIENT_PRIVILEGE or self.is_closed():
             return None
         reason = str(error).strip().splitlines()[0]
-        [[role]] = self.execute_sql("SELECT quote_ident(current_user)").fetchall()
-        denied = re.search(r"permission denied for (sequence|schema) (\S+)", reason)
-        if denied and denied[1] == "schema":
-            return self._schema_error(denied[2], role, reason)
-        if denied:
-            sequence = self.qualified(denied[2])
-            return self._privilege_error(
-                f"USAGE on the sequence {sequence}", f"GRANT USAGE ON SEQUENCE {sequence} TO {role}", reason
-            )
-        if "must be owner" in reason:
+        # Only the statement and the names in the message are the same in every language.
+        statement = _failed_statement(error)
+        [[role, schema, is_usable]] = self.execute_sql(
+            "SELECT quote_ident(current_user), quote_ident(name), has_schema_privilege(name, 'USAGE') "
+            "FROM COALESCE(%s, current_schema()::text) AS name",
+            (self.schema,),
+        ).fetchall()
+        if is_usable is False or re.match("CREATE (TABLE|VIEW|FUNCTION)", statement):
+            return self._schema_error(schema, role, reason)
+        if re.match("ALTER|CREATE|DROP", statement):
             [[owner]] = self.execute_sql(
                 "SELECT quote_ident(tableowner) FROM pg_tables "
                 "WHERE tablename = %s AND schemaname = COALESCE(%s, current_schema())",
                 (TABLE, self.schema),
             ).fetchall()
             return self._privilege_error("the role of the table's owner", f"GRANT {owner} TO {role}", reason)
+        if "id_seq" in reason:
+            sequence = self.qualified("id_seq")
+            return self._privilege_error(
+                f"USAGE on the sequence {sequence}", f"GRANT USAGE ON SEQUENCE {sequence} TO {role}", reason
+            )
         [[lacking]] = self.execute_sql(
             "SELECT ARRAY(SELECT privilege FROM UNNEST(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege "
             "WHERE NOT has_table_privilege(TO_REGCLASS(%s), privilege))",
@@ -384,6 +382,12 @@ def _read_any_timestamp(connection: Any, is_psycopg3: bool) -> None:
             (TIMESTAMP,), "TIMESTAMP", lambda text, cursor: time_or_text(text, driver_type, text, cursor)
         )
         extensions.register_type(any_timestamp, connection)
+
+
+def _failed_statement(error: Exception) -> str:
+    """Return the SQL statement that raised an error; "" if peewee did not run it. Not every driver's errors have it."""
+    statements = [frame.f_locals.get("sql") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((each.lstrip() for each in statements if isinstance(each, str)), "")
 
 
 def _sqlstate(error: Exception) -> Optional[str]:
