@@ -28,9 +28,7 @@ class Browser:
         self.folder = folder
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
-        # Plots with WebGL are drawn by software.
-        arguments = ["--headless=new", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"]
-        for argument in (*arguments, *["--no-sandbox"] * (os.geteuid() == 0)):
+        for argument in ("--headless=new", "--disable-dev-shm-usage", *["--no-sandbox"] * (os.geteuid() == 0)):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))

@@ -182,7 +182,7 @@ def test_table_shows_tags_notes_and_whether_a_run_is_stale() -> None:
     names = [re.search('title="(.*?)"', column["title"])[1] for column in options["columns"]]  # type: ignore[index]
     rows = [dict(zip(names, row)) for row in options["data"]]
     statuses = [row["status"]["text"] for row in rows]
-    assert statuses == ["PROCESSING, stale", "PROCESSING, interrupted", "PROCESSING"]
+    assert statuses == ["STALE", "INTERRUPTED", "PROCESSING"]
     assert rows[0]["tag"] == "nightly, a, b" and rows[1]["tag"] is None
     assert rows[0]["note"] == "old, &lt;new&gt;" and rows[0]["project"] == "forecast"
 
@@ -253,14 +253,6 @@ class Page:
             const traces = _fullData.map(({name, x, y}) => ({name, x, y}));
             return {traces, x: xaxis.title.text, y: yaxis.title.text, type: xaxis.type}""",
             plot,
-        )
-
-    def dimensions(self) -> Dict[str, Any]:
-        return dict(
-            self.browser(
-                """return document.getElementById('parallel-coordinates')._fullData[0].dimensions
-                    .map(each => [each.label, [...each.values]])"""
-            )
         )
 
 
@@ -372,16 +364,6 @@ def test_menus_choose_metric_and_parameter(page: Page) -> None:
     assert (data["x"], data["type"]) == ("optimizer", "category")
 
 
-def test_parallel_coordinates_show_varying_parameters_and_the_chosen_metric(page: Page) -> None:
-    dimensions = page.dimensions()
-    assert "rmse" in dimensions and "lr" in dimensions and "constant" not in dimensions
-    # There is a line for each run with a metric. The axis of lr is logarithmic.
-    assert sorted({round(each) for each in dimensions["lr"]}) == [-3, -2, -1, 0]
-    page.choose("parallel-coordinates", 0, "r2")
-    dimensions = page.dimensions()
-    assert "rmse" not in dimensions and sorted(dimensions["r2"])[-3:] == [24, 25, 26]
-
-
 def test_colours_follow_the_system(page: Page) -> None:
     for scheme, palette in (("dark", DARK), ("light", LIGHT)):
         page.browser.set_scheme(scheme)
@@ -393,10 +375,9 @@ def test_colours_follow_the_system(page: Page) -> None:
             const style = (selector, name) => [...document.querySelectorAll(selector)]
                 .map(each => getComputedStyle(each)[name]);
             return [...style('#runs td, #runs td a, #runs th, .dt-info, .dt-button-collection button', 'color'),
-                ...style('.xtick text, .ytick text, .xtitle, .legendtext, .updatemenu-item-text', 'fill'),
-                ...style('.axis-title, .tick text', 'fill')]"""
+                ...style('.xtick text, .ytick text, .xtitle, .legendtext, .updatemenu-item-text', 'fill')]"""
         )
-        assert len(colours) > 100
+        assert len(colours) > 50
         assert [each for each in {*map(hex_of, colours)} if contrast(each, palette["background"]) < 4.5] == []
         page.browser.press_escape()
         page.browser.wait_for("return !document.querySelector('.dt-button-collection')")
@@ -449,10 +430,9 @@ def test_phone_scrolls_the_table_and_not_the_page(page: Page) -> None:
     page.open(*PHONE, scheme="dark")
     assert not page.browser(OVERFLOWS)
     assert page.browser("return document.documentElement.classList.contains('dark')")  # the table's dark colours
-    for selector in ("#runs", "#parallel-coordinates"):
-        box = f"document.querySelector('{selector}').parentElement"
-        assert page.browser(f"return {box}.scrollWidth > {box}.clientWidth"), selector
-        assert page.browser(f"return getComputedStyle({box}).overflowX") == "auto"
+    box = "document.querySelector('#runs').parentElement"
+    assert page.browser(f"return {box}.scrollWidth > {box}.clientWidth")
+    assert page.browser(f"return getComputedStyle({box}).overflowX") == "auto"
     widths = page.browser("return [...document.querySelectorAll('#over-time, #by-parameter')].map(e => e.scrollWidth)")
     assert max(widths) <= PHONE[0]
 

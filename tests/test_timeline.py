@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from logs import step
 from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 
+from magnus_peewee_store.heartbeat import Liveness
+from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.timeline import to_html, to_svg
 from magnus_peewee_store.timeline.elements import replace_invalid
 from magnus_peewee_store.timeline.layout import OPEN_END, Scale
@@ -217,6 +219,27 @@ def test_running_step_has_an_open_bar() -> None:
     assert x_range(open_bar) == [x_range(svg_groups(svg)[0])[1], OPEN_END]
     assert titles(svg, "open") == ["fit\n► running\nStart: after 2024-02-29 12:00:30.000"]
     assert "30s so far" in to_html(running_run())
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False], ids=["interrupted", "stale"])
+def test_run_that_died_is_not_shown_as_running(is_interrupted: bool) -> None:
+    liveness = Liveness(datetime(2024, 2, 29, tzinfo=timezone.utc), 90.0, True, is_interrupted)
+    dead = RunFacts(running_run(), started=datetime(2024, 2, 28, tzinfo=timezone.utc), liveness=liveness)
+    word = "interrupted" if is_interrupted else "stale"
+    for drawing in (to_html(dead), to_svg(dead)):
+        assert f"! {word}, last seen 1m 30s ago" in drawing and "running" not in re.sub(
+            "<style.*?</style>", "", drawing
+        )
+    assert titles(to_svg(dead), "open")[0].startswith(f"fit\n! {word}")
+    assert "succeeded" in titles(to_svg(dead))[0]
+
+
+def test_parameters_are_shown_only_where_they_changed() -> None:
+    nan = float("nan")
+    attempts = [attempt(0, 1, parameters=each) for each in ({"lr": 1, "n": nan}, {"lr": 1, "n": -nan}, {"lr": 2})]
+    svg = to_svg(make_run(*(succeeded(str(i), each) for i, each in enumerate(attempts)), parameters={"lr": 2, "n": 3}))
+    shown = [[line for line in each.splitlines() if line.startswith("Parameters")] for each in titles(svg)]
+    assert shown == [["Parameters: lr = 1, n = nan"], [], ["Parameters: lr = 2"]]
 
 
 def test_run_without_steps_or_times() -> None:

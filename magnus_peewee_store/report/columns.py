@@ -2,8 +2,10 @@
 
 import html
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, List, NamedTuple, Optional, Sequence
+from functools import cached_property
+from typing import Any, List, Optional, Sequence
 
 from magnus_peewee_store.metrics import is_finite
 from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, all_names, as_text, headings, rounded
@@ -16,7 +18,8 @@ LONGEST_VALUE = 100  # characters
 LARGEST_INTEGER = 2**53  # JavaScript rounds larger ones
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """A field, parameter or metric, with its value for each run. None stands for no value."""
 
     name: str
@@ -24,34 +27,30 @@ class Column(NamedTuple):
     heading: str
     values: List[Any]
 
-    @property
+    @cached_property
     def numbers(self) -> List[Optional[float]]:
         """The finite numbers among the values, to 6 significant digits; None for all other values."""
         return [rounded(value) if is_finite(value) else None for value in self.values]
 
-    @property
+    @cached_property
     def has_numbers(self) -> bool:
         """True if a value is a finite number."""
-        return any(map(is_finite, self.values))
+        return any(number is not None for number in self.numbers)
 
-    @property
+    @cached_property
     def is_numeric(self) -> bool:
         """True if there are values, and all of them are finite numbers."""
-        return self.has_numbers and all(value is None or is_finite(value) for value in self.values)
+        return self.has_numbers and self.numbers.count(None) == self.values.count(None)
 
-    @property
+    @cached_property
     def texts(self) -> List[Optional[str]]:
         """The values as texts; None for no value."""
         return [None if value is None else short_text(value) for value in self.values]
 
-    @property
+    @cached_property
     def varies(self) -> bool:
         """True if two runs have different values."""
         return len({*self.texts} - {None}) > 1
-
-    def only(self, indices: Sequence[int]) -> "Column":
-        """Return the column with only the values of the runs at these indices."""
-        return self._replace(values=[self.values[index] for index in indices])
 
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:

@@ -2,8 +2,6 @@
 
 from typing import Any, Dict, List, Sequence, Set
 
-from magnus import defaults
-
 from magnus_peewee_store.metrics import is_finite
 from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, escape, short_text
 from magnus_peewee_store.runs.search import rounded
@@ -104,8 +102,5 @@ def _run_cell(run_id: str, url: str) -> Dict[str, str]:
 
 
 def _status_cell(run: RunSummary) -> Dict[str, str]:
-    style = status_style(run.status)
-    text = escape(run.status)
-    if run.is_stale:
-        style, text = status_style(defaults.FAIL), f"{text}, {'interrupted' if run.is_interrupted else 'stale'}"
+    style, text = status_style(run.state), escape(run.state)
     return {"text": text, "html": f'<span class="{style.colour}">{style.sign} {text}</span>'}

@@ -16,7 +16,7 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
-from magnus_peewee_store.report.plots import Plot, draw_plots
+from magnus_peewee_store.report.plots import CLICK, Plot, draw_plots
 from magnus_peewee_store.report.run_table import table_options
 from magnus_peewee_store.runs.read import read_exactly
 from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_names
@@ -138,7 +138,7 @@ def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_sc
 
 
 def _counts(found: Sequence[RunSummary]) -> str:
-    counts = Counter(run.status for run in found)
+    counts = Counter(run.state for run in found)
     texts = [f"<span>{len(found):,} run{'' if len(found) == 1 else 's'}</span>"]
     for status, count in counts.most_common():
         style = status_style(status)
@@ -160,8 +160,8 @@ def _notes(found: Sequence[RunSummary], where: Sequence[Condition], columns: Seq
 
 def _section(plot: Plot) -> str:
     return (
-        f'<section class="{plot.id}"><h2>{plot.heading}</h2><p class="note">{plot.hint}</p>'
-        f'<div class="plot" id="{plot.id}" style="min-width: {plot.min_width}px"></div>'
+        f'<section class="{plot.id}"><h2>{plot.heading}</h2><p class="note">{CLICK}</p>'
+        f'<div class="plot" id="{plot.id}"></div>'
         f'<script type="application/json">{_data(plot.json)}</script></section>'
     )
 

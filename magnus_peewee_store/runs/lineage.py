@@ -5,6 +5,7 @@ import json
 import os
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus import utils

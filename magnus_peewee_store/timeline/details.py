@@ -29,8 +29,7 @@ def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict
     run_log, liveness = run.run_log, run.liveness
     details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}
     if liveness.is_stale:
-        state = "interrupted" if liveness.is_interrupted else "stale"
-        details["Status"] += f", {state}: last seen {format_duration(liveness.silence)} ago"
+        details["Status"] += f", last seen {format_duration(liveness.silence)} ago"
     if span:
         details["Started"] = f"{format_recorded(span[0])}, {format_utc_offset(run.utc_offset)}"
         details["Duration"] = _format_span(span, style)
@@ -41,7 +40,9 @@ def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict
     return {name: text for name, text in details.items() if text}
 
 
-def attempt_details(step: StepLog, number: int, start: Optional[datetime], end: Optional[datetime]) -> Dict[str, str]:
+def attempt_details(
+    step: StepLog, number: int, start: Optional[datetime], end: Optional[datetime], parameters: Mapping[str, Any]
+) -> Dict[str, str]:
     """Return the details of an attempt, by name. Unknown details are empty.
 
     Args:
@@ -49,6 +50,7 @@ def attempt_details(step: StepLog, number: int, start: Optional[datetime], end: 
         number: The number of the attempt. The first is 1.
         start: Its parsed start.
         end: Its parsed end.
+        parameters: The parameters that changed before it.
     """
     attempt = step.attempts[number - 1]
     is_failed = status_style(attempt.status).colour == "fail"
@@ -60,7 +62,7 @@ def attempt_details(step: StepLog, number: int, start: Optional[datetime], end: 
         "Duration": format_elapsed(start, end),
         "Error" if is_failed else "Message": shorten(attempt.message, 1000),
         "Metrics": _format_values(flatten_metrics(step.user_defined_metrics)) if is_last else "",
-        "Parameters": _format_values(attempt.parameters),
+        "Parameters": _format_values(parameters),
     }
 
 

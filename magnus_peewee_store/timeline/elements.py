@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from functools import lru_cache
 from typing import Any, Optional
 
 from magnus_peewee_store.timeline.styles import LIGHT
@@ -33,10 +34,17 @@ def set_attributes(target: ET.Element, colour: Optional[str] = None, **attribute
         classes = f"{attributes.pop('class_', '')} {colour}".strip()
         attributes = {"class_": classes, "fill": LIGHT[colour], **attributes}
     for name, value in attributes.items():
-        target.set(name.rstrip("_").replace("_", "-"), replace_invalid(str(value)))
+        target.set(_attribute_name(name), replace_invalid(str(value)))
     return target
+
+
+@lru_cache(maxsize=None)
+def _attribute_name(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
 
 
 def replace_invalid(text: str) -> str:
     """Replace control characters by their symbols, such as ␀, and other invalid characters by U+FFFD."""
+    if text.isprintable():  # Usually. This is faster than the pattern.
+        return text
     return _INVALID.sub(lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\ufffd", text)

@@ -1,12 +1,14 @@
 """Lay out a run: the rows of its timeline, the marks in each row, and the scale of the time axis."""
 
+import json
 from collections import Counter
 from datetime import datetime
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from magnus.datastore import StepAttempt, StepLog
+from magnus.datastore import RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store.fragments import TERMINAL_STEP_TYPES, own_name
+from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.logs import RunFacts, attempts_of, steps_of, time_span
 from magnus_peewee_store.timeline.details import Span, attempt_details, format_elapsed, format_recorded, span_details
 from magnus_peewee_store.timeline.styles import SKIPPED, StatusStyle, status_style
@@ -97,11 +99,12 @@ class Scale:
 
 def lay_out(run: RunFacts) -> Tuple[List[ChartRow], Scale]:
     """Return the rows of a run, and the scale of its time axis. The first row is the run itself."""
-    run_log, utc_offset = run.run_log, run.utc_offset
-    style = status_style(run_log.status)
-    span = time_span(attempts_of(steps_of(run_log)), utc_offset)
+    run_log = run.run_log
+    context = _Context(run, _changed_parameters(run_log))
+    style = context.style_of(run_log.status)
+    span = time_span(attempts_of(steps_of(run_log)), run.utc_offset)
     first = ChartRow("run", 0, "whole run", run_log.run_id, style, span, [_summary_mark(style, span, None)])
-    rows = [first, *_step_rows(run_log.steps, 0, None, utc_offset)]
+    rows = [first, *_step_rows(run_log.steps, 0, None, context)]
     return rows, Scale(span, is_open=any(row.style.is_running for row in rows))
 
 
@@ -113,8 +116,38 @@ def count_steps(rows: List[ChartRow]) -> List[Tuple[str, str]]:
     return [("text", text), *((style.colour, f"{style.sign} {n} {style.word}") for style, n in counts.most_common())]
 
 
+class _Context(NamedTuple):
+    """What must be known of a run to lay out its steps."""
+
+    run: RunFacts
+    changed: Mapping[int, Mapping[str, Any]]
+    """The parameters to show for each attempt, by the `id` of the attempt."""
+
+    def style_of(self, status: str) -> StatusStyle:
+        """Return the style of the run, or of a branch or step in it. In a run that died, none is running."""
+        style, liveness = status_style(status), self.run.liveness
+        return status_style(state_of(status, liveness.is_stale, liveness.is_interrupted)) if style.is_running else style
+
+
+def _changed_parameters(run_log: RunLog) -> Dict[int, Dict[str, Any]]:
+    """Return the parameters that each attempt started with, as far as they differ from those of the attempt before it.
+
+    The first attempt is compared with the final parameters of the run.
+    """
+    changed, before = {}, run_log.parameters
+    for attempt in attempts_of(steps_of(run_log)):
+        changed[id(attempt)] = {
+            name: value
+            for name, value in attempt.parameters.items()
+            # Compared as JSON if they differ, because NaN differs from itself.
+            if name not in before or (value != before[name] and json.dumps(value) != json.dumps(before[name]))
+        }
+        before = attempt.parameters or before
+    return changed
+
+
 def _step_rows(
-    steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime], utc_offset: Optional[int]
+    steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime], context: _Context
 ) -> Iterator[ChartRow]:
     """Yield the row of each step, then those of its branches. Nodes that only end a graph are left out.
 
@@ -122,19 +155,20 @@ def _step_rows(
         steps: The steps of a run or branch.
         depth: How deep the steps are nested.
         previous_end: The last recorded time of the steps before these.
-        utc_offset: The offset from UTC of the recorded times.
+        context: The run.
     """
     for step in steps.values():
         if step.step_type in TERMINAL_STEP_TYPES:
             continue
-        span = time_span(_attempts_in(step), utc_offset)
-        yield _step_row(step, depth, span, previous_end, utc_offset)
+        span = time_span(_attempts_in(step), context.run.utc_offset)
+        yield _step_row(step, depth, span, previous_end, context)
         for name, branch in step.branches.items():
-            style, branch_span = status_style(branch.status), time_span(attempts_of(steps_of(branch)), utc_offset)
+            style = context.style_of(branch.status)
+            branch_span = time_span(attempts_of(steps_of(branch)), context.run.utc_offset)
             marks = [_summary_mark(style, branch_span, previous_end)]
             label = own_name(name, step.internal_name)
             yield ChartRow("branch", depth + 1, label, name, style, branch_span, marks)
-            yield from _step_rows(branch.steps, depth + 2, previous_end, utc_offset)
+            yield from _step_rows(branch.steps, depth + 2, previous_end, context)
         if span:
             previous_end = max(previous_end or span[1], span[1])
 
@@ -146,10 +180,10 @@ def _attempts_in(step: StepLog) -> Iterator[StepAttempt]:
 
 
 def _step_row(
-    step: StepLog, depth: int, span: Optional[Span], previous_end: Optional[datetime], utc_offset: Optional[int]
+    step: StepLog, depth: int, span: Optional[Span], previous_end: Optional[datetime], context: _Context
 ) -> ChartRow:
-    style = SKIPPED if step.mock and not step.attempts else status_style(step.status)
-    marks = list(_attempt_marks(step, previous_end, utc_offset))
+    style = SKIPPED if step.mock and not step.attempts else context.style_of(step.status)
+    marks = list(_attempt_marks(step, previous_end, context))
     # magnus records an attempt when it ends, so a running step usually has no running attempt.
     if not marks or (style.is_running and not any(mark.style.is_running for mark in marks)):
         if step.branches:
@@ -160,11 +194,11 @@ def _step_row(
     return ChartRow(kind, depth, step.name, step.internal_name, style, span, marks, len(step.attempts))
 
 
-def _attempt_marks(step: StepLog, previous_end: Optional[datetime], utc_offset: Optional[int]) -> Iterator[Mark]:
+def _attempt_marks(step: StepLog, previous_end: Optional[datetime], context: _Context) -> Iterator[Mark]:
     for number, attempt in enumerate(step.attempts, start=1):
-        start, end = (parse_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
-        style = status_style(attempt.status)
-        yield Mark("bar", style, start or end or previous_end, end, attempt_details(step, number, start, end))
+        start, end = (parse_time(text, context.run.utc_offset) for text in (attempt.start_time, attempt.end_time))
+        style, changed = context.style_of(attempt.status), context.changed.get(id(attempt), {})
+        yield Mark("bar", style, start or end or previous_end, end, attempt_details(step, number, start, end, changed))
 
 
 def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:

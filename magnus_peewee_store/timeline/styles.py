@@ -16,6 +16,7 @@ LIGHT = {
     "running": "#1d63c4",
     "waiting": "#586270",
     "skipped": "#7a4fb5",
+    "dead": "#8a5a00",
 }
 DARK = {
     "background": "#10161d",
@@ -26,6 +27,7 @@ DARK = {
     "running": "#6aa8ff",
     "waiting": "#8f9aa6",
     "skipped": "#b794f0",
+    "dead": "#e3a83b",
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 
@@ -40,8 +42,8 @@ class StatusStyle(NamedTuple):
 
     @property
     def is_running(self) -> bool:
-        """True if it has started and not ended."""
-        return self.colour == "running"
+        """True if it has started and not ended, even if nothing goes on any more."""
+        return self.colour in ("running", "dead")
 
 
 STATUS_STYLES = {
@@ -50,6 +52,8 @@ STATUS_STYLES = {
     defaults.PROCESSING: StatusStyle("running", "►", "running", "cyan"),
     defaults.TRIGGERED: StatusStyle("running", "►", "triggered", "cyan"),
     defaults.CREATED: StatusStyle("waiting", "○", "created", "dim"),
+    "STALE": StatusStyle("dead", "!", "stale"),
+    "INTERRUPTED": StatusStyle("dead", "!", "interrupted"),
 }
 SKIPPED = StatusStyle("skipped", "↷", "skipped")
 
