@@ -32,6 +32,6 @@ python_maximum_signature_line_length = 80
 # Nitpicky mode (-n) reports names without a page. These have none here:
 nitpick_ignore_regex = [
     # names of other packages, type variables, and what magnus raises
-    ("py:.*", r"(Any|T|(annotated_types|datetime|magnus|pathlib|peewee|pydantic|typing)\..*)"),
+    ("py:.*", r"(Any|T|(annotated_types|datetime|magnus|os|pathlib|peewee|pydantic|typing)\..*)"),
     ("py:exc", r"(Run|Step|Branch)Log(NotFound|Exists)Error"),
 ]
