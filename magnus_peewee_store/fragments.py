@@ -48,9 +48,10 @@ HEARTBEAT = ("Heartbeat",)
 TAG = ("Tag",)
 NOTE = ("Note",)
 ANNOTATIONS = TAG + NOTE
-META = ANNOTATIONS  # what a file beside the run log holds when runs are exported
+ENVIRONMENT = ("Environment",)  # the packages that were installed where the run was started
+META = ANNOTATIONS + ENVIRONMENT  # what a file beside the run log holds when runs are exported
 PROBE = ("Probe",)  # tells whether two connections lead to one database; see `runs.copy_runs`
-EXTRA = HEARTBEAT + ANNOTATIONS + PROBE
+EXTRA = HEARTBEAT + META + PROBE
 
 RUN_LOG_KEY = "run_log"
 HEADER = (RUN_LOG, RUN_LOG_KEY)  # the types and the key of the run's own row, which each run has

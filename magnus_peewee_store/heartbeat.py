@@ -13,12 +13,13 @@ from typing import Callable, Iterable, List, NamedTuple, Optional
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.base import is_interrupt
 from magnus_peewee_store.db.table import LogTable, Row
-from magnus_peewee_store.origin import Origin, parse_origin, this_process
+from magnus_peewee_store.origin import Origin, installed_packages, parse_origin, this_process
 from magnus_peewee_store.times import from_created_at, local_utc_offset, parse_time, to_created_at, utcnow
 
 logger = logging.getLogger("magnus.db")
 
 INTERRUPTED = "interrupted"
+ENVIRONMENT_KEY = "packages"
 WRITE_TIMEOUT = 1.0  # seconds that a heartbeat waits for the connection
 RETRIES = 10  # the number of attempts per interval after a heartbeat has failed
 
@@ -60,7 +61,8 @@ def parse_beat(row: Row) -> Optional[Beat]:
 class Heartbeat:
     """Keep the heartbeat row of this process up to date while it works on a run.
 
-    The first write to a run starts a daemon thread, which updates the row. The thread stops when the run ends or the
+    The first write to a run starts a daemon thread, which updates the row. In the process that started the run, the
+    thread first writes the installed packages. The thread stops when the run ends or the
     process exits. It uses the store's connection only while no other thread does. An error is logged and never reaches
     the pipeline. A forked child starts its own heartbeat when it first writes.
 
@@ -78,6 +80,7 @@ class Heartbeat:
     def reset(self) -> None:
         """Forget the run. A forked child calls this: the thread and the row belong to its parent."""
         self.should_record_interruption = False
+        self.run_without_environment = ""  # the id of a run that this process started and must describe
         self._lock = threading.Lock()
         self._run_id = ""
         self._thread: Optional[threading.Thread] = None
@@ -96,11 +99,13 @@ class Heartbeat:
         with self._lock:
             if run_id != self._run_id:
                 self.stop()
-                self._run_id = run_id
-                if not has_ended:
-                    self._start(table, run_id)
+                self._run_id, self._table = run_id, table
+                if not has_ended and self.interval:
+                    self._start(run_id)
             elif has_ended:
                 self.stop()
+            if has_ended:
+                self._write_environment()
 
     def stop(self) -> None:
         """Stop. The row stays, so that pipelines need no right to delete rows."""
@@ -121,9 +126,10 @@ class Heartbeat:
         if was_running and self.should_record_interruption and not self._beat(INTERRUPTED):
             # What interrupted the run may have interrupted the connection, too. The second attempt opens a new one.
             self._beat(INTERRUPTED)
+        if was_running:
+            self._write_environment()
 
-    def _start(self, table: LogTable, run_id: str) -> None:
-        self._table = table
+    def _start(self, run_id: str) -> None:
         self._origin = this_process()
         self._key = f"{self._origin.host} {os.getpid()} {utcnow().isoformat()}"
         self._stopping = threading.Event()
@@ -139,17 +145,28 @@ class Heartbeat:
 
     def _run(self, stopping: threading.Event) -> None:
         pause = self.interval
+        self._write_environment()
         # A notebook may start another run after the user has interrupted this one.
         while not stopping.wait(pause) and self._is_executing(self._run_id):
             pause = self.interval if self._beat() else self.interval / RETRIES
 
     def _beat(self, state: str = "") -> bool:
-        """Write the row, and return whether that succeeded."""
+        """Write the heartbeat, and return whether that succeeded."""
 
         def make_row(now: datetime) -> Row:
             value = json.dumps(_beat_of(self._origin, self.interval, state, now)._asdict())
             return fragments.HEARTBEAT[0], self._key, value
 
+        return self._write(make_row)
+
+    def _write_environment(self) -> None:
+        """Write the installed packages, once, if this process started the run."""
+        if self._run_id and self.run_without_environment == self._run_id:
+            row = (fragments.ENVIRONMENT[0], ENVIRONMENT_KEY, json.dumps(installed_packages()))
+            if self._write(lambda now: row):
+                self.run_without_environment = ""
+
+    def _write(self, make_row: Callable[[datetime], Row]) -> bool:
         try:
             with _fork_lock.current:
                 # The run's own row is required. Otherwise a heartbeat could be written after the run was deleted.

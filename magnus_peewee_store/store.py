@@ -25,7 +25,7 @@ DEFAULT_CONNECTION_STRING = f"sqlite:///{defaults.LOG_LOCATION_FOLDER}/run_log.d
 HEARTBEAT_INTERVAL = 30.0  # seconds
 
 STARTED_BY = "started_by"  # The store adds this key to the run config. It holds the origin of the run.
-CONFIG_KEYS = ("connection_string", "heartbeat", "retry_timeout")
+CONFIG_KEYS = ("connection_string", "heartbeat", "record_environment", "retry_timeout")
 
 T = TypeVar("T")
 
@@ -126,6 +126,7 @@ class DBStore(BaseRunLogStore):
             SQLite file in the folder `.run_log_store`.
         retry_timeout: For how many seconds a call retries transient errors before it raises.
         heartbeat: The seconds between two heartbeats while magnus executes a run; 0 turns heartbeats off.
+        record_environment: Whether to write which Python, magnus and packages a run was started with.
 
     Example:
         In magnus' configuration::
@@ -140,6 +141,7 @@ class DBStore(BaseRunLogStore):
     connection_string: SecretStr = SecretStr(DEFAULT_CONNECTION_STRING)
     retry_timeout: float = Field(default=RETRY_TIMEOUT, ge=0)
     heartbeat: float = Field(default=HEARTBEAT_INTERVAL, ge=0, allow_inf_nan=False)
+    record_environment: bool = True
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -267,6 +269,8 @@ class DBStore(BaseRunLogStore):
         )
         if not self.table.insert(run_id, fragments.dump_header(run_log)):
             raise RunExistsError(run_id)
+        if self.record_environment:
+            self._heartbeat.run_without_environment = run_id
         self._after_write(run_id, status)
         return run_log
 
@@ -361,7 +365,8 @@ class DBStore(BaseRunLogStore):
             RunLogNotFoundError: If there is no such run.
         """
         if self._is_executing(run_id):
-            run_config = {**run_config, STARTED_BY: this_process()._asdict()}
+            origin = this_process() if self.record_environment else this_process()._replace(python=None, magnus=None)
+            run_config = {**run_config, STARTED_BY: origin._asdict()}
         self._change_header(run_id, lambda run_log: run_log.run_config.update(run_config))
         self._after_write(run_id)
 
@@ -491,7 +496,7 @@ class DBStore(BaseRunLogStore):
             run_id: The id of the run.
             status: The status of the run, if it was written.
         """
-        if self.heartbeat and self._is_executing(run_id):
+        if self._is_executing(run_id):
             self._heartbeat.after_write(self.table, run_id, has_ended=status in fragments.ENDED)
 
     def _change_header(self, run_id: str, change: Callable[[RunLog], None]) -> None:

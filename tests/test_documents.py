@@ -105,7 +105,8 @@ def without_varying_parts(line: str) -> str:
     line = re.sub(r"\d+(\.\d+)?m?s\b|\d+m \d\ds", "TOOK", line)
     line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "STARTED", line)
     # One heartbeat per process: the number of processes depends on the machine.
-    line = re.sub(r"\d+ \((\d+ Branch), \d+ Heartbeat", r"ROWS (\1, N Heartbeat", line)
+    line = re.sub(r"\d+ \((\d+ Branch, \d+ Environment), \d+ Heartbeat", r"ROWS (\1, N Heartbeat", line)
+    line = re.sub(r"Python [\d.]+, magnus [\d.]+", "ENVIRONMENT", line)
     line = re.sub(r"^project \S+$", "project PROJECT", line)
     line = re.sub(r" by \S+ on \S+$", " by USER on HOST", line)
     line = re.sub(r"each shop\.[\w-]+\.csv\.evaluate\s*$", "FAILED STEP", line)  # the first of the parallel branches

@@ -1,5 +1,6 @@
 """Signs of life: real processes that are killed, interrupted, stopped, forked, or busy; and a server that restarts."""
 
+import importlib.metadata
 import json
 import logging
 import multiprocessing
@@ -22,7 +23,7 @@ from magnus import context
 from magnus.datastore import BranchLog, RunLog
 from test_faults import PIPELINE, until
 
-from magnus_peewee_store import DBStore, RunExistsError, cli, runs, timeline
+from magnus_peewee_store import DBStore, RunExistsError, cli, fragments, heartbeat, runs, timeline
 from magnus_peewee_store.heartbeat import INTERRUPTED, STALE_INTERVALS, Beat, liveness_of
 from magnus_peewee_store.origin import this_process
 
@@ -341,7 +342,8 @@ def test_heartbeat_does_not_write_to_a_deleted_run(writer: DBStore, reader: DBSt
     writer.create_run_log("run", status="PROCESSING")
     seen = summary(reader).last_seen
     until(lambda: summary(reader).last_seen > seen)
-    assert sum(runs.delete_runs(reader, ["run"])) == 2
+    until(lambda: environment_rows(reader))
+    assert sum(runs.delete_runs(reader, ["run"])) == 3
     writer._heartbeat._beat()
     assert not reader.table.has("run")
 
@@ -465,6 +467,97 @@ def test_prune_keeps_a_run_that_is_alive(store: DBStore, database: AnyDatabase) 
     add_beat(store, age=1000)
     database.sql("DELETE FROM db_log WHERE attribute_key LIKE '% 0'")
     assert runs.prunable(store, keep=0).run_ids == ["run"]
+
+
+# The environment
+
+
+def environment_rows(store: DBStore) -> List[Any]:
+    return store.table.read("run", fragments.ENVIRONMENT)
+
+
+def test_starting_process_records_the_packages_once(writer: DBStore) -> None:
+    writer.create_run_log("run", status="PROCESSING")
+    until(lambda: environment_rows(writer))
+    before = writer.table.read("run", fragments.ENVIRONMENT)
+    writer.update_run_log_status("run", "SUCCESS")
+    assert environment_rows(writer) == before and len(before) == 1
+    run = runs.read_run(writer, "run")
+    assert f"peewee=={importlib.metadata.version('peewee')}" in run.packages
+    names = [each.partition("==")[0].lower() for each in run.packages]
+    assert names == sorted(names) and len({*names}) == len(names)
+
+
+def test_no_call_waits_for_the_packages(writer: DBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+    monkeypatch.setattr(heartbeat, "installed_packages", lambda: may_go_on.wait(60) and ["a==1"])
+    writer.create_run_log("run", status="PROCESSING")
+    writer.add_step_log(step("a"), "run")
+    assert writer.get_step_log("a", "run").name == "a" and not environment_rows(writer)
+    may_go_on.set()
+    until(lambda: environment_rows(writer))
+
+
+@pytest.mark.parametrize("interval", [0, 1])
+def test_run_that_ends_before_has_its_packages_at_the_end(
+    sqlite_file: SqliteFile, executing: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, interval: int
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    executing("run")
+    store = DBStore(connection_string=sqlite_file.url, heartbeat=interval)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    store.create_run_log("run", status="PROCESSING")
+    assert not environment_rows(store)
+    store.update_run_log_status("run", "SUCCESS")
+    assert len(environment_rows(store)) == 1
+
+
+def test_other_processes_record_no_packages(writer: DBStore, any_database: AnyDatabase) -> None:
+    DBStore(connection_string=any_database.url).put_run_log(RunLog(run_id="run", status="PROCESSING"))
+    writer.add_step_log(step("a"), "run")
+    first = summary(writer).last_seen
+    until(lambda: summary(writer).last_seen > first)
+    writer.update_run_log_status("run", "SUCCESS")
+    assert not environment_rows(writer)
+
+
+def test_environment_is_not_recorded_on_request(sqlite_file: SqliteFile, executing: Callable[[str], None]) -> None:
+    for run_id, is_recorded in (("run", False), ("other", True)):
+        executing(run_id)
+        store = DBStore(connection_string=sqlite_file.url, record_environment=is_recorded)
+        store.create_run_log(run_id, status="PROCESSING")
+        store.set_run_config(run_id, {})
+        store.update_run_log_status(run_id, "SUCCESS")
+        run = runs.read_run(store, run_id)
+        assert bool(run.packages) == bool(run.origin.environment) == is_recorded and run.origin.user
+
+
+def test_environment_is_carried_and_compared_and_never_needed(
+    sqlite_file: SqliteFile, tmp_path: Path, executing: Callable[[str], None]
+) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    for run_id, version in (("run", "1"), ("other", "2"), ("bare", None)):
+        store.put_run_log(RunLog(run_id=run_id, status="SUCCESS"))
+        if version:
+            store.table.upsert(run_id, [("Environment", "packages", json.dumps(["a==0", f"b=={version}"]))])
+    compared = [runs.read_run(store, run_id) for run_id in ("run", "other", "bare")]
+    assert runs.compare(compared[:2]).environment == {"b": {"run": "1", "other": "2"}}
+    assert runs.compare(compared).environment == {}
+    list(runs.export_runs(store, ["run"], tmp_path / "out"))
+    targets = [DBStore(connection_string=f"sqlite:///{tmp_path}/{name}.db") for name in ("imported", "copied")]
+    list(runs.import_runs(targets[0], runs.find_run_logs(tmp_path / "out")))
+    list(runs.copy_runs(store, targets[1], ["run"]))
+    for target in targets:
+        assert runs.read_run(target, "run").packages == ("a==0", "b==1")
+    shown = db("show", "run", "--environment", "--connection-string", sqlite_file.url)
+    assert shown == "a==0 b==1"
+    assert "no record of its environment" in db("show", "bare", "--environment", "--connection-string", sqlite_file.url)
+    for damaged in ("{", '"text"', "7"):
+        sqlite_file.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_type = 'Environment'", damaged)
+        assert store.get_run_log_by_id("run", full=True).status == "SUCCESS"
+        assert runs.read_run(store, "run").packages == () and runs.search(store, "run_id=run")
 
 
 # Dead runs

@@ -135,7 +135,13 @@ def test_every_node_type_matches_file_system_store(project: Project) -> None:
 
     assert set(statuses(project, "run").values()) == {"SUCCESS"}
     counts = dict(rows(project, "SELECT attribute_type, COUNT(*) FROM db_log GROUP BY attribute_type"))
-    assert counts == {"RunLog": 1, "Heartbeat": 1, "Parameter": 4, **steps_and_branches(from_files.steps)}
+    assert counts == {
+        "RunLog": 1,
+        "Heartbeat": 1,
+        "Environment": 1,
+        "Parameter": 4,
+        **steps_and_branches(from_files.steps),
+    }
 
 
 def steps_and_branches(steps: Dict[str, StepLog]) -> "Counter[str]":
@@ -377,7 +383,7 @@ def test_twenty_pipelines_share_one_database(project: Project, database: Any, st
     assert len(distinct_logs) == 1
     without_heartbeats = "SELECT run_id, COUNT(*) FROM db_log WHERE attribute_type <> 'Heartbeat' GROUP BY run_id"
     row_counts = dict(database.sql(without_heartbeats))
-    assert row_counts == {each.folder.name: 12 for each in projects}
+    assert row_counts == {each.folder.name: 13 for each in projects}
 
 
 @pytest.mark.parametrize("repetition", range(4))

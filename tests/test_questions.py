@@ -1,11 +1,13 @@
 """Questions that users ask about their runs. One command or one call answers each."""
 
 import hashlib
+import importlib.metadata
+import platform
 from pathlib import Path
 from typing import List
 
 import pytest
-from conftest import SqliteFile
+from conftest import Project, SqliteFile
 from logs import attempted_step, step
 from magnus.datastore import RunLog
 from test_cli import run_on_terminal
@@ -79,6 +81,20 @@ def test_which_commit_did_a_run_use(five_runs: SqliteFile) -> None:
     assert [run.run_id for run in found] == ["calm-hoover-1432", "keen-curie-1433"]
 
 
+def test_what_did_a_run_run_on(project: Project) -> None:
+    steps = {"a": {"type": "stub", "next": "success"}, "success": {"type": "success"}, "fail": {"type": "fail"}}
+    project.write(
+        pipeline_yaml={"dag": {"start_at": "a", "steps": steps}}, config_yaml={"run_log_store": {"type": "db"}}
+    )
+    project.execute("first")
+    python, magnus = platform.python_version(), importlib.metadata.version("magnus")
+    shown = project.magnus("db", "show", "first", "--environment")
+    assert f"Python {python}, magnus {magnus}\n" in shown and f"\nmagnus=={magnus}\n" in shown
+    assert project.magnus("db", "runs", "--csv", "--columns", "environment").endswith(
+        f'run_id,environment\nfirst,"Python {python}, magnus {magnus}"\n'
+    )
+
+
 def test_which_versions_of_a_file_are_there(five_runs: SqliteFile) -> None:
     shown = db("lineage", "data/sales.csv", "--connection-string", five_runs.url)
     assert [sha(f"sales {number}")[:12] in shown for number in range(4)] == [True, True, True, False]
@@ -99,6 +115,7 @@ def test_compare_five_runs_in_80_columns(five_runs: SqliteFile, tmp_path: Path) 
     assert row("learning_rate") == ["1", "0.1", "0.01", "0.001", "0.0001"]
     assert row("area_under_the_curve") == ["0.0", "0.333333", "0.666667", "1.0", "1.33333"]
     assert row("data/model.bin") == [sha(number)[:12] for number in range(5)]
+    assert sha(0)[12:16] not in "".join(lines)
     assert row("train.rmse")[0] == "0.333333" and "seed" not in "".join(lines)
 
 

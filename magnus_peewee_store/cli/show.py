@@ -49,6 +49,7 @@ from magnus_peewee_store.times import format_duration, format_time
 @click.command()
 @click.argument("run_id")
 @click.option("--step", metavar="NAME", help="Show only this step, with its whole log.")
+@click.option("--environment", is_flag=True, help="Show which Python, magnus and packages it was started with.")
 @click.option("--follow", is_flag=True, help="Update until the run has ended. The exit status is 0 if it succeeded.")
 @click.option(
     "--give-up-after",
@@ -61,7 +62,13 @@ from magnus_peewee_store.times import format_duration, format_time
 @on_database()
 @json_option
 def show(
-    store: DBStore, run_id: str, step: Optional[str], follow: bool, give_up_after: timedelta, is_json: bool
+    store: DBStore,
+    run_id: str,
+    step: Optional[str],
+    environment: bool,
+    follow: bool,
+    give_up_after: timedelta,
+    is_json: bool,
 ) -> None:
     """Show one run as a tree of its steps. The beginning of the id is enough if it is unique.
 
@@ -71,8 +78,10 @@ def show(
     Example:
       magnus db show calm-hoover --follow
     """
-    if follow and (is_json or step):
-        raise click.UsageError("--follow shows the whole run as a tree. Leave out --json and --step.")
+    if follow and (is_json or step or environment):
+        raise click.UsageError("--follow shows the whole run as a tree. Leave out the other options.")
+    if step and environment:
+        raise click.UsageError("Give either --step or --environment.")
     if follow:
         run = follow_run(store, run_id, give_up_after)
         trees.echo_unreadable(run)
@@ -80,7 +89,9 @@ def show(
         return
     run = runs.read_run(store, run_id)
     console = make_console()
-    if step:
+    if environment:
+        _echo_environment(run, is_json)
+    elif step:
         step_log = trees.find_step(run, step)
         if is_json:
             reused = run.reused.get(step_log.internal_name)
@@ -115,6 +126,15 @@ def timeline(store: DBStore, run_id: str, output: str) -> None:
     write_atomically(path, draw(run))
     say(f"Wrote {output}.")
     trees.echo_unreadable(run)
+
+
+def _echo_environment(run: runs.Run, is_json: bool) -> None:
+    if is_json:
+        echo_json({"python": run.origin.python, "magnus": run.origin.magnus, "packages": run.packages})
+    elif not run.packages and not run.origin.environment:
+        say(f"Run '{run.run_log.run_id}' has no record of its environment.", err=True)
+    else:
+        say("\n".join(filter(None, [run.origin.environment, *run.packages])))
 
 
 @click.command()

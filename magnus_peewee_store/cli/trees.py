@@ -52,6 +52,7 @@ def run_tree(run: Run, is_full: bool) -> Tree:
         "tag": tags_text(run_log.tag, run.tags),
         "project": run.project,
         "pipeline": run.pipeline,
+        "environment": run.origin.environment,
         "re-run of": run_log.original_run_id,
         "code": ", ".join(code_versions(run_log)),
     }

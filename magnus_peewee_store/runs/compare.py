@@ -41,6 +41,8 @@ class Differences(NamedTuple):
     """The hashes of catalogued files."""
     code: Dict[str, Values]
     """The version of the code."""
+    environment: Dict[str, Values]
+    """The versions of Python and of the packages, if all runs recorded them."""
     steps: Dict[str, Dict[str, StepState]]
     """Durations are equal if they differ by less than 10% or 100 ms."""
 
@@ -66,7 +68,10 @@ def compare(runs: Sequence[Run]) -> Differences:
         >>> runs.compare([runs.read_run(store, run_id) for run_id in ("first", "second")]).parameters
         {'rows': {'first': 3, 'second': 4}}
     """
-    return _compare({run.run_log.run_id: _sections(run) for run in runs})
+    sections_of = {run.run_log.run_id: _sections(run) for run in runs}
+    if not all(run.packages for run in runs):
+        sections_of = {run_id: {**sections, "environment": {}} for run_id, sections in sections_of.items()}
+    return _compare(sections_of)
 
 
 def _sections(run: Run) -> Dict[str, Values]:
@@ -83,6 +88,7 @@ def _sections(run: Run) -> Dict[str, Values]:
             if OUTPUT_FILE not in data.name
         },
         "code": {"version": ", ".join(code_versions(run_log))},
+        "environment": {"Python": run.origin.python, **dict(each.partition("==")[::2] for each in run.packages)},
         "steps": {
             step.internal_name: StepState(
                 step.status, elapsed(step.attempts, run.utc_offset), run.reused.get(step.internal_name)

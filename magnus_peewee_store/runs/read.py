@@ -61,6 +61,8 @@ class Run(RunFacts):
     """The tags that were added to it. Its own tag is in the run log."""
     notes: Tuple[Note, ...] = ()
     """Its notes, oldest first."""
+    packages: Tuple[str, ...] = ()
+    """The packages that were installed where it was started, as `name==version`."""
 
     @property
     def pipeline(self) -> Optional[str]:
@@ -153,7 +155,17 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
         utc_offset=common_offset(origin, beats),
         tags=tuple(tag for tag in tags_of(rows) if tag != run_log.tag),
         notes=tuple(notes_of(rows)),
+        packages=_packages_of(rows),
     )
+
+
+def _packages_of(rows: Sequence[Tuple[str, str, str]]) -> Tuple[str, ...]:
+    for row in rows:
+        if row[0] in fragments.ENVIRONMENT:
+            with contextlib.suppress(UnreadableRowError):
+                packages = fragments.parse(*row)
+                return tuple(map(str, packages)) if isinstance(packages, list) else ()
+    return ()
 
 
 def common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
