@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import threading
+import time
 import weakref
 from datetime import datetime
 from typing import Callable, Iterable, List, NamedTuple, Optional
@@ -229,6 +230,8 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+LONGEST_WATCH = 60.0  # seconds
+
 # A run is stale if three heartbeats are missing. A heartbeat counts as missing half an interval after it was due.
 STALE_INTERVALS = 3.5
 
@@ -270,3 +273,24 @@ def liveness_of(beats: Iterable[Beat], now: datetime) -> Liveness:
 
 def _age(beat: Beat, now: datetime) -> float:
     return max(0.0, (now - beat.time).total_seconds())
+
+
+def is_seen_again(table: LogTable, run_id: str) -> bool:
+    """Wait until a process works on an unfinished run, at most for one interval between its heartbeats.
+
+    A laptop may have been suspended. After waking, a living process writes its next heartbeat within the interval.
+
+    Returns:
+        Whether there was a new heartbeat. False at once if the run has no heartbeats, or recorded its interruption.
+    """
+    seen = table.read(run_id, fragments.HEARTBEAT)
+    newest = max(beats_of(seen), key=lambda beat: beat.time, default=None)
+    if newest is None or newest.state == INTERRUPTED:
+        return False
+    wait = min(newest.interval + WRITE_TIMEOUT, LONGEST_WATCH)
+    give_up_at = time.monotonic() + wait
+    while time.monotonic() < give_up_at:
+        time.sleep(min(wait / 10, WRITE_TIMEOUT))
+        if table.read(run_id, fragments.HEARTBEAT) != seen:
+            return True
+    return False

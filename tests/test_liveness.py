@@ -1,6 +1,7 @@
 """Signs of life: real processes that are killed, interrupted, stopped, forked, or busy; and a server that restarts."""
 
 import importlib.metadata
+import itertools
 import json
 import logging
 import multiprocessing
@@ -8,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -24,6 +26,7 @@ from magnus.datastore import BranchLog, RunLog
 from test_faults import PIPELINE, until
 
 from magnus_peewee_store import DBStore, RunExistsError, cli, fragments, heartbeat, runs, timeline
+from magnus_peewee_store.cli import follow
 from magnus_peewee_store.heartbeat import INTERRUPTED, STALE_INTERVALS, Beat, liveness_of
 from magnus_peewee_store.origin import this_process
 
@@ -600,6 +603,32 @@ def test_mark_failed_asks_if_the_run_was_just_seen(sqlite_file: SqliteFile) -> N
     assert "with 3 unfinished" in db(*command, "--yes")
     assert store.get_run_log_by_id("run").status == "FAIL"
     assert "has already ended: FAIL" in db(*command, exit_code=1)
+
+
+def test_mark_failed_notices_that_a_suspended_run_goes_on(project: Project, sqlite_file: SqliteFile) -> None:
+    process = start(project, sqlite_file.url)
+    store = DBStore(connection_string=sqlite_file.url)
+    until(lambda: store.table.has("run", fragments.ENVIRONMENT))  # The heartbeats begin after it.
+    os.kill(process.pid, signal.SIGSTOP)
+    until(lambda: summary(store).is_stale)
+    os.kill(process.pid, signal.SIGCONT)
+    assert "may be alive" in db("mark-failed", "run", "--connection-string", sqlite_file.url, exit_code=1)
+    end(process, project)
+    assert summary(store).status == "SUCCESS"
+
+
+@pytest.mark.parametrize("has_jumped", [True, False])
+def test_follow_waits_for_a_heartbeat_if_the_clock_jumped(
+    sqlite_file: SqliteFile, monkeypatch: pytest.MonkeyPatch, has_jumped: bool
+) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    store.create_run_log("run", status="PROCESSING")
+    offsets = itertools.chain([0.0], itertools.repeat(3600.0 * has_jumped))
+    monkeypatch.setattr(follow, "clock_offset", lambda: next(offsets))
+    add_beat(store, age=1000)
+    monkeypatch.setattr(time, "sleep", lambda _: add_beat(store))
+    states = follow._poll(store, "run", timedelta(0))
+    assert next(states).liveness.is_stale and len([*itertools.islice(states, 1)]) == has_jumped
 
 
 def test_killed_run_is_marked_run_again_and_pruned(project: Project, sqlite_file: SqliteFile) -> None:

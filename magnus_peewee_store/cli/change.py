@@ -22,6 +22,7 @@ from magnus_peewee_store.cli.terminal import (
     shell_words,
 )
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.heartbeat import is_seen_again
 from magnus_peewee_store.runs.read import find_by_place, has_run
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.upkeep import (
@@ -115,13 +116,13 @@ def note(store: DBStore, run_id: str, text: Optional[str], edit: Optional[int], 
 
 @click.command("mark-failed")
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
-@click.option("--yes", is_flag=True, help="Do not ask, even if a process may still work on a run.")
+@click.option("--yes", is_flag=True, help="Neither wait nor ask, even if a process may still work on a run.")
 @on_database()
 def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
     """End runs that died. The runs and their unfinished steps become FAIL.
 
-    The command asks first if a process worked on the run within the last three heartbeats. Each step gets a message
-    that says who marked it and when. The run gets a note.
+    The command first waits for a heartbeat of the run, at most for a minute. It asks if a process works on the run.
+    Each step gets a message that says who marked it and when. The run gets a note.
 
     \b
     Example:
@@ -133,10 +134,9 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
             say(f"Run '{run.run_id}' has already ended: {run.status}.", err=True)
             has_ended = True
             continue
-        if run.is_stale is False and not yes:
-            warning = printable(
-                f"A process worked on run '{run.run_id}' {format_duration(run.silence)} ago, so it may be alive."
-            )
+        if not yes and (run.is_stale is False or (run.is_stale and _is_alive(store, run.run_id))):
+            seen = f"{format_duration(run.silence)} ago" if run.is_stale is False else "just now"
+            warning = printable(f"A process worked on run '{run.run_id}' {seen}, so it may be alive.")
             if not sys.stdin.isatty():
                 raise click.ClickException(f"{warning} It was not changed. To end it anyway, add --yes.")
             click.confirm(f"{warning} End it anyway?", abort=True)
@@ -144,6 +144,11 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
         say(f"Marked run '{run.run_id}' as FAIL, with {len(ended)} unfinished steps and branches.")
     if has_ended:
         click.get_current_context().exit(1)
+
+
+def _is_alive(store: DBStore, run_id: str) -> bool:
+    say(f"Waiting for a sign of life of run '{run_id}' ...", err=True)
+    return is_seen_again(store.table, run_id)
 
 
 @click.command()

@@ -14,12 +14,14 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.terminal import make_console, say, shell_words
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.heartbeat import is_seen_again
 from magnus_peewee_store.runs.read import Run, read_exactly
 from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.times import format_duration
 
 POLL_SECONDS = 0.5
 WAIT_SECONDS = 60.0  # for a run that does not exist yet
+CLOCK_JUMP = 5.0  # seconds by which a clock must jump to show that the machine was suspended
 EXIT_GAVE_UP = 2  # the exit status if the run never ended
 
 
@@ -81,12 +83,23 @@ def _explain(run: Run) -> str:
 
 def _poll(store: DBStore, run_id: str, give_up_after: timedelta) -> Iterator[Run]:
     """Yield a run again and again until it is over. The last state is yielded, too."""
+    offset = clock_offset()
     run = read_exactly(store, run_id)
-    while not _is_over(run, give_up_after):
+    while True:
+        if _is_over(run, give_up_after):
+            was_suspended = abs(clock_offset() - offset) > CLOCK_JUMP
+            if run.run_log.status in ENDED or not was_suspended or not is_seen_again(store.table, run_id):
+                break
+            offset = clock_offset()
         yield run
         time.sleep(POLL_SECONDS)
         run = read_exactly(store, run_id)
     yield run
+
+
+def clock_offset() -> float:
+    """Return the difference between this machine's clock and its monotonic clock, which stands still in suspension."""
+    return time.time() - time.monotonic()
 
 
 def _show_tree(states: Iterable[Run], console: Console) -> Run:
