@@ -1,17 +1,38 @@
 """Find the configuration of the store and of its secrets handler: `open_store`."""
 
 import os
-from typing import Any, Dict, NamedTuple, Optional
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from magnus import defaults, utils
 from ruamel.yaml.error import YAMLError
 
 from magnus_peewee_store.db.base import TABLE
 from magnus_peewee_store.db.schema import Schema
+from magnus_peewee_store.db.url import ConnectionString
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
 from magnus_peewee_store.store import CONFIG_KEYS, DBStore
 
+CONNECTION_STRING_OPTION = "--connection-string"
 CONNECTION_STRING_VARIABLE = "MAGNUS_DB_CONNECTION_STRING"
+# The variable that magnus' SDK reads, and the one that magnus sets for its child processes.
+_FILE_VARIABLES = ("MAGNUS_CONFIGURATION_FILE", defaults.MAGNUS_CONFIG_FILE)
+_IN_FOLDER = f"{defaults.USER_CONFIG_FILE} in the working folder"
+_IN_PARENTS = f"{defaults.USER_CONFIG_FILE} in a parent folder, in a git work tree"
+
+
+class Place(NamedTuple):
+    """A place that can name the database."""
+
+    name: str
+    value: str
+    """The connection string or the file that it gives; empty if it gives none."""
+
+    @property
+    def shown(self) -> str:
+        """The value as messages may show it."""
+        is_url = self.name in (CONNECTION_STRING_OPTION, CONNECTION_STRING_VARIABLE)
+        return ConnectionString(self.value).masked if self.value and is_url else self.value
 
 
 class Configuration(NamedTuple):
@@ -23,12 +44,15 @@ class Configuration(NamedTuple):
     """A secrets handler of magnus."""
     source: str
     """Where it was found: a file, an environment variable or an option."""
-    catalog: str = defaults.CATALOG_LOCATION_FOLDER
+    catalog: str
     """The folder of the file-system catalog."""
+    folder: str
+    """The folder that a relative path of an SQLite file starts from; empty for the working folder."""
 
     def make_store(self) -> DBStore:
         """Return the store. It connects when it is first used."""
         store = DBStore(**self.store_config)
+        store.set_folder("", base=self.folder)
         store.set_secrets_handler(self.secrets_handler)
         return store
 
@@ -36,9 +60,10 @@ class Configuration(NamedTuple):
 def open_store(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> DBStore:
     """Open an existing database, for notebooks and scripts. Nothing is created.
 
-    Without arguments, the first of these names the database: the project's `magnus-config.yaml`, the environment
-    variable `MAGNUS_DB_CONNECTION_STRING`, or the default SQLite file. Secrets come from the secrets handler of the
-    configuration.
+    Without arguments, the first of these names the database: the environment variables `MAGNUS_DB_CONNECTION_STRING`,
+    `MAGNUS_CONFIGURATION_FILE` and `MAGNUS_CONFIG_FILE`; the file `magnus-config.yaml` in the working folder; in a git
+    work tree, that file in the nearest parent folder, if it belongs to you; the default SQLite file. Secrets come from
+    the secrets handler of the configuration.
 
     Args:
         config_file: A configuration file, as for `magnus execute -c`.
@@ -59,13 +84,26 @@ def open_store(config_file: Optional[str] = None, connection_string: Optional[st
         ...
         magnus_peewee_store.exceptions.MissingTableError: There is no SQLite file ...
     """
-    store = find_configuration(config_file, connection_string).make_store()
+    configuration = find_configuration(config_file, connection_string)
+    store = configuration.make_store()
     try:
-        check_exists(store)
+        check_exists(store, configuration.source)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def find_places(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> List[Place]:
+    """Return the places that can name the database. The first one with a value decides."""
+    in_folder = defaults.USER_CONFIG_FILE if os.path.exists(defaults.USER_CONFIG_FILE) else ""
+    return [
+        Place(CONNECTION_STRING_OPTION, connection_string or ""),
+        Place("-c", config_file or ""),
+        *(Place(name, os.environ.get(name, "")) for name in (CONNECTION_STRING_VARIABLE, *_FILE_VARIABLES)),
+        Place(_IN_FOLDER, in_folder),
+        Place(_IN_PARENTS, "" if in_folder else _find_in_parents()),
+    ]
 
 
 def find_configuration(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> Configuration:
@@ -76,48 +114,88 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
     """
     if config_file and connection_string:
         raise ConfigurationError("A configuration file and a connection string are given. Give only one.")
-    project_file = defaults.USER_CONFIG_FILE
-    project = _section(_load(project_file), "defaults", project_file) if os.path.exists(project_file) else {}
-    config = _load(config_file) if config_file else {}
-
-    # The order of precedence is that of magnus' `prepare_configurations`.
-    secrets_config = config.get("secrets") or project.get("secrets") or defaults.DEFAULT_SECRETS
-    run_log_store, source = project.get("run_log_store"), project_file
-    if config_file and config.get("run_log_store"):
-        run_log_store, source = config["run_log_store"], config_file
-    run_log_store = run_log_store if isinstance(run_log_store, dict) else {}
-    is_db = run_log_store.get("type") == "db"
-    if config_file and not is_db:
+    given = {place.name: place.value for place in find_places(config_file, connection_string) if place.value}
+    url = given.pop(CONNECTION_STRING_OPTION, "")
+    variable = "" if "-c" in given else given.get(CONNECTION_STRING_VARIABLE, "")
+    given.pop(CONNECTION_STRING_VARIABLE, None)
+    # As magnus does, a section that the configuration file lacks is taken from the project's file.
+    project_file = given.pop(_IN_FOLDER, "") or given.pop(_IN_PARENTS, "")
+    project = _load(project_file) if project_file else {}
+    file = next(iter(given.values()), "")
+    config = _load(file) if file else {}
+    names_database = bool(url or variable)
+    if "run_log_store" in project and not (project.get("defaults") or file or names_database):
         raise ConfigurationError(
-            f"{config_file} does not keep run logs in a database. Add to it: run_log_store: {{type: db}}"
+            f"In {project_file}, magnus reads only the section 'defaults:'. Move 'run_log_store:' into it."
         )
+    project = _section(project, "defaults", project_file)
+    # A file in a parent folder has an absolute path. Its relative paths start where magnus ran.
+    folder = os.path.dirname(project_file)
+    if file and os.path.isabs(project_file):
+        project, folder = {}, ""
+    if folder and (project.get("secrets") or {}).get("type") == "dotenv":
+        settings = _section(project["secrets"], "config", project_file)
+        location = os.path.join(folder, str(settings.get("location") or defaults.DOTENV_FILE_LOCATION))
+        project["secrets"] = {"type": "dotenv", "config": {**settings, "location": location}}
 
-    variable = os.environ.get(CONNECTION_STRING_VARIABLE)
+    run_log_store, source = project.get("run_log_store"), project_file
+    if config.get("run_log_store"):
+        run_log_store, source = config["run_log_store"], file
+    run_log_store = run_log_store if isinstance(run_log_store, dict) else {}
     store_config: Dict[str, Any] = {}
-    if connection_string:
-        store_config, source = {"connection_string": connection_string}, "the connection string given"
-    elif is_db:
+    if names_database:
+        store_config = {"connection_string": url or variable}
+        source = "the connection string given" if url else CONNECTION_STRING_VARIABLE
+    elif run_log_store.get("type") == "db":
         _check_no_misplaced_keys(run_log_store, source)
         store_config = _section(run_log_store, "config", source)
-    elif variable:
-        store_config, source = {"connection_string": variable}, CONNECTION_STRING_VARIABLE
+    elif file:
+        raise ConfigurationError(f"{file} does not keep run logs in a database. Add to it: run_log_store: {{type: db}}")
+    elif project_file:
+        source = f"the default, since {project_file} names no database"
     else:
-        source = f"the default, since no configuration, {project_file} or {CONNECTION_STRING_VARIABLE} names another"
+        source = f"the default, since there is no {os.path.abspath(defaults.USER_CONFIG_FILE)}"
     catalog = config.get("catalog") or project.get("catalog")
-    settings = _section(catalog, "config", config_file or project_file) if isinstance(catalog, dict) else {}
+    settings = _section(catalog, "config", file or project_file) if isinstance(catalog, dict) else {}
     location = str(settings.get("catalog_location") or defaults.CATALOG_LOCATION_FOLDER)
-    return Configuration(store_config, _make_secrets_handler(secrets_config), source, location)
+    return Configuration(
+        store_config,
+        _make_secrets_handler(config.get("secrets") or project.get("secrets") or defaults.DEFAULT_SECRETS),
+        source,
+        os.path.join(folder, location),
+        "" if names_database else folder,
+    )
 
 
-def check_exists(store: DBStore) -> None:
+def _find_in_parents() -> str:
+    """Return the nearest project file in a parent folder within the git work tree; empty if there is none.
+
+    A file of another user must not decide where secrets are sent.
+    """
+    folders = [Path.cwd(), *Path.cwd().parents]
+    root = next((number for number, folder in enumerate(folders) if (folder / ".git").exists()), 0)
+    for path in (folder / defaults.USER_CONFIG_FILE for folder in folders[1 : root + 1]):
+        if path.is_file() and path.stat().st_uid == path.lstat().st_uid == os.geteuid():
+            return str(path)
+    return ""
+
+
+def check_exists(store: DBStore, source: str) -> None:
     """Check that a store's database and table exist. Nothing is created.
+
+    Args:
+        source: Where the configuration was found.
 
     Raises:
         MissingTableError: If the SQLite file or the table does not exist.
     """
     database = store.database
     if not database.exists():
-        raise MissingTableError(f"There is no SQLite file {database.database}. The first run of a pipeline creates it.")
+        raise MissingTableError(
+            f"There is no SQLite file {database.database} ({source}). Name the configuration of your pipeline with -c, "
+            "as for magnus execute (in Python: config_file). To see where the database is looked for, run magnus db "
+            "which."
+        )
     if not database.retry(Schema(database).exists):
         raise MissingTableError(f"There is no table {TABLE} in {database.masked_url}. The first run creates it.")
 

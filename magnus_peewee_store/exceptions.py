@@ -24,7 +24,7 @@ class CannotConnectError(RunLogStoreError, peewee.OperationalError):
 
 
 class MissingTableError(RunLogStoreError, peewee.OperationalError):
-    """The table, its schema or its SQLite file does not exist. The message says how to create it."""
+    """The table, its schema or its SQLite file does not exist. The message says where it was looked for."""
 
 
 class WrongTableError(RunLogStoreError, peewee.ProgrammingError):

@@ -148,6 +148,7 @@ class DBStore(BaseRunLogStore):
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
     _config_errors: List[str] = PrivateAttr(default_factory=list)
     _folder: str = PrivateAttr(default="")
+    _base: str = PrivateAttr(default="")
     _secrets_handler: Any = PrivateAttr(default=None)
     _heartbeat: Heartbeat = PrivateAttr()
 
@@ -166,7 +167,8 @@ class DBStore(BaseRunLogStore):
         A password that stands in the connection string itself is part of the pickle. Write a placeholder instead.
         """
         config = {name: getattr(self, name) for name in CONFIG_KEYS}
-        return _restore, ({**config, "connection_string": self.connection_string.get_secret_value()}, self._folder)
+        config["connection_string"] = self.connection_string.get_secret_value()
+        return _restore, (config, self._folder, self._base)
 
     def __deepcopy__(self, memo: Any = None) -> "DBStore":
         """Copy as `__reduce__` says."""
@@ -191,15 +193,19 @@ class DBStore(BaseRunLogStore):
             ConfigurationError: If the configuration is not valid.
         """
         self._check_configuration()
-        url = ConnectionString(self.connection_string.get_secret_value())
+        url = ConnectionString(self.connection_string.get_secret_value(), base=self._base)
         return url.file_path(self._get_secret if should_use_secrets else get_no_secret)
 
-    def set_folder(self, folder: str) -> None:
+    def set_folder(self, folder: str, base: str = "") -> None:
         """Set the folder of the SQLite file, instead of the one that the connection string names.
 
         A container needs this: it sees the file in the folder where magnus mounts it.
+
+        Args:
+            folder: The folder; empty for the one that the connection string names.
+            base: The folder that a relative path starts from, instead of the working folder.
         """
-        self._folder = folder
+        self._folder, self._base = folder, base
 
     @property
     def secrets_handler(self) -> Any:
@@ -435,7 +441,7 @@ class DBStore(BaseRunLogStore):
         """The database. It connects when it is first used."""
         self._check_configuration()
         url = self.connection_string.get_secret_value()
-        return make_database(url, self._get_secret, self.retry_timeout, self._folder)
+        return make_database(url, self._get_secret, self.retry_timeout, self._folder, self._base)
 
     @_made_once
     def table(self) -> LogTable:
@@ -513,9 +519,9 @@ class DBStore(BaseRunLogStore):
             raise _MissingRunError(run_id)
 
 
-def _restore(config: Dict[str, Any], folder: str) -> DBStore:
+def _restore(config: Dict[str, Any], folder: str, base: str) -> DBStore:
     store = DBStore(**config)
-    store.set_folder(folder)
+    store.set_folder(folder, base)
     return store
 
 

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import pickle
 import pty
 import re
 import select
@@ -23,7 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import AnyDatabase, Project, SqliteFile, database_for
+from conftest import AnyDatabase, Project, SqliteFile, database_for, new_store
 from logs import sample_run, step
 from magnus import context
 from magnus.datastore import DataCatalog, RunLog
@@ -31,9 +32,10 @@ from magnus.extensions.run_log_store.file_system.implementation import FileSyste
 from rich.console import Console
 from servers import free_port
 
-from magnus_peewee_store import DBStore, cli
+from magnus_peewee_store import DBStore, cli, open_store, runs
 from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
+from magnus_peewee_store.exceptions import MissingTableError
 from magnus_peewee_store.runs.summaries import RunSummary
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
@@ -46,7 +48,8 @@ RunCommand = Callable[..., Any]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """Return a function that runs a command in this process, in a temporary folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(CONNECTION_STRING_VARIABLE, raising=False)
+    for variable in (CONNECTION_STRING_VARIABLE, "MAGNUS_CONFIGURATION_FILE", "MAGNUS_CONFIG_FILE"):
+        monkeypatch.delenv(variable, raising=False)
 
     def invoke(*arguments: str, exit_code: int = 0) -> Any:
         result = CliRunner().invoke(cli.db, list(arguments))
@@ -181,35 +184,149 @@ def test_every_command_works_on_each_database(
 # Which database a command uses
 
 
-def test_configuration_precedence(run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    urls = {}
-    for name in ("option", "file", "project", "environment", "default"):
-        path = ".run_log_store/run_log.db" if name == "default" else f"{name}.db"
-        urls[name] = f"sqlite:///{path}"
-        store = DBStore(connection_string=f"sqlite:///{tmp_path / path}")
-        store.create_run_log(f"of-{name}")
-        store.close()
+ORDER = ["option", "file", "variable", "sdk", "inherited", "project", "parent"]
 
-    def first_run_id(*options: str) -> str:
-        return json.loads(run("runs", "--json", *options).stdout)[0]["run_id"]
 
-    assert first_run_id() == "of-default"
-    monkeypatch.setenv(CONNECTION_STRING_VARIABLE, urls["environment"])
-    assert first_run_id() == "of-environment"
-    (tmp_path / "magnus-config.yaml").write_text("defaults:\n  run_log_store:\n    type: file-system\n")
-    assert first_run_id() == "of-environment"
-    in_project = {"run_log_store": {"type": "db", "config": {"connection_string": urls["project"]}}}
-    (tmp_path / "magnus-config.yaml").write_text(json.dumps({"defaults": in_project}))
-    assert first_run_id() == "of-project"
-    in_file = {"run_log_store": {"type": "db", "config": {"connection_string": urls["file"]}}}
-    (tmp_path / "config.yaml").write_text(json.dumps(in_file))
-    (tmp_path / "empty.yaml").write_text("")
-    (tmp_path / "plain.yaml").write_text("run_log_store:\n  type: db\n  config:\n")
-    assert first_run_id("-c", "config.yaml") == "of-file"
-    assert first_run_id("-c", "empty.yaml") == "of-project"  # an empty file changes nothing, as in magnus itself
-    assert first_run_id("-c", "plain.yaml") == "of-default"
-    assert first_run_id("--connection-string", urls["option"]) == "of-option"
-    assert "Give one" in run("runs", "-c", "config.yaml", "--connection-string", "x", exit_code=2).output
+@pytest.fixture
+def databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a git work tree with a database for each place that names one. The subfolder `sub` is the working folder.
+
+    Only the parent folder's file is in place.
+    """
+    sub = tmp_path / "sub"
+    sub.mkdir()
+    (tmp_path / ".git").mkdir()
+    for name in ORDER:
+        folder = tmp_path if name == "parent" else sub
+        section = {"run_log_store": {"type": "db", "config": {"connection_string": f"sqlite:///{name}.db"}}}
+        (folder / f"{name}.yaml").write_text(json.dumps(section))
+        with new_store(f"sqlite:///{folder}/{name}.db") as store:
+            store.create_run_log(f"of-{name}")
+    in_parent = {"defaults": json.loads((tmp_path / "parent.yaml").read_text())}
+    (tmp_path / "magnus-config.yaml").write_text(json.dumps(in_parent))
+    monkeypatch.chdir(sub)
+    return tmp_path
+
+
+def test_database_is_found_in_the_documented_order(
+    run: RunCommand, databases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*options: str) -> str:
+        with contextlib.closing(open_store(*(["file.yaml"] if options else []))) as store:
+            [of_python] = runs.search(store)
+        [of_command] = json.loads(run("runs", "--json", *options).stdout)
+        assert of_python.run_id == of_command["run_id"]
+        return of_python.run_id[len("of-") :]
+
+    order = [found()]
+    project = {"defaults": json.loads(Path("project.yaml").read_text())}
+    Path("magnus-config.yaml").write_text(json.dumps(project))
+    order.append(found())
+    monkeypatch.setenv("MAGNUS_CONFIG_FILE", "inherited.yaml")
+    order.append(found())
+    monkeypatch.setenv("MAGNUS_CONFIGURATION_FILE", "sdk.yaml")
+    order.append(found())
+    monkeypatch.setenv(CONNECTION_STRING_VARIABLE, "sqlite:///variable.db")
+    order.append(found())
+    order.append(found("-c", "file.yaml"))
+    [run_log] = json.loads(run("runs", "--json", "--connection-string", "sqlite:///option.db").stdout)
+    assert [*order, run_log["run_id"][3:]] == ORDER[::-1]
+    assert "Give one" in run("runs", "-c", "file.yaml", "--connection-string", "x", exit_code=2).output
+
+
+def test_which_names_what_decided(run: RunCommand, databases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decisive() -> str:
+        lines = run("which").output.splitlines()
+        assert [line.split(":")[0][3:].split(" ")[0] for line in lines[:-1]] == [
+            "--connection-string",
+            "-c",
+            "MAGNUS_DB_CONNECTION_STRING",
+            "MAGNUS_CONFIGURATION_FILE",
+            "MAGNUS_CONFIG_FILE",
+            "magnus-config.yaml",
+            "magnus-config.yaml",
+            "the",
+        ]
+        [line] = [line for line in lines if line.startswith("->")]
+        return line
+
+    assert decisive().endswith(f"git work tree: {databases}/magnus-config.yaml")
+    assert f"The database is {databases}/parent.db ({databases}/magnus-config.yaml)." in run("which").output
+    monkeypatch.setenv(CONNECTION_STRING_VARIABLE, "postgresql://ann:krakenbait@nowhere/x")
+    assert decisive() == "-> MAGNUS_DB_CONNECTION_STRING: postgresql://ann:***@nowhere/x"
+    assert "krakenbait" not in run("which").output
+
+
+def default_decides(run: RunCommand) -> bool:
+    return "-> the default" in run("which").output
+
+
+def test_parent_folders_count_in_a_git_work_tree_only(run: RunCommand, databases: Path) -> None:
+    (databases / ".git").rename(databases.parent / ".git")
+    assert not default_decides(run)
+    (databases.parent / ".git").rename(databases / "sub" / ".git")  # the root of a work tree ends the search
+    assert default_decides(run)
+    (databases / "sub" / ".git").rmdir()
+    assert default_decides(run)
+
+
+def test_file_of_another_user_in_a_parent_folder_is_ignored(
+    run: RunCommand, databases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert default_decides(run)
+    Path("magnus-config.yaml").write_text((databases / "magnus-config.yaml").read_text())
+    assert not default_decides(run)  # magnus itself trusts the one in the working folder
+
+
+def test_nearest_file_decides_even_if_it_names_no_store(run: RunCommand, databases: Path) -> None:
+    Path("magnus-config.yaml").write_text("defaults: {executor: {type: local}}")
+    output = run("which").output
+    assert f"The database is {databases}/sub/.run_log_store/run_log.db (the default, since magnus-config.yaml" in output
+
+
+def test_sections_that_a_file_lacks_come_from_the_project(run: RunCommand, databases: Path) -> None:
+    Path("empty.yaml").write_text("")
+    assert "does not keep run logs" in run("runs", "-c", "empty.yaml", exit_code=1).output  # as magnus in this folder
+    Path("magnus-config.yaml").write_text(json.dumps({"defaults": json.loads(Path("project.yaml").read_text())}))
+    assert "of-project" in run("runs", "-c", "empty.yaml").output
+
+
+def test_section_outside_of_defaults_is_explained(run: RunCommand, databases: Path) -> None:
+    Path("magnus-config.yaml").write_text(Path("project.yaml").read_text())
+    assert "Move 'run_log_store:' into it" in run("runs", exit_code=1).output
+    assert "of-project" in run("runs", "-c", "magnus-config.yaml").output  # as magnus
+
+
+def test_relative_paths_of_a_parent_folder_start_there(run: RunCommand, databases: Path) -> None:
+    config = {
+        "secrets": {"type": "dotenv"},
+        "run_log_store": {"type": "db", "config": {"connection_string": "sqlite:///${name}.db"}},
+    }
+    (databases / "magnus-config.yaml").write_text(json.dumps({"defaults": config}))
+    (databases / ".env").write_text("name=parent")
+    assert "of-parent" in run("runs").output
+    with contextlib.closing(open_store()) as store, contextlib.closing(pickle.loads(pickle.dumps(store))) as copy:
+        assert copy.find_file() == f"{databases}/${{name}}.db"
+
+
+def test_deleting_commands_name_the_database_before_they_ask(run: RunCommand, databases: Path) -> None:
+    named = f"The database is {databases}/parent.db ({databases}/magnus-config.yaml)."
+    output = run("delete", "of-parent", exit_code=1).output
+    assert output.index(named) < output.index("Nothing was deleted")
+    given = run("delete", "of-file", "-c", "file.yaml", "--dry-run").output
+    assert "would be deleted" in given and "The database is" not in given
+    assert named in run("mark-failed", "of-parent").output
+    assert named in run("prune", "--keep", "0", "--dry-run").output
+
+
+def test_missing_file_names_c_and_what_was_looked_for(run: RunCommand, tmp_path: Path) -> None:
+    output = run("runs", exit_code=1).output
+    assert f"There is no SQLite file {tmp_path}/.run_log_store/run_log.db" in output
+    assert f"since there is no {tmp_path}/magnus-config.yaml" in output
+    assert "with -c" in output and "create-tables" not in output
+    with pytest.raises(MissingTableError, match="config_file"):
+        open_store()
 
 
 def test_secrets_handler_resolves_placeholders(
@@ -310,7 +427,7 @@ WRITING_COMMANDS = ["copy --to sqlite:///other.db", "delete x --yes", "prune --k
 def test_commands_create_no_database(run: RunCommand, tmp_path: Path, command: str) -> None:
     output = run(*command.split(), exit_code=1).output
     assert f"There is no SQLite file {tmp_path}/.run_log_store/run_log.db" in output
-    assert "the default, since no configuration" in output
+    assert "the default, since there is no " in output
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty.db").touch()
     output = run(*command.split(), "--connection-string", "sqlite:///empty.db", exit_code=1).output

@@ -23,6 +23,7 @@ COMMANDS = {
     "create-tables": "admin.create_tables",
     "create-views": "admin.create_views",
     "check": "admin.check",
+    "which": "admin.which",
     "runs": "lists.list_runs",
     "show": "show.show",
     "logs": "show.logs",
@@ -95,7 +96,7 @@ def message_for(error: Exception, masked_url: str, source: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, RunNotFoundError) and not error.nearest:
         text += " To list all runs, run magnus db runs."
-    if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source:
+    if isinstance(error, (ConfigurationError, peewee.PeeweeException)) and source and source not in text:
         if masked_url in text:
             text += f" ({source})"
         elif "://" not in text:  # A message with another URL is about another database.
@@ -107,9 +108,10 @@ def message_for(error: Exception, masked_url: str, source: str) -> str:
 def db() -> None:
     """Show and manage the runs in a database.
 
-    The database comes from, in this order: --connection-string; the configuration file of -c; the project's
-    magnus-config.yaml; the environment variable MAGNUS_DB_CONNECTION_STRING; the default SQLite file,
-    .run_log_store/run_log.db.
+    The database comes from, in this order: --connection-string; the configuration file of -c; the environment
+    variables MAGNUS_DB_CONNECTION_STRING, MAGNUS_CONFIGURATION_FILE and MAGNUS_CONFIG_FILE; magnus-config.yaml here;
+    in a git work tree, your magnus-config.yaml in a parent folder; the default SQLite file, .run_log_store/run_log.db.
+    magnus db which says which one decided.
     """
     from magnus_peewee_store.cli.terminal import SafeConsole
 

@@ -1,15 +1,16 @@
-"""The commands that look after a database: create-tables, create-views, check."""
+"""The commands that look after a database: create-tables, create-views, check, which."""
 
 from dataclasses import asdict
 
 import click
 
 from magnus_peewee_store import runs
-from magnus_peewee_store.cli import trees
+from magnus_peewee_store.cli import DATABASE, trees
 from magnus_peewee_store.cli.options import json_option, on_database
 from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar, say
+from magnus_peewee_store.configuration import Place, find_places
 from magnus_peewee_store.db.schema import Schema
-from magnus_peewee_store.store import DBStore
+from magnus_peewee_store.store import DEFAULT_CONNECTION_STRING, DBStore
 
 
 @click.command("create-tables")
@@ -68,6 +69,27 @@ def check(store: DBStore, is_json: bool) -> None:
         say(_advice(report))
     if not report.is_healthy:
         click.get_current_context().exit(1)
+
+
+@click.command()
+@on_database(creates=True)
+def which(store: DBStore) -> None:
+    """Print where the database is looked for, in this order, and what decided.
+
+    \b
+    Example:
+      magnus db which
+    """
+    context = click.get_current_context()
+    places = find_places(context.params["config_file"], context.params["connection_string"])
+    file = store.find_file()
+    default = Place("the default", DEFAULT_CONNECTION_STRING)
+    decisive = next((place for place in places if place.value), default)
+    for place in (*places, default):
+        say(f"{'->' if place == decisive else '  '} {place.name}: {place.shown or 'none'}")
+    masked_url, source = context.meta[DATABASE]
+    missing = "" if store.database.exists() else " It does not exist."
+    say(f"The database is {file or masked_url} ({source}).{missing}")
 
 
 def _advice(report: runs.CheckReport) -> str:

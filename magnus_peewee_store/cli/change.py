@@ -10,7 +10,7 @@ import click
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG
 from magnus_peewee_store.cli.lists import runs_table
-from magnus_peewee_store.cli.options import Age, filter_options, on_database
+from magnus_peewee_store.cli.options import Age, filter_options, name_database, on_database
 from magnus_peewee_store.cli.terminal import (
     LIST_LENGTH,
     count_of_runs,
@@ -128,6 +128,7 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
     Example:
       magnus db mark-failed calm-hoover
     """
+    name_database(store)
     has_ended = False
     for run in runs.summarize(store, list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))):
         if run.status in ENDED:
@@ -257,6 +258,7 @@ def _delete(
     if not run_ids:
         say("There is nothing to delete.")
         return
+    name_database(store)
     summaries = _show_some(store, run_ids)
     if dry_run:
         say(f"{count_of_runs(run_ids)} would be deleted.")

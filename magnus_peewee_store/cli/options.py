@@ -1,13 +1,14 @@
 """The options and parameter types that commands share."""
 
 import functools
+import traceback
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import click
 
 from magnus_peewee_store.cli import CATALOG, DATABASE, message_for
-from magnus_peewee_store.cli.terminal import printable
+from magnus_peewee_store.cli.terminal import printable, say
 from magnus_peewee_store.configuration import check_exists, find_configuration
 from magnus_peewee_store.exceptions import ConfigurationError
 from magnus_peewee_store.runs.search import FIELDS, Condition, parse_condition
@@ -126,12 +127,20 @@ def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[
             click.get_current_context().meta[DATABASE] = store.database.masked_url, source
             click.get_current_context().meta[CATALOG] = configuration.catalog
             if not creates:
-                check_exists(store)
+                check_exists(store, source)
             return command(store, **options)
 
         return wrapped
 
     return decorate
+
+
+def name_database(store: DBStore) -> None:
+    """Print which database a command is going to change, unless the command line names it."""
+    context = click.get_current_context()
+    if not (context.params["config_file"] or context.params["connection_string"]):
+        masked_url, source = context.meta[DATABASE]
+        say(f"The database is {store.find_file() or masked_url} ({source}).")
 
 
 def json_option(command: Callable[..., T]) -> Callable[..., T]:
@@ -153,6 +162,9 @@ def open_until_command_ends(store: DBStore, source: str) -> None:
     except ConfigurationError as error:
         raise click.ClickException(message_for(error, str(error), source)) from None
     except Exception as error:  # Secrets handlers raise errors of every class.
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not any(frame.f_code is DBStore._get_secret.__code__ for frame in frames):
+            raise
         reason = printable(getattr(error, "message", "") or error)
         raise click.ClickException(
             f"The secrets handler failed: {reason}. Check the section 'secrets' of the configuration."

@@ -79,11 +79,13 @@ class ConnectionString:
     Args:
         template: The text, with its placeholders.
         folder: The folder that holds the SQLite file, instead of the one that the URL names.
+        base: The folder that a relative path of an SQLite file starts from, instead of the working folder.
     """
 
-    def __init__(self, template: str, folder: str = "") -> None:
+    def __init__(self, template: str, folder: str = "", base: str = "") -> None:
         self._template = template
         self._folder = folder
+        self._base = base
         placeholder = Template.pattern.fullmatch(template)
         self._only_secret = (placeholder["named"] or placeholder["braced"] or "") if placeholder else ""
 
@@ -130,7 +132,7 @@ class ConnectionString:
             quoted = {name: quote(value, safe="") for name, value in secrets.items()}
             for name, text in parts.items():
                 parts[name] = Template(text).safe_substitute(quoted if name in ("user", "password") else secrets)
-        parameters = _file_arguments(parts) if "path" in parts else _server_arguments(parts)
+        parameters = _file_arguments(parts, self._base) if "path" in parts else _server_arguments(parts)
         if not parameters.get("database"):
             raise _form_error(url, masked_url, database_class)
         if parts.get("path", "").startswith("~/") and os.path.lexists(parts["path"]):
@@ -193,6 +195,7 @@ def make_database(
     get_secret: GetSecret = get_no_secret,
     retry_timeout: float = RETRY_TIMEOUT,
     folder: str = "",
+    base: str = "",
 ) -> Backend:
     """Return the database that a connection string names. It connects when it is first used.
 
@@ -200,7 +203,8 @@ def make_database(
         connection_string: See `ConnectionString`.
         get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
         retry_timeout: For how many seconds transient errors are retried.
-        folder: The folder that holds the SQLite file, instead of the one that the connection string names.
+        folder: See `ConnectionString`.
+        base: See `ConnectionString`.
 
     Returns:
         A database of the class that `playhouse.db_url` has for the scheme, mixed with the matching backend class.
@@ -208,7 +212,7 @@ def make_database(
     Raises:
         ConfigurationError: If the text is not the URL of a database. The message contains no secret.
     """
-    url = ConnectionString(connection_string, folder)
+    url = ConnectionString(connection_string, folder, base)
     target = url.resolve(get_secret)
     if target.missing_secrets:
         names = ", ".join(target.missing_secrets)
@@ -286,12 +290,12 @@ def _form_error(url: str, masked_url: str, database_class: Type[peewee.Database]
     )
 
 
-def _file_arguments(parts: Dict[str, str]) -> Dict[str, Any]:
+def _file_arguments(parts: Dict[str, str], base: str) -> Dict[str, Any]:
     path = parts["path"]
     if path.startswith("~/"):
         path = os.path.expanduser(path)
     # The path is absolute, because the steps of a pipeline may change the working directory.
-    return {"database": path if path in ("", MEMORY) else os.path.abspath(path)}
+    return {"database": path if path in ("", MEMORY) else os.path.abspath(os.path.join(base, path))}
 
 
 def _server_arguments(parts: Dict[str, str]) -> Dict[str, Any]:
