@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import socket
+import sys
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from magnus_peewee_store.scrub import scrub_remote
@@ -15,7 +16,7 @@ from magnus_peewee_store.times import local_utc_offset
 _GIT_REMOTE = re.compile(r"(?:[\w+.-]+://)?(?:git@)?(?P<host>[^:/]+)(?::\d+(?=/))?[:/](?P<path>.+?)(?:\.git)?/?")
 
 
-_TEXTS = ("user", "host", "folder", "python", "magnus")
+_TEXTS = ("user", "host", "folder", "python", "magnus", "script")
 
 
 class Origin(NamedTuple):
@@ -31,6 +32,8 @@ class Origin(NamedTuple):
     """The version of Python."""
     magnus: Optional[str] = None
     """The version of magnus."""
+    script: Optional[str] = None
+    """The script or notebook that it runs, relative to the working folder."""
 
     @property
     def environment(self) -> Optional[str]:
@@ -41,7 +44,8 @@ class Origin(NamedTuple):
 def this_process() -> Origin:
     """Return the origin of this process."""
     folder = os.path.basename(os.getcwd()) or None
-    return Origin(_user(), _host(), folder, local_utc_offset(), platform.python_version(), _magnus_version())
+    versions = platform.python_version(), _magnus_version()
+    return Origin(_user(), _host(), folder, local_utc_offset(), *versions, _script())
 
 
 def parse_origin(value: Any) -> Origin:
@@ -83,6 +87,12 @@ def _user() -> str:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):  # A container may run with a user id that has no name.
         return str(os.getuid())
+
+
+def _script() -> Optional[str]:
+    # Jupyter sets the variable to the path of the notebook.
+    path = getattr(sys.modules["__main__"], "__file__", None) or os.environ.get("JPY_SESSION_NAME")
+    return os.path.relpath(path) if path else None
 
 
 def _host() -> str:

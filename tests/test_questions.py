@@ -1,8 +1,10 @@
 """Questions that users ask about their runs. One command or one call answers each."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
+import textwrap
 from pathlib import Path
 from typing import List
 
@@ -129,3 +131,56 @@ def test_which_runs_have_died(sqlite_file: SqliteFile) -> None:
     assert "killed" in db("runs", "--status", "INTERRUPTED", *database)
     assert [run.run_id for run in runs.search(store, "status=STALE")] == ["silent"]
     assert [run.run_id for run in runs.search(store, "status=PROCESSING")] == ["killed", "silent", "alive"]
+
+
+@pytest.mark.parametrize(("age", "state"), [(1000, ""), (1000, INTERRUPTED), (0, "")])
+def test_how_to_resume_a_run_that_died(sqlite_file: SqliteFile, age: float, state: str) -> None:
+    with contextlib.closing(DBStore(connection_string=sqlite_file.url)) as store:
+        store.create_run_log("run", status="PROCESSING", tag="every night")
+        store.set_run_config("run", {"pipeline_file": "a b.yaml", "configuration_file": "c.yaml"})
+        add_beat(store, age=age, state=state)
+    shown = db("show", "run", "--connection-string", sqlite_file.url)
+    command = "Resume it with: magnus execute -f 'a b.yaml' -c c.yaml --tag 'every night' --use-cached run"
+    assert (command in shown) == (age > 0) and ("Resume" in shown) == (age > 0)
+
+
+def test_how_to_resume_a_run_of_the_sdk(project: Project) -> None:
+    script = """
+        import sys
+        from magnus import Pipeline, Task
+
+        load = Task(name="load", command="functions.load", terminate_with_success=True)
+        pipeline = Pipeline(steps=[load], start_at=load, add_terminal_nodes=True)
+        pipeline.execute(configuration_file="config.yaml", ARGUMENTS)
+    """
+    functions = "from pathlib import Path\n\ndef load():\n    assert Path('fixed').exists()\n"
+    project.write(functions_py=functions, config_yaml={"run_log_store": {"type": "db"}})
+    (project.folder / "src").mkdir()
+    train = project.folder / "src" / "train.py"
+    train.write_text(textwrap.dedent(script).replace("ARGUMENTS", "run_id='first', tag='nightly'"))
+    project.environment["PYTHONPATH"] = str(project.folder)
+    project.python("src/train.py")
+    shown = project.magnus("db", "show", "first")
+    command = "python src/train.py, with execute(..., use_cached='first', tag='nightly')"
+    assert f"Resume it with: {command}" in shown
+    (project.folder / "fixed").touch()
+    arguments = command.partition("..., ")[2].rstrip(")")
+    train.write_text(textwrap.dedent(script).replace("ARGUMENTS", f"run_id='second', {arguments}"))
+    project.python("src/train.py")
+    assert "second nightly SUCCESS" in " ".join(project.magnus("db", "runs", "--columns", "run_id,tag,status").split())
+
+
+def test_open_in_the_notebook_of_a_subfolder(project: Project) -> None:
+    section = {"run_log_store": {"type": "db", "config": {"connection_string": "sqlite:///data/runs.db"}}}
+    steps = {"done": {"type": "success"}, "fail": {"type": "fail"}}
+    project.write(magnus_config_yaml={"defaults": section}, pipeline_yaml={"dag": {"start_at": "done", "steps": steps}})
+    (project.folder / "magnus_config.yaml").rename(project.folder / "magnus-config.yaml")
+    project.run("/usr/bin/env", "git", "init", "--quiet")
+    project.magnus("execute", "-f", "pipeline.yaml", "--run-id", "first")
+    notebooks = project.folder / "notebooks"
+    notebooks.mkdir()
+    code = "from magnus_peewee_store import open_store, runs; print([run.run_id for run in runs.search(open_store())])"
+    in_notebook = Project(notebooks)
+    assert in_notebook.python("-c", code).splitlines()[-1] == "['first']"
+    assert "first" in in_notebook.magnus("db", "runs")
+    assert list(notebooks.iterdir()) == []

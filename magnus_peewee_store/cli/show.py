@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import click
 from magnus import defaults
-from magnus.datastore import RunLog, StepLog
+from magnus.datastore import StepLog
 from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
@@ -102,8 +102,8 @@ def show(
         echo_json({**run.complete_log.model_dump(), **_facts_about(run)}, indent=4)
     else:
         console.print(trees.run_tree(run, is_full=not console.is_terminal))
-        if run.run_log.status == defaults.FAIL:
-            say(f"Resume it with: {_resume_command(run.run_log)}")
+        if resume_command(run):
+            say(f"Resume it with: {resume_command(run)}")
     trees.echo_unreadable(run)
 
 
@@ -176,10 +176,19 @@ def _facts_about(run: runs.Run) -> Dict[str, Any]:
     }
 
 
-def _resume_command(run_log: RunLog) -> str:
-    """Return the command that runs a failed run again from where it failed."""
+def resume_command(run: runs.Run) -> str:
+    """Return the command that runs a run again from where it failed or died; empty if it did neither."""
+    run_log = run.run_log
+    if run_log.status != defaults.FAIL and not run.liveness.is_stale:
+        return ""
+    config = run_log.run_config
+    if not config.get("pipeline_file"):  # a run of the SDK
+        tag = f", tag={run_log.tag!r}" if run_log.tag else ""
+        script = shell_words("python", run.origin.script) if run.origin.script else "the script that started it"
+        return f"{script}, with execute(..., use_cached={run_log.run_id!r}{tag})"
     files = {"-f": "pipeline_file", "-c": "configuration_file", "-p": "parameters_file"}
-    options = [(option, str(run_log.run_config[key])) for option, key in files.items() if run_log.run_config.get(key)]
+    options = [(option, str(config[key])) for option, key in files.items() if config.get(key)]
+    options += [("--tag", run_log.tag)] if run_log.tag else []
     words = [word for option in [*options, ("--use-cached", run_log.run_id)] for word in option]
     return shell_words("magnus", "execute", *words)
 
