@@ -311,6 +311,17 @@ def test_configurations_with_sqlite(project: Project, block: documents.Block) ->
     assert run_ids(project, "runs.db") == ["a-run"]
 
 
+def test_commands_of_the_readme_follow_from_each_other(project: Project) -> None:
+    steps = {"done": {"type": "success"}, "fail": {"type": "fail"}}
+    for file in project.folder.iterdir():
+        file.unlink()
+    project.write(pipeline_yaml={"dag": {"start_at": "done", "steps": steps}})
+    (project.folder / "magnus-config.yaml").write_text(documents.block("readme-config"))
+    output = project.run("/bin/bash", "-euc", documents.block("readme-commands"))
+    assert "SUCCESS" in output.partition("RUN ")[2] and "pipeline pipeline.yaml" in output
+    assert run_ids(project, "runs.db")
+
+
 def test_configuration_of_a_project(project: Project) -> None:
     (project.folder / "magnus-config.yaml").write_text(documents.block("project-config"))
     project.magnus("execute", "-f", "pipeline.yaml", "-p", "parameters.yaml", "--run-id", "a-run")
