@@ -189,8 +189,8 @@ def test_search_in_python(with_runs: Project) -> None:
 def test_views_answer_in_sql(with_runs: Project) -> None:
     with_runs.magnus("db", "create-views")
     with contextlib.closing(sqlite3.connect(str(with_runs.folder / ".run_log_store" / "run_log.db"))) as connection:
-        for statement in documents.block("views").split(";")[:-1]:
-            assert len(connection.execute(statement).fetchall()) == 6
+        statements = documents.block("views").split(";")[:-1]
+        assert [len(connection.execute(each).fetchall()) for each in statements] == [6, 1, 6]
 
 
 def test_getting_started(project: Project) -> None:
@@ -410,6 +410,12 @@ def test_roles_have_the_rights_that_they_need(project: Project, kind: str) -> No
 
         dashboard = DBStore(connection_string=url("dashboard", "choose-a-fourth"))
         assert len(runs.list_runs(dashboard)) == 2
+        owner = DBStore(connection_string=url("magnus", "choose-one"))
+        for _ in range(2):  # The second time replaces the views.
+            runs.create_views(owner)
+        owner.close()
+        for view in ("run_summary", "run_steps", "run_metrics", "run_params"):
+            assert dashboard.database.execute_sql(f"SELECT * FROM {view}").fetchall() is not None
         dashboard.close()
         project.magnus("db", "runs", "--connection-string", url("dashboard", "choose-a-fourth"))
         caretaker = ("--yes", "--connection-string", url("caretaker", "choose-a-third"))

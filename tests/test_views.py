@@ -1,5 +1,6 @@
 """Test the views for SQL clients on every database."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
@@ -8,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from concurrency import run_in_processes
 from conftest import SERVERS, AnyDatabase, Database, database_for, new_store
-from logs import step
-from magnus.datastore import RunLog
+from logs import attempted_step, step
+from magnus.datastore import BranchLog, RunLog
+from test_liveness import add_beat
 
 from magnus_peewee_store import DBStore, cli, runs
 
@@ -38,7 +40,8 @@ def views(store: DBStore, database: AnyDatabase) -> Iterator[AnyDatabase]:
         store.put_run_log(RunLog(run_id=run_id, steps={"train": train}, parameters=parameters))
     store.put_run_log(RunLog(run_id="broken", steps={"load": step("load")}))
     database.sql("UPDATE db_log SET attribute_value = ? WHERE attribute_key = ?", "{", "load")
-    assert magnus_db(database, "create-views") == "Created the view run_metrics.\nCreated the view run_params.\n"
+    names = ("run_metrics", "run_params", "run_steps", "run_summary")
+    assert magnus_db(database, "create-views") == "".join(f"Created the view {name}.\n" for name in names)
     yield database
     magnus_db(database, "create-views", "--drop")
 
@@ -69,6 +72,88 @@ def test_parameters_have_numbers_and_texts(views: AnyDatabase) -> None:
         ("none", None, None),
         ("optimizer", None, "adam"),
     ]
+
+
+def put_run(store: DBStore, run_id: str, status: str = "SUCCESS", **origin: Any) -> None:
+    """Write a run with two steps, one in a branch, that took from 10:00 to 10:00:03.250 of its local time."""
+    code = [{"code_identifier": "5f0f5e2", "code_identifier_type": "git"}]
+    work = attempted_step("map.1.work", "10:00:01", "10:00:03.250000", code_identities=code)
+    branch = BranchLog(internal_name="map.1", steps={"map.1.work": work})
+    steps = {
+        "load": attempted_step("load", "10:00:00", "10:00:01", code_identities=code),
+        "map": step("map", step_type="map", status=status, branches={"map.1": branch}),
+        "success": attempted_step("success", "11:00:00", "11:00:00", step_type="success"),
+    }
+    config = {"pipeline_file": "sales.yaml", "started_by": origin} if origin else {}
+    store.put_run_log(RunLog(run_id=run_id, status=status, tag="nightly", run_config=config, steps=steps))
+
+
+SUMMARY = "run_id, status, started, ended, duration_s, tag, pipeline, {user}, host, {commit}"
+
+
+def summary_of(database: AnyDatabase, store: DBStore, run_id: str) -> Tuple[Any, ...]:
+    columns = SUMMARY.format(user=store.database.quoted("user"), commit=store.database.quoted("commit"))
+    [row] = rows(database, f"SELECT {columns} FROM run_summary WHERE run_id = '{run_id}'")
+    return row
+
+
+def test_summary_has_a_row_per_run(views: AnyDatabase, store: DBStore) -> None:
+    put_run(store, "run", user="ann", host="laptop", utc_offset=3600)
+    put_run(store, "running", "PROCESSING", user="ann", host="laptop", utc_offset=0)
+    put_run(store, "without", "FAIL")
+    [run] = runs.search(store, "run_id=run")
+    row = summary_of(views, store, "run")
+    assert run.started and str(row[2])[:19] == f"{run.started:%Y-%m-%d %H:%M:%S}"
+    assert str(row[3])[:23] == "2024-02-03 09:00:03.250" and row[4] == run.duration == 3.25
+    assert (row[:2], row[5:]) == (("run", "SUCCESS"), ("nightly", "sales.yaml", "ann", "laptop", "5f0f5e2"))
+    assert summary_of(views, store, "running")[1:5:2] == ("PROCESSING", None)
+    without = summary_of(views, store, "without")
+    assert without[1] == "FAIL" and without[3:9] == (None, None, "nightly", None, None, None)
+    assert len(rows(views, "SELECT * FROM run_summary")) == 6
+    assert len(rows(views, "SELECT * FROM run_summary")[0]) == 10
+
+
+def test_steps_have_their_times_in_utc(views: AnyDatabase, store: DBStore) -> None:
+    put_run(store, "run", user="ann", utc_offset=-7200)
+    select = "SELECT step, step_type, status, started, ended, duration_s FROM run_steps WHERE run_id = 'run'"
+    found = {row[0]: row[1:] for row in rows(views, f"{select} ORDER BY step")}
+    assert found.keys() == {"load", "map", "map.1.work"}  # not the node that ends the graph
+    assert found["map"] == ("map", "SUCCESS", None, None, None)
+    _, status, started, ended, seconds = found["map.1.work"]
+    assert (status, str(started)[:19], str(ended)[:23]) == ("SUCCESS", "2024-02-03 12:00:01", "2024-02-03 12:00:03.250")
+    assert seconds == 2.25
+
+
+@pytest.mark.parametrize("offset", [None, "x", 1e300, [1], 3600.5, -999999])
+def test_end_is_null_without_a_usable_offset(views: AnyDatabase, store: DBStore, offset: Any) -> None:
+    put_run(store, "run", user="ann", host="laptop", utc_offset=offset)
+    assert summary_of(views, store, "run")[3:5] == (None, None)
+
+
+def test_end_is_null_if_the_clock_was_changed(views: AnyDatabase, store: DBStore) -> None:
+    for run_id, offset in (("run", 3600), ("changed", None), ("moved", 36)):
+        put_run(store, run_id, user="ann", host="laptop", utc_offset=3600)
+        add_beat(store, 0, run_id, utc_offset=offset)
+    ends = [summary_of(views, store, run_id)[3] is None for run_id in ("run", "changed", "moved")]
+    assert ends == [False, True, True]
+
+
+def test_damaged_rows_do_not_break_the_summary(views: AnyDatabase, store: DBStore) -> None:
+    for run_id in ("good one", "bad step", "bad time", "bad run"):
+        put_run(store, run_id, user="ann", host="laptop", utc_offset=0)
+    update = "UPDATE db_log SET attribute_value = ? WHERE run_id = ? AND attribute_key = ?"
+    views.sql(update, "{", "bad step", "load")
+    views.sql(update, "[1]", "bad run", "run_log")
+    times = {
+        "attempts": [{"start_time": "2024-99-03 10:00:00", "end_time": 7}],
+        "status": "SUCCESS",
+        "step_type": "task",
+    }
+    views.sql(update, json.dumps(times), "bad time", "load")
+    assert summary_of(views, store, "good one")[4] == 3.25
+    for run_id in ("bad step", "bad time"):
+        assert summary_of(views, store, run_id)[4] == 2.25
+    assert summary_of(views, store, "bad run")[1] is None
 
 
 def test_recipe_for_the_best_runs(views: AnyDatabase) -> None:
@@ -108,7 +193,7 @@ def test_recipe_for_a_table_of_metrics(views: AnyDatabase) -> None:
 
 def test_views_can_be_created_again_and_dropped(views: AnyDatabase) -> None:
     assert "Created the view run_metrics." in magnus_db(views, "create-views")
-    assert magnus_db(views, "create-views", "--drop").count("Dropped the view") == 2
+    assert magnus_db(views, "create-views", "--drop").count("Dropped the view") == 4
     assert magnus_db(views, "create-views", "--drop") == "There are no views to drop.\n"
 
 
@@ -145,7 +230,7 @@ def test_views_are_in_the_schema_of_the_table(server_databases: Callable[[str], 
                 runs.create_views(store)
         assert rows(database, "SELECT run_id, value FROM team_a.run_params") == [("team_a", 0.1)]
         with new_store(f"{database.url}?schema=team_b") as store:
-            assert runs.drop_views(store) == ["run_metrics", "run_params"]
+            assert runs.drop_views(store) == ["run_metrics", "run_params", "run_steps", "run_summary"]
         assert rows(database, "SELECT run_id, value FROM team_a.run_params") == [("team_a", 0.1)]
         assert rows(database, "SELECT schemaname FROM pg_views WHERE viewname = 'run_params'") == [("team_a",)]
         for schema in ("team_a", "team_b"):

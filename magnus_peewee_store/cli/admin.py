@@ -30,13 +30,10 @@ def create_tables(store: DBStore) -> None:
 
 
 @click.command("create-views")
-@click.option("--drop", is_flag=True, help="Drop the trees.")
+@click.option("--drop", is_flag=True, help="Drop the views.")
 @on_database()
 def create_views(store: DBStore, drop: bool) -> None:
-    """Create views for SQL clients: run_metrics and run_params. Running it again is safe.
-
-    run_metrics has the columns run_id, step, metric, value and text. run_params has run_id, param, value and text.
-    value is the number, or NULL if the value is not a number. text is the value as text.
+    """Create views for SQL clients: run_summary, run_steps, run_metrics and run_params. Running it again is safe.
 
     \b
     Example:

@@ -123,6 +123,8 @@ class Backend(peewee.Database):
     view_document: ClassVar[str] = (
         "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
     )
+    matches, integer = "REGEXP", "SIGNED"  # the operator for regular expressions, and the type to cast to
+    view_fence: ClassVar[str] = ""  # ends a subquery whose expressions must not be evaluated more often than once a row
     view_functions: ClassVar[Dict[str, str]] = {}  # by signature, CREATE FUNCTION statements for {function}
     _state: Any  # peewee's state of the connection
     extra = ""  # the name of this package's extra that installs the driver
@@ -386,6 +388,32 @@ class Backend(peewee.Database):
             paths: For each value the keys and indexes that lead to it. Index -1 is the last.
         """
         return document
+
+    # The SQL of views; arguments and results are expressions.
+
+    def json_text(self, document: str, *path: Union[str, int]) -> str:
+        """Return the text of the value at a path of a JSON document, or NULL. Index -1 is the last."""
+        raise NotImplementedError
+
+    def to_offset(self, text: str) -> str:
+        """Return the number of seconds that a text is; NULL if it is not an integer of at most 5 digits."""
+        return f"CASE WHEN {text} {self.matches} '^-?[0-9]{{1,5}}$' THEN CAST({text} AS {self.integer}) END"
+
+    def to_utc(self, text: str, offset: str) -> str:
+        """Return the time in UTC of a text with a local time, given its offset in seconds."""
+        raise NotImplementedError
+
+    def seconds_between(self, start: str, end: str) -> str:
+        """Return the seconds between two times or texts with times, with milliseconds."""
+        raise NotImplementedError
+
+    def position(self, text: str, value: str) -> str:
+        """Return where a text stands in a value; 0 if it does not."""
+        return f"INSTR({value}, {text})"
+
+    def concat(self, *texts: str) -> str:
+        """Return several texts as one, or NULL if one of them is NULL."""
+        return f"({' || '.join(texts)})"
 
     def next_pk(self) -> Any:
         """Return the SQL expression for the next pk, if pk has no default. It then comes from the sequence `id_seq`."""

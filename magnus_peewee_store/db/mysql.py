@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from datetime import datetime
-from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple, Union
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -132,6 +132,28 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             {_KEYS.format(f"JSON_KEYS({_MEMBER})")} AS point
         WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES}
     """  # noqa: S608 - constants
+
+    def json_text(self, document: str, *path: Union[str, int]) -> str:
+        """Use JSON_EXTRACT. A JSON null becomes NULL."""
+        parts = "".join(f'."{part}"' if isinstance(part, str) else f"[{part}]" for part in path)
+        # MariaDB 10.11 does not find [last] in every array.
+        before, is_last, after = parts.partition("[-1]")
+        last = f"CONCAT('${before}[', JSON_LENGTH({document}, '${before}') - 1, ']{after}')"
+        found = f"JSON_EXTRACT({document}, {last if is_last else repr('$' + parts)})"
+        return f"NULLIF(JSON_UNQUOTE({found}), 'null')"
+
+    def to_utc(self, text: str, offset: str) -> str:
+        """Use intervals. A text that is not a time becomes NULL."""
+        return f"CAST({text} AS DATETIME(6)) - INTERVAL {offset} SECOND"
+
+    def seconds_between(self, start: str, end: str) -> str:
+        """Use TIMESTAMPDIFF."""
+        start, end = (f"CAST({each} AS DATETIME(6))" for each in (start, end))
+        return f"ROUND(TIMESTAMPDIFF(MICROSECOND, {start}, {end}) / 1e6, 3)"
+
+    def concat(self, *texts: str) -> str:
+        """Use CONCAT: || may mean OR."""
+        return f"CONCAT({', '.join(texts)})"
 
     # https://mariadb.com/kb/en/mariadb-error-codes/ and
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html

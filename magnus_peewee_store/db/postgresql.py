@@ -4,7 +4,7 @@ import contextlib
 import re
 import traceback
 from datetime import datetime
-from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple, Union
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -48,6 +48,14 @@ _VIEW_VALUES = """
     END AS value,
     {value} #>> '{{{{}}}}' AS text
 """
+
+
+# The 29th and later days are not checked further: magnus writes no dates that do not exist.
+_TIME = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[ T]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?$"
+
+
+def _to_timestamp(text: str) -> str:
+    return f"(CASE WHEN {text} ~ '{_TIME}' THEN CAST({text} AS TIMESTAMP) END)"
 
 
 class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
@@ -98,6 +106,8 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         ) AS point
         WHERE log.attribute_type IN ({{types}})
     """  # noqa: S608 - constants
+    matches, integer = "~", "INTEGER"
+    view_fence = "OFFSET 0"
     view_document = "{function}({value}, {quoted})"
     # Casting a text that is not JSON raises an error, which would make every query on the view fail.
     view_functions = {
@@ -249,6 +259,23 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     def next_pk(self) -> Any:
         """Use the sequence in the schema of the table."""
         return fn.NEXTVAL(self.qualified("id_seq"))
+
+    def json_text(self, document: str, *path: Union[str, int]) -> str:
+        """Use the operator #>>."""
+        return f"({document} #>> '{{{','.join(map(str, path))}}}')"
+
+    def to_utc(self, text: str, offset: str) -> str:
+        """Cast only what is a time: a cast that fails would make every query on the view fail."""
+        return f"({_to_timestamp(text)} - {offset} * INTERVAL '1 second')"
+
+    def seconds_between(self, start: str, end: str) -> str:
+        """Use intervals."""
+        times = [_to_timestamp(f"CAST({each} AS TEXT)") for each in (end, start)]
+        return f"CAST(ROUND(CAST(EXTRACT(EPOCH FROM {times[0]} - {times[1]}) AS NUMERIC), 3) AS DOUBLE PRECISION)"
+
+    def position(self, text: str, value: str) -> str:
+        """Use STRPOS."""
+        return f"STRPOS({value}, {text})"
 
     def qualified(self, name: str) -> str:
         """Return a name with the schema that the connection string sets."""

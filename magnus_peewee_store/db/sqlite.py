@@ -137,6 +137,23 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         values = fn.json_extract(document, *("$" + "".join(map(_path_part, path)) for path in paths))
         return peewee.Case(None, [(fn.json_valid(document), values)], document)
 
+    def json_text(self, document: str, *path: Union[str, int]) -> str:
+        """Use json_extract."""
+        return f"CAST(json_extract({document}, '${''.join(map(_path_part, path))}') AS TEXT)"
+
+    def to_offset(self, text: str) -> str:
+        """Compare with the integer: SQLite has no regular expressions."""
+        number = f"CAST({text} AS INTEGER)"
+        return f"CASE WHEN CAST({number} AS TEXT) = {text} AND ABS({number}) < 100000 THEN {number} END"
+
+    def to_utc(self, text: str, offset: str) -> str:
+        """Use the modifiers of STRFTIME. Times have milliseconds."""
+        return f"STRFTIME('%Y-%m-%d %H:%M:%f', {text}, (-{offset}) || ' seconds')"
+
+    def seconds_between(self, start: str, end: str) -> str:
+        """Use Julian days."""
+        return f"ROUND((JULIANDAY({end}) - JULIANDAY({start})) * 86400, 3)"
+
     def exists(self) -> bool:
         """Return True if the file exists."""
         return self._is_in_memory() or os.path.exists(self.database)

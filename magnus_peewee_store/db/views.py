@@ -1,6 +1,6 @@
 """Views of values inside JSON documents, for SQL clients that want rows and numbers."""
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus_peewee_store.db.base import TABLE, VIEW_FUNCTION, Backend
 
@@ -27,20 +27,31 @@ class View(NamedTuple):
     """The view's name for the keys of those members."""
 
 
-def create_views(database: Backend, views: Sequence[View]) -> List[str]:
+class SelectView(NamedTuple):
+    """A view on a query."""
+
+    name: str
+    select: Callable[[Backend, str], str]
+    """Returns the query, given the SQL expression for the document of a row named `log`."""
+
+
+AnyView = Union[View, SelectView]
+
+
+def create_views(database: Backend, views: Sequence[AnyView]) -> List[str]:
     """Create or replace views, and return their names."""
     database.retry(_create, database, views)
     return [view.name for view in views]
 
 
-def drop_views(database: Backend, views: Sequence[View]) -> List[str]:
+def drop_views(database: Backend, views: Sequence[AnyView]) -> List[str]:
     """Drop views that exist, and return their names."""
     present = database.retry(lambda: [each.name for each in database.get_views(database.schema)])
     database.retry(_drop, database, views)
     return [view.name for view in views if view.name in present]
 
 
-def _create(database: Backend, views: Sequence[View]) -> None:
+def _create(database: Backend, views: Sequence[AnyView]) -> None:
     # Of several processes that create them, each replaces the views of the one before.
     with database.run_lock(TABLE):
         _drop_all(database, views)
@@ -52,6 +63,10 @@ def _create(database: Backend, views: Sequence[View]) -> None:
         for statement in database.view_functions.values():
             database.execute_sql(statement.replace("{function}", database.qualified(VIEW_FUNCTION)))
         for view in views:
+            if isinstance(view, SelectView):
+                select = view.select(database, document)
+                database.execute_sql(f"CREATE VIEW {database.qualified(view.name)} AS {select}")
+                continue
             template = database.value_view if view.member is None else database.member_view
             database.execute_sql(
                 template.format(
@@ -66,13 +81,13 @@ def _create(database: Backend, views: Sequence[View]) -> None:
             )
 
 
-def _drop(database: Backend, views: Sequence[View]) -> None:
+def _drop(database: Backend, views: Sequence[AnyView]) -> None:
     with database.run_lock(TABLE):
         _drop_all(database, views)
 
 
-def _drop_all(database: Backend, views: Sequence[View]) -> None:
-    for view in views:
+def _drop_all(database: Backend, views: Sequence[AnyView]) -> None:
+    for view in reversed(views):  # A view may use those before it.
         database.execute_sql(f"DROP VIEW IF EXISTS {database.qualified(view.name)}")
     for signature in database.view_functions:
         database.execute_sql(f"DROP FUNCTION IF EXISTS {database.qualified(signature)}")

@@ -10,6 +10,7 @@ from magnus_peewee_store.runs.frames import metric_history, metrics_dataframe, p
 from magnus_peewee_store.runs.lineage import DataUse, DataVersion, Input, lineage, upstream, versions
 from magnus_peewee_store.runs.read import Run, UnreadableRow, find_run, read_run
 from magnus_peewee_store.runs.search import Condition, list_runs, search
+from magnus_peewee_store.runs.sql import create_views, drop_views
 from magnus_peewee_store.runs.summaries import RunSummary, summarize
 from magnus_peewee_store.runs.transfer import (
     Outcome,
@@ -23,9 +24,7 @@ from magnus_peewee_store.runs.upkeep import (
     CheckReport,
     Prunable,
     check,
-    create_views,
     delete_runs,
-    drop_views,
     prunable,
 )
 

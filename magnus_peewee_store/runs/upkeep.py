@@ -13,10 +13,8 @@ from magnus import defaults
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db import views
 from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.db.table import BATCH_SIZE, StoredRow, batches
-from magnus_peewee_store.db.views import View
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
@@ -345,27 +343,3 @@ def _is_quiet(store: DBStore, run: RunSummary, since: datetime) -> bool:
     """Return True if an unfinished run has no recent heartbeats, and no rows created since a time."""
     _, newest = store.table.created_at_range(run.run_id, fragments.TYPES)
     return run.is_stale is not False and (not isinstance(newest, datetime) or newest < since)
-
-
-VIEWS = (
-    View("run_metrics", fragments.STEP, "step", "user_defined_metrics", "metric"),
-    View("run_params", fragments.PARAMETER, "param"),
-)
-
-
-def create_views(store: DBStore) -> List[str]:
-    """Create or replace the views `run_metrics` and `run_params` for SQL clients. The table must exist.
-
-    `run_metrics` has the columns `run_id`, `step`, `metric`, `iteration`, `value` and `text`, and a row for each point
-    of a series. For a metric without iterations, `iteration` is NULL. `run_params` has `run_id`, `param`,
-    `value` and `text`. `value` is the number, or NULL if the value is not a number. `text` is the value as text.
-
-    Returns:
-        The names of the views.
-    """
-    return views.create_views(store.database, VIEWS)
-
-
-def drop_views(store: DBStore) -> List[str]:
-    """Drop the views of `create_views`, and return the names of those that existed."""
-    return views.drop_views(store.database, VIEWS)
