@@ -29,9 +29,9 @@ for run in runs.search(open_store()):
     params = [Param(mlflow_name(name), str(value)[:6000]) for name, value in run.params.items()]
     metrics = []
     for name, value in run.metrics.items():
-        if isinstance(value, (int, float)):  # The last part of the name may be the iteration of a series.
-            series, _, step = name.rpartition(".") if re.search(r"\.\d+$", name) else (name, "", "0")
-            metrics.append(Metric(mlflow_name(series), value, end, int(step)))
+        points = run.series[name].points if name in run.series else [(0, value)]
+        numbers = [(step, each) for step, each in points if isinstance(each, (int, float))]
+        metrics += [Metric(mlflow_name(name), each, end, step) for step, each in numbers]
     for first in range(0, max(len(params), len(metrics)), 100):  # MLflow limits the size of a batch.
         client.log_batch(copy, metrics[first : first + 100], params[first : first + 100])
     client.set_terminated(copy, STATUSES[run.status], end)
