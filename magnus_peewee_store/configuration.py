@@ -190,6 +190,7 @@ def check_exists(store: DBStore, source: str) -> None:
         MissingTableError: If the SQLite file or the table does not exist.
     """
     database = store.database
+    database.keeps_journal_mode = True
     if not database.exists():
         raise MissingTableError(
             f"There is no SQLite file {database.database} ({source}). Name the configuration of your pipeline with -c, "

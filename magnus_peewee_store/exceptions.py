@@ -32,7 +32,7 @@ class WrongTableError(RunLogStoreError, peewee.ProgrammingError):
 
 
 class PrivilegeError(RunLogStoreError, peewee.OperationalError):
-    """The role lacks a privilege. The message names it, and contains the GRANT to run."""
+    """The role lacks a privilege, or the user may not write the SQLite file. The message says what can be run."""
 
 
 class CorruptFileError(RunLogStoreError, peewee.DatabaseError):

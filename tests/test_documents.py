@@ -243,6 +243,9 @@ def test_scheduled_run_has_an_id_with_the_date(project: Project) -> None:
 def test_sqlite_backup(with_runs: Project) -> None:
     check_blocks(with_runs, documents.blocks("sqlite-backup"))
     assert run_ids(with_runs, "backup.db") == ["calm-hoover", "keen-curie", "odd-lamarr"]
+    (with_runs.folder / ".run_log_store" / "run_log.db").unlink()
+    with_runs.magnus(*documents.blocks("sqlite-backup")[0].text.split()[1:], fails=True)
+    assert run_ids(with_runs, "backup.db") == ["calm-hoover", "keen-curie", "odd-lamarr"]
 
 
 def test_contributing(project: Project) -> None:

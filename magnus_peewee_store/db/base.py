@@ -115,6 +115,7 @@ class Backend(peewee.Database):
     longest_pause = 5.0  # seconds between two attempts of `retry`
     has_ordered_locks = False  # whether SELECT ... ORDER BY ... FOR UPDATE locks the rows in this order
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
+    keeps_journal_mode = False  # whether SQLite's journal mode stays as it is, because nothing is created
     schema: Optional[str] = None  # the schema of the table, if the connection string sets one
     # SQL that creates a view on values in documents; `views.create_views` fills in the names.
     value_view: ClassVar[str]

@@ -5,17 +5,22 @@ import logging
 import operator
 import os
 import re
+import shlex
 import sqlite3
+import struct
+import sys
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
+from urllib.parse import quote
 
 import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.base import INEXACT, PARTIAL, TABLE, Backend
-from magnus_peewee_store.exceptions import ConfigurationError, CorruptFileError, RunLogStoreError
+from magnus_peewee_store.exceptions import ConfigurationError, CorruptFileError, PrivilegeError, RunLogStoreError
 from magnus_peewee_store.times import utcnow
 
 logger = logging.getLogger("magnus.db")
@@ -35,9 +40,15 @@ NETWORK_TYPES = frozenset(
 )
 
 MEMORY = ":memory:"
+SIDE_FILES = ("-wal", "-shm", "-journal")
 # How many seconds SQLite itself waits for a lock. Python cannot interrupt this wait, so it is short and `retry` repeats
 # it. SQLite's own wait is better than ours: with many writers, each pause in Python costs half of the throughput.
 LOCK_WAIT = 1.0
+
+# SQLite's shared lock in the file: https://www.sqlite.org/src/file/src/os.h. And Linux' command for a lock that belongs
+# to an open file instead of a process. Python names it since 3.9.
+SHARED_LOCK = (0x40000002, 510)
+SET_FILE_LOCK = 37 if sys.platform == "linux" else None
 
 T = TypeVar("T")
 NETWORK_FAULTS = ("locking protocol", "disk I/O error", "database is locked")
@@ -99,10 +110,13 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._network_type: Optional[str] = None
+        self._guard: Optional[ReadGuard] = None
+        self._is_outdated = False  # whether the last connection read a file that has changed meanwhile
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
 
-    def init(self, database: Optional[str], *args: Any, **kwargs: Any) -> None:
+    def init(self, database: Optional[str], *args: Any, read_only: bool = False, **kwargs: Any) -> None:
         """Initialize the database as peewee does, with a busy timeout."""
+        self._is_read_only = read_only
         super().init(database, *args, **{"timeout": min(self.retry_timeout, LOCK_WAIT), **kwargs})
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
@@ -173,6 +187,31 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
         return super().try_once(work_with_timeout, timeout)
 
+    def close(self) -> bool:
+        """Close the connection, and then release the lock of a reader."""
+        try:
+            return super().close()
+        finally:
+            guard, self._guard = self._guard, None
+            if guard:
+                self._is_outdated = guard.is_outdated()
+                guard.release()
+
+    def _use(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Tuple[Any, Optional[Exception]]:
+        """Do as `Backend` does. A reader's connection lasts for one call, which is repeated if the file has changed."""
+        while True:
+            self._is_outdated = False
+            try:
+                found = super()._use(work, *args, **kwargs)
+            except (peewee.PeeweeException, RunLogStoreError):
+                if not self._is_outdated:
+                    raise
+                continue
+            if self._guard:
+                self.close()
+            if not self._is_outdated:
+                return found
+
     def is_transient(self, error: Exception) -> bool:
         """Return True if another process holds a lock."""
         return super().is_transient(error) or (isinstance(error, peewee.OperationalError) and "locked" in str(error))
@@ -192,7 +231,11 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
         """Return an error for a damaged file, or for one on a network file system that failed."""
+        if isinstance(error, RunLogStoreError):
+            return error
         reason = str(error)
+        if any(text in reason for text in ("readonly", "unable to open", "Permission denied")):
+            return self._explain_denial(reason)
         if self._network_type and any(text in reason for text in NETWORK_FAULTS):
             return ConfigurationError(
                 f"The SQLite file of {self.masked_url} lies on a network file system ({self._network_type}), which "
@@ -204,6 +247,16 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
             f"The SQLite file of {self.masked_url} is damaged, or is no SQLite file: {reason}. Restore a backup, or "
             "recover its rows with SQLite's own shell: sqlite3 FILE .recover | sqlite3 RECOVERED_FILE"
         )
+
+    def _explain_denial(self, reason: str) -> Optional[PrivilegeError]:
+        """Return an error that names the file or folder that this user may not write, and its owner."""
+        if self._is_read_only:
+            return PrivilegeError(f"The connection string of {self.database} says ?mode=ro: {reason}.")
+        paths = (self.database, *(self.database + suffix for suffix in SIDE_FILES), os.path.dirname(self.database))
+        for path in paths:
+            if os.path.lexists(path) and not _may_write(path):
+                return PrivilegeError(f"{self.database}: {reason}. {_advise_owner(path)}")
+        return None
 
     def binary(self, column: Any) -> Any:
         """Use the collation BINARY, whatever collation the column has."""
@@ -248,6 +301,9 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
             self.lock = threading.RLock()
         else:
             super().discard_inherited_connection()
+            if self._guard:
+                self._guard.release()
+                self._guard = None
 
     def _close(self, conn: sqlite3.Connection) -> None:
         """Roll back first: SQLite keeps the lock of a closed connection until its last statement is gone."""
@@ -271,10 +327,23 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def _is_in_memory(self) -> bool:
         return bool(self.database == MEMORY)
 
+    def _connect(self) -> Any:
+        if self._guard is None:
+            return super()._connect()  # type: ignore[misc,unused-ignore]
+        path, options = self.database, self.connect_params
+        self.database, self.connect_params = self._guard.uri, {**options, "uri": True}
+        try:
+            return super()._connect()  # type: ignore[misc,unused-ignore]
+        finally:
+            self.database, self.connect_params = path, options
+
     def _before_connecting(self) -> None:
         if not self._is_in_memory():
             folder = os.path.dirname(self.database)
-            os.makedirs(folder, exist_ok=True)
+            if self._is_read_only or (self.exists() and not (_may_write(self.database) and _may_write(folder))):
+                self._guard = ReadGuard(self.database, self.timeout)
+            else:
+                os.makedirs(folder, exist_ok=True)
             if self._network_type is None:
                 self._network_type = network_type(folder)
                 if self._network_type:
@@ -289,6 +358,8 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
         # Otherwise one byte that is not UTF-8 would end each query for its row. `fragments.parse` reports it.
         connection.text_factory = operator.methodcaller("decode", "utf-8", "surrogateescape")
+        if self._guard or (self.keeps_journal_mode and not self._network_type):
+            return
         # The write-ahead log needs shared memory, so it does not work across machines: https://www.sqlite.org/wal.html
         journal_mode = "delete" if self._network_type else "wal"
         give_up_at = time.monotonic() + self.timeout
@@ -297,12 +368,89 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 connection.execute(f"PRAGMA journal_mode = {journal_mode}")
                 return
             except sqlite3.OperationalError as error:
-                if "readonly" in str(error):
-                    return  # It can still be read.
                 # SQLite ignores the busy timeout while another process switches the file's journal mode.
                 if "locked" not in str(error) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.01)
+
+
+class ReadGuard:
+    """Lets a user read a file that this user may not write, and leaves nothing behind that stops its writers.
+
+    SQLite's write-ahead log needs two files beside the database. A reader who creates them owns them, and nobody else
+    can write. While the guard holds SQLite's shared lock, no writer removes these files. If they exist, SQLite opens
+    the file read-only and creates nothing. If not, it opens the file as one that never changes. If somebody has begun
+    to write meanwhile, `is_outdated` says so, and the caller must read again.
+
+    Raises:
+        PrivilegeError: If only one of the files exists, or this platform has no such lock.
+        OSError: If the file cannot be opened.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._wal = path + "-wal"
+        self._is_immutable = False
+        # Closing it releases all locks of this process on the file, except those of other guards.
+        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if os.pread(self._descriptor, 2, 18) == b"\2\2":  # write-ahead log: https://www.sqlite.org/fileformat.html
+                self._is_immutable = self._wait(path, time.monotonic() + timeout)
+        except BaseException:
+            self.release()
+            raise
+        self.uri = f"file:{quote(path)}?{'immutable=1' if self._is_immutable else 'mode=ro'}"
+
+    def is_outdated(self) -> bool:
+        """Return True if somebody may have written while the file was read. Call it after closing the connection."""
+        return self._is_immutable and os.path.lexists(self._wal)
+
+    def release(self) -> None:
+        """Release the lock."""
+        os.close(self._descriptor)
+
+    def _wait(self, path: str, give_up_at: float) -> bool:
+        """Lock the file, and return True if it has no side files. A writer creates and removes them one by one."""
+        while True:
+            is_locked = self._lock(path)
+            has_wal, has_shm = os.path.lexists(self._wal), os.path.lexists(path + "-shm")
+            if is_locked and has_wal == has_shm:
+                return not has_wal
+            if time.monotonic() > give_up_at:
+                if not is_locked:
+                    raise peewee.OperationalError("database is locked")
+                left = self._wal if has_wal else path + "-shm"
+                raise PrivilegeError(
+                    f"{path} cannot be read, because {left} was left behind alone. Have a user who may write both run "
+                    f"magnus db runs. {_advise_owner(path)}"
+                )
+            time.sleep(0.01)
+
+    def _lock(self, path: str) -> bool:
+        """Try to lock the file. Return False if a writer holds it exclusively."""
+        if SET_FILE_LOCK is None:
+            raise PrivilegeError(
+                f"On {sys.platform}, only a user who may write {path} can read it. {_advise_owner(path)}"
+            )
+        import fcntl
+
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, *SHARED_LOCK, 0)  # struct flock
+        try:
+            fcntl.fcntl(self._descriptor, SET_FILE_LOCK, lock)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+
+def _may_write(path: str) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _advise_owner(path: str) -> str:
+    """Return who owns a path that this user may not write, and what the owner can do."""
+    owner: Union[int, str] = os.lstat(path).st_uid
+    with contextlib.suppress(KeyError, NotImplementedError):
+        owner = Path(path).owner()
+    return f"{path} belongs to {owner}, who can let the group write: chmod g+w {shlex.quote(path)}"
 
 
 def _path_part(part: Union[str, int]) -> str:

@@ -58,7 +58,7 @@ _SERVER_URL = re.compile(
     """,
     re.VERBOSE,
 )
-_FILE_URL = re.compile(r"[\w+.-]+:///(?P<path>[^?#]+)")
+_FILE_URL = re.compile(r"[\w+.-]+:///(?P<path>[^?#]+)(?:\?mode=(?P<mode>ro))?")
 _BRACED_PLACEHOLDER = re.compile(r"\$\{\w+\}")
 
 GetSecret = Callable[[str], str]
@@ -295,7 +295,9 @@ def _file_arguments(parts: Dict[str, str], base: str) -> Dict[str, Any]:
     if path.startswith("~/"):
         path = os.path.expanduser(path)
     # The path is absolute, because the steps of a pipeline may change the working directory.
-    return {"database": path if path in ("", MEMORY) else os.path.abspath(os.path.join(base, path))}
+    options = {"read_only": True} if parts["mode"] else {}
+    database = path if path in ("", MEMORY) else os.path.abspath(os.path.join(base, path))
+    return {"database": database, **options}
 
 
 def _server_arguments(parts: Dict[str, str]) -> Dict[str, Any]:
