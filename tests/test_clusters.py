@@ -22,8 +22,8 @@ from magnus_peewee_store.db.schema import INDEXES
 
 
 @contextmanager
-def store_on(url: str) -> Iterator[DBStore]:
-    store = DBStore(connection_string=url)
+def store_on(url: str, **options: Any) -> Iterator[DBStore]:
+    store = DBStore(connection_string=url, **options)
     try:
         yield store
     finally:

@@ -49,6 +49,10 @@ PARTIAL = "does not cover all rows"
 RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
+# After how many seconds of silence a host counts as gone, and how many pass before it is asked for a sign of life.
+# Keepalives alone are not enough: none is sent while sent data is not acknowledged.
+SILENCE_TIMEOUT = 30
+KEEPALIVE_INTERVAL = 10
 
 if sys.version_info >= (3, 10):
     _STANDARD_LIBRARY = sys.stdlib_module_names
@@ -203,7 +207,8 @@ class Backend(peewee.Database):
             What `work` returns.
 
         Raises:
-            peewee.PeeweeException: If the error is not transient, or still there after `retry_timeout` seconds.
+            peewee.PeeweeException: If the error is not transient, or still there `retry_timeout` seconds after it first
+                occurred.
         """
         give_up_at = time.monotonic() + self.retry_timeout
         pause = 0.0
@@ -215,7 +220,10 @@ class Backend(peewee.Database):
             if transient_error is None:
                 return result  # type: ignore[no-any-return]
             is_connecting = isinstance(transient_error, CannotConnectError)
-            if time.monotonic() + pause > give_up_at:
+            if not attempt and self.has_concurrent_writers:
+                # The first attempt may have waited for a host that is gone. On SQLite, it has waited for a lock.
+                give_up_at = time.monotonic() + self.retry_timeout
+            if time.monotonic() + pause >= give_up_at:
                 if is_connecting:
                     message = f"{transient_error} (gave up after retry_timeout, {self.retry_timeout:g} s)"
                     transient_error.args = (message,)
@@ -485,7 +493,12 @@ class Backend(peewee.Database):
         try:
             self._before_connecting()
             return bool(super().connect())
-        except (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as raised:
+            error = _as_peewee_error(raised)
+            if not isinstance(
+                error, (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError)
+            ):
+                raise
             explanation = self.explain(error)
             if explanation is not None:
                 self.close()
@@ -535,14 +548,15 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def _as_peewee_error(error: Exception) -> Exception:
-    """Return peewee's error for an error of a driver. peewee does not convert those of fetching rows."""
+    """Return peewee's error for an error of a driver. peewee skips those of fetching rows, and rare classes."""
     if isinstance(error, (peewee.PeeweeException, RunLogStoreError)):
         return error
     try:
         with _driver_errors:
             raise error
     except Exception as converted:
-        return converted
+        is_of_driver = any(base.__name__ == "Error" for base in type(converted).__mro__)  # PEP 249
+        return peewee.OperationalError(error, *error.args) if is_of_driver else converted
 
 
 def _find_interrupt(error: BaseException, handled: Optional[BaseException]) -> Optional[BaseException]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 from datetime import datetime
 from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple, Union
 
@@ -10,7 +11,15 @@ import peewee
 from peewee import SQL, NodeList, fn
 from playhouse.mysql_ext import MySQLConnectorDatabase
 
-from magnus_peewee_store.db.base import INEXACT, KEY_COLUMNS, PREFIX, TABLE, Backend
+from magnus_peewee_store.db.base import (
+    INEXACT,
+    KEEPALIVE_INTERVAL,
+    KEY_COLUMNS,
+    PREFIX,
+    SILENCE_TIMEOUT,
+    TABLE,
+    Backend,
+)
 from magnus_peewee_store.exceptions import CannotConnectError, ConfigurationError, PrivilegeError, RunLogStoreError
 
 # https://dev.mysql.com/doc/refman/8.0/en/connection-options.html#option_general_ssl-mode
@@ -181,6 +190,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             2006,  # server has gone away
             2013,  # lost connection during a query
             2055,  # lost connection
+            3024,  # mysql-connector has waited in vain for an answer
             3032,  # server is in offline mode
             3101,  # Group Replication rolled the transaction back
             4031,  # disconnected because of inactivity
@@ -358,6 +368,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return "utf8mb4_nopad_bin" if self._is_mariadb() else "utf8mb4_0900_bin"
 
     def _initialize_connection(self, connection: Any) -> None:
+        _notice_vanished_host(connection)
         cursor = connection.cursor()
         # READ COMMITTED takes no gap locks, which would deadlock the writers of one run.
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -386,6 +397,25 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             if not cipher:
                 raise peewee.OperationalError("the server offers no TLS, which the connection string requires")
         cursor.close()
+
+
+def _notice_vanished_host(connection: Any) -> None:
+    """Set options of the socket, which no driver has. Only drivers in pure Python show their socket."""
+    driver_socket = getattr(connection, "_sock", None) or getattr(
+        connection, "_socket", None
+    )  # PyMySQL's, or the other
+    driver_socket = getattr(driver_socket, "sock", driver_socket)
+    if driver_socket is None or driver_socket.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    driver_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": KEEPALIVE_INTERVAL,
+        "TCP_KEEPINTVL": KEEPALIVE_INTERVAL,
+        "TCP_USER_TIMEOUT": SILENCE_TIMEOUT * 1000,
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):  # Not every system has all of them.
+            driver_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _is_connected(connection: Any) -> bool:

@@ -9,7 +9,17 @@ from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Opt
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.base import DEFERRABLE, INEXACT, KEY_COLUMNS, PARTIAL, TABLE, VIEW_FUNCTION, Backend
+from magnus_peewee_store.db.base import (
+    DEFERRABLE,
+    INEXACT,
+    KEEPALIVE_INTERVAL,
+    KEY_COLUMNS,
+    PARTIAL,
+    SILENCE_TIMEOUT,
+    TABLE,
+    VIEW_FUNCTION,
+    Backend,
+)
 from magnus_peewee_store.exceptions import CannotConnectError, MissingTableError, PrivilegeError, RunLogStoreError
 
 TIMESTAMP = 1114  # the number of the type
@@ -64,11 +74,10 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     peewee_class = peewee.PostgresqlDatabase
     has_ordered_locks = True
     settings = {
-        # Without keepalives, a crashed host is noticed only after hours.
         "connect_timeout": 10,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
+        "keepalives_idle": KEEPALIVE_INTERVAL,
+        "keepalives_interval": KEEPALIVE_INTERVAL,
+        "tcp_user_timeout": SILENCE_TIMEOUT * 1000,
         # After waiting for a lock, a statement must see what its holder wrote, whatever the server's default is.
         "isolation_level": "READ COMMITTED",
     }
