@@ -339,6 +339,15 @@ def test_only_changed_leaves_out_what_all_runs_have_alike(magnus_db: Command) ->
     assert "batch size" in with_missing
 
 
+def test_report_leaves_out_what_all_runs_have_alike(magnus_db: Command) -> None:
+    where = ["--where", "batch size=16"]
+    for option, is_shown in (([], True), (["--only-changed"], False)):
+        magnus_db("report", "-o", "report", *where, *option)
+        index = Path("report/index.html").read_text(encoding="utf-8")
+        assert "metrics.train.rmse" in index and "params.lr" in index
+        assert ("params.batch size" in index) == ("metrics.train.r2 score" in index) == is_shown
+
+
 def test_what_all_runs_have_alike_makes_room(magnus_db: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
     for number in range(2):

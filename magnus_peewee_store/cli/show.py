@@ -37,7 +37,7 @@ from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.lineage import hash_of, output_files
-from magnus_peewee_store.runs.search import Condition
+from magnus_peewee_store.runs.search import Condition, without_equal
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
 from magnus_peewee_store.store import DBStore
@@ -501,8 +501,9 @@ def _echo_end(path: str) -> None:
 @click.command()
 @filter_options
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
+@click.option("--only-changed", is_flag=True, help="Leave out the parameters and metrics that all runs have alike.")
 @on_database()
-def report(store: DBStore, where: List[Condition], output: str) -> None:
+def report(store: DBStore, where: List[Condition], output: str, only_changed: bool) -> None:
     """Write a static site of runs: a table, plots of metrics, and a page with the timeline of each run.
 
     It replaces an earlier report in DIR. It needs plotly and itables.
@@ -512,7 +513,8 @@ def report(store: DBStore, where: List[Condition], output: str) -> None:
       magnus db report -o report --since 30d
     """
     found = runs.search(store, where)
+    shown = without_equal(found) if only_changed else found
     with progress_bar("runs", len(found)) as advance:
-        index = write_site(store, found, Path(output), where, advance)
+        index = write_site(store, shown, Path(output), where, advance)
     say(f"Wrote {index}.")
     echo_all_unreadable(found)

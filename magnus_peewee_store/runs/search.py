@@ -7,6 +7,7 @@ import json
 import operator
 import re
 from collections import Counter
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
@@ -424,6 +425,27 @@ def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
     """Return the names of all parameters or metrics, each with its prefix, in the order in which runs have them."""
     dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
     return [f"{prefix}{name}" for name in dict.fromkeys(name for each in dictionaries for name in each)]
+
+
+def without_equal(found: Sequence[RunSummary]) -> List[RunSummary]:
+    """Return the runs without the parameters and metrics that all have alike. Series stay: their curves may differ."""
+    if len(found) < 2:
+        return [*found]
+    params, metrics = (
+        set.intersection(*({(name, as_text(value)) for name, value in each.items()} for each in dictionaries))
+        for dictionaries in ([run.params for run in found], [run.metrics for run in found])
+    )
+    equal_params, equal_metrics = {name for name, _ in params}, {name for name, _ in metrics}
+    return [
+        replace(
+            run,
+            params={name: value for name, value in run.params.items() if name not in equal_params},
+            metrics={
+                name: value for name, value in run.metrics.items() if name in run.series or name not in equal_metrics
+            },
+        )
+        for run in found
+    ]
 
 
 def headings(names: Sequence[str]) -> List[str]:
