@@ -13,10 +13,11 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 from click.testing import CliRunner
+from conftest import Project, SqliteFile
 
 from magnus_peewee_store import CannotConnectError, DBStore, cli, create_tables, open_store, runs
 from magnus_peewee_store.db import sqlite
-from magnus_peewee_store.exceptions import PrivilegeError
+from magnus_peewee_store.exceptions import MissingTableError, PrivilegeError
 
 OWNER, COLLEAGUE, GROUP = 20001, 20002, 20000
 
@@ -267,3 +268,29 @@ def test_a_run_switches_the_journal_mode(tmp_path: Path) -> None:
         other.execute("PRAGMA journal_mode = delete")
     write(DBStore(connection_string=f"sqlite:///{tmp_path}/runs.db"), "run")
     assert journal_mode(tmp_path / "runs.db") == "wal"
+
+
+# Removed files
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_write_to_a_removed_file_raises(sqlite_file: SqliteFile, tmp_path: Path, is_replaced: bool) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    store.create_run_log("run")
+    if is_replaced:
+        shutil.copy(sqlite_file.path, tmp_path / "copy.db")
+        os.replace(tmp_path / "copy.db", sqlite_file.path)
+    else:
+        sqlite_file.path.unlink()
+    with pytest.raises(MissingTableError, match="was removed or replaced while it was in use"):
+        store.update_run_log_status("run", "SUCCESS")
+
+
+@pytest.mark.parametrize("command", ["rm -r .run_log_store", "rm .run_log_store/run_log.db"])
+def test_run_whose_file_is_removed_fails(project: Project, command: str) -> None:
+    step = {"type": "task", "command_type": "shell", "command": command, "next": "success"}
+    steps = {"clean": step, "success": {"type": "success"}, "fail": {"type": "fail"}}
+    project.write(
+        config_yaml={"run_log_store": {"type": "db"}}, pipeline_yaml={"dag": {"start_at": "clean", "steps": steps}}
+    )
+    assert "was removed or replaced" in project.execute("run", fails=True)

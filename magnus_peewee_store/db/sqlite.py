@@ -20,7 +20,13 @@ import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.base import INEXACT, PARTIAL, TABLE, Backend
-from magnus_peewee_store.exceptions import ConfigurationError, CorruptFileError, PrivilegeError, RunLogStoreError
+from magnus_peewee_store.exceptions import (
+    ConfigurationError,
+    CorruptFileError,
+    MissingTableError,
+    PrivilegeError,
+    RunLogStoreError,
+)
 from magnus_peewee_store.times import utcnow
 
 logger = logging.getLogger("magnus.db")
@@ -111,6 +117,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._network_type: Optional[str] = None
         self._guard: Optional[ReadGuard] = None
+        self._identity: Optional[Tuple[int, int]] = None
         self._is_outdated = False  # whether the last connection read a file that has changed meanwhile
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
 
@@ -209,6 +216,12 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 continue
             if self._guard:
                 self.close()
+            elif not self.is_closed() and self._identity != _identity(self.database):
+                self.close()
+                raise MissingTableError(
+                    f"The SQLite file {self.database} was removed or replaced while it was in use. What was written "
+                    "since then is lost. Start a new run, or restore a backup."
+                )
             if not self._is_outdated:
                 return found
 
@@ -358,6 +371,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def _initialize_connection(self, connection: sqlite3.Connection) -> None:
         # Otherwise one byte that is not UTF-8 would end each query for its row. `fragments.parse` reports it.
         connection.text_factory = operator.methodcaller("decode", "utf-8", "surrogateescape")
+        self._identity = _identity(self.database)
         if self._guard or (self.keeps_journal_mode and not self._network_type):
             return
         # The write-ahead log needs shared memory, so it does not work across machines: https://www.sqlite.org/wal.html
@@ -439,6 +453,16 @@ class ReadGuard:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+
+def _identity(path: str) -> Optional[Tuple[int, int]]:
+    """Return what tells a file from another that replaces it; None if there is none."""
+    # os.stat, because closing a descriptor of the file would release SQLite's locks.
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _may_write(path: str) -> bool:
