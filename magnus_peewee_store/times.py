@@ -11,6 +11,11 @@ ISO_LENGTHS = (19, 26)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+def next_tick(time: datetime) -> datetime:
+    """Return the next time, or the same one if it is the last that Python has."""
+    return time + TICK if time < datetime.max else time
+
+
 def utcnow() -> datetime:
     """Return the current time in UTC, without a time zone, as the column created_at stores it."""
     return datetime.now(timezone.utc).replace(tzinfo=None)

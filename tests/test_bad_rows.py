@@ -158,6 +158,13 @@ def test_import_goes_on_after_a_file_that_cannot_be_read(sqlite_file: SqliteFile
         assert outcomes["c"].message == "it is not a regular file"
 
 
+@pytest.mark.parametrize("created_at", ["never", "9999-12-31 23:59:59.999999"])
+def test_run_with_a_bad_time_can_be_tagged(sqlite_file: SqliteFile, store: DBStore, created_at: str) -> None:
+    sqlite_file.sql("UPDATE db_log SET created_at = ? WHERE run_id = 'good'", created_at)
+    runs.tag_run(store, "good", "best")
+    assert [*runs.read_run(store, "good").tags] == ["best"]
+
+
 BAD_TIMES = ["infinity", "-infinity", "0044-03-15 12:00:00 BC", "12345-01-01 00:00:00"]
 
 

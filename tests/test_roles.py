@@ -13,7 +13,6 @@ from servers import OWNER, Database
 from test_faults import until
 
 from magnus_peewee_store import (
-    CorruptFileError,
     DBStore,
     InvalidValueError,
     MissingTableError,
@@ -203,27 +202,6 @@ def test_missing_schema_error_contains_create_schema(scheme: str, option: str, s
         store.create_run_log("run")
     with pytest.raises(MissingTableError, match=match):
         open_store(connection_string=url)
-
-
-# Damaged files
-
-
-def test_damaged_file_error_says_how_to_recover(sqlite_file: SqliteFile) -> None:
-    with new_store(sqlite_file.url) as store:
-        store.create_run_log("run")
-        store.set_parameters("run", {f"parameter {number}": "x" * 1000 for number in range(100)})
-    sqlite_file.sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    content = bytearray(sqlite_file.path.read_bytes())
-    content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)
-    sqlite_file.path.write_bytes(content)
-    with new_store(sqlite_file.url) as store, pytest.raises(CorruptFileError, match=r"runs\.db is damaged.*\.recover"):
-        store.get_run_log_by_id("run", full=True)
-
-
-def test_file_that_is_not_a_database_is_named(sqlite_file: SqliteFile) -> None:
-    sqlite_file.path.write_text("not a database " * 100)
-    with new_store(sqlite_file.url) as store, pytest.raises(CorruptFileError, match=r"runs\.db is .*no SQLite file"):
-        store.create_run_log("run")
 
 
 # Values and names

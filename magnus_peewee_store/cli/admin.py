@@ -50,7 +50,7 @@ def create_views(store: DBStore, drop: bool) -> None:
 @on_database()
 @json_option
 def check(store: DBStore, is_json: bool) -> None:
-    """Check the connection, the table and every row. The exit status is 0 if all is well.
+    """Check the connection, the table, every row, and each page of an SQLite file. The exit status is 0 if all is well.
 
     \b
     Example:

@@ -322,6 +322,13 @@ class Backend(peewee.Database):
         """Return an error that says what to do about a permanent error; None to raise the error itself."""
         return None
 
+    def check_file(self) -> None:
+        """Check the database's own files, if it is a file.
+
+        Raises:
+            CorruptFileError: If it is damaged.
+        """
+
     def check_schema(self) -> None:
         """Check that there is a schema for the table.
 

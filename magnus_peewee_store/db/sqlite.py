@@ -6,7 +6,6 @@ import operator
 import os
 import re
 import shlex
-import sqlite3
 import struct
 import sys
 import threading
@@ -56,8 +55,11 @@ LOCK_WAIT = 1.0
 SHARED_LOCK = (0x40000002, 510)
 SET_FILE_LOCK = 37 if sys.platform == "linux" else None
 
+sqlite3: Any = peewee.sqlite3  # type: ignore[attr-defined,unused-ignore]  # pysqlite3 if it is installed
 T = TypeVar("T")
 NETWORK_FAULTS = ("locking protocol", "disk I/O error", "database is locked")
+# Of the texts in a file, sqlite3 decodes only those in SQLite's error messages strictly.
+DAMAGES = ("malformed", "is not a database", "can't decode byte")
 NETWORK_ADVICE = (
     "Use a server, as in postgresql://user:password@host:5432/database, or a file in a local folder if all "
     "processes run on one machine."
@@ -254,8 +256,19 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 f"The SQLite file of {self.masked_url} lies on a network file system ({self._network_type}), which "
                 f"failed: {reason}. {NETWORK_ADVICE}"
             )
-        if not any(text in reason for text in ("malformed", "is not a database")):
-            return None
+        return self._damage(reason) if any(text in reason for text in DAMAGES) else None
+
+    def check_file(self) -> None:
+        """Run SQLite's own check of the file.
+
+        Raises:
+            CorruptFileError: If a page is damaged.
+        """
+        [[result]] = self.execute_sql("PRAGMA quick_check(1)").fetchall()
+        if result != "ok":
+            raise self._damage(result)
+
+    def _damage(self, reason: str) -> CorruptFileError:
         return CorruptFileError(
             f"The SQLite file of {self.masked_url} is damaged, or is no SQLite file: {reason}. Restore a backup, or "
             "recover its rows with SQLite's own shell: sqlite3 FILE .recover | sqlite3 RECOVERED_FILE"
@@ -318,7 +331,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 self._guard.release()
                 self._guard = None
 
-    def _close(self, conn: sqlite3.Connection) -> None:
+    def _close(self, conn: Any) -> None:
         """Roll back first: SQLite keeps the lock of a closed connection until its last statement is gone."""
         with contextlib.suppress(sqlite3.Error):
             conn.rollback()
@@ -368,7 +381,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                         NETWORK_ADVICE,
                     )
 
-    def _initialize_connection(self, connection: sqlite3.Connection) -> None:
+    def _initialize_connection(self, connection: Any) -> None:
         # Otherwise one byte that is not UTF-8 would end each query for its row. `fragments.parse` reports it.
         connection.text_factory = operator.methodcaller("decode", "utf-8", "surrogateescape")
         self._identity = _identity(self.database)

@@ -15,7 +15,7 @@ from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
-from magnus_peewee_store.times import TICK, from_created_at, utcnow
+from magnus_peewee_store.times import from_created_at, next_tick, utcnow
 
 Values = Dict[str, Dict[str, Any]]  # what rows of tags or notes hold, by attribute_key
 
@@ -190,7 +190,8 @@ def _change(store: DBStore, run_id: str, types: Types, change: Callable[[Values]
             raise RunNotFoundError(f"There is no run '{run_id}'.")
         present = {row.attribute_key: _parse(row.fragment) for row in rows if row.attribute_type in types}
         changed = {key: _dump(value, present.get(key, {})) for key, value in change(present).items()}
-        created_at = max(utcnow(), *(row.created_at + TICK for row in rows if isinstance(row.created_at, datetime)))
+        times = (row.created_at for row in rows if isinstance(row.created_at, datetime))
+        created_at = max([utcnow(), *map(next_tick, times)])
         return [StoredRow(run_id, types[0], key, value, created_at) for key, value in changed.items()], []
 
     store.table.change_run(run_id, decide, fragments.RUN_LOG + types)
@@ -199,7 +200,7 @@ def _change(store: DBStore, run_id: str, types: Types, change: Callable[[Values]
 def _dump(value: Dict[str, Any], replaced: Dict[str, Any]) -> str:
     """Return the value of a row. A copy keeps the later one, so it is later than what it replaces on any clock."""
     before = changed_time(replaced)
-    return json.dumps({**value, "changed": max(filter(None, [utcnow(), before and before + TICK])).isoformat()})
+    return json.dumps({**value, "changed": max(filter(None, [utcnow(), before and next_tick(before)])).isoformat()})
 
 
 def _parse(row: Row) -> Any:

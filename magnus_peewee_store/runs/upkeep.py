@@ -68,8 +68,12 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
 
     Args:
         progress: Called after each batch with its number of rows.
+
+    Raises:
+        CorruptFileError: If it is an SQLite file with a damaged page, whether or not a row lies there.
     """
     database, schema = store.database, Schema(store.database)
+    database.retry(database.check_file)
     rows: Dict[str, int] = {}
     run_ids: Set[str] = set()
     with_header: Set[str] = set()
