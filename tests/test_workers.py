@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 import pytest
 
 from magnus_peewee_store.parallel import workers
-from magnus_peewee_store.parallel.slots import Slots
+from magnus_peewee_store.parallel.workers import Slots
 
 KILLED = "The process was killed by SIGKILL. Linux does that when memory runs out."
 
@@ -345,7 +345,7 @@ def test_jobs_handle_ctrl_c_as_a_new_process_does() -> None:
 SCRIPT = """
 import ctypes, os, signal, subprocess, sys, threading
 from magnus_peewee_store.parallel import workers
-from magnus_peewee_store.parallel.slots import Slots
+from magnus_peewee_store.parallel.workers import Slots
 
 def wait(name, *command):
     if "deaf" in sys.argv:

@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr
 from magnus_peewee_store.exceptions import ConfigurationError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.parallel import workers
-from magnus_peewee_store.parallel.slots import Slots
+from magnus_peewee_store.parallel.workers import Slots
 from magnus_peewee_store.store import DBStore
 
 logger = logging.getLogger("magnus.db")

@@ -13,14 +13,14 @@ import select
 import selectors
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from datetime import datetime
-from typing import IO, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
-
-from magnus_peewee_store.parallel.slots import Slots
+from typing import IO, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 GRACE = 5.0  # How many seconds interrupted processes have to end by themselves.
 POLL = 0.05  # How many seconds to wait for a free slot before looking again.
@@ -34,6 +34,50 @@ FROM_CHILD = ("stdout", "stderr", "report")  # the pipes that the child writes t
 _REPORT_BYTES = 4096  # A pipe accepts this many bytes at once.
 _REPORT_END = b"\0"
 _STOP = b"\xff\xff\xff\xff"  # What a process receives instead of the index of its next job.
+
+
+class Slots:
+    """Slots that a process and all its descendants share. They limit how many of these processes work at once.
+
+    Each process has one slot of its own, which it lends to one of its children while it waits for them. So nested
+    processes cannot deadlock. The other slots are record locks on the bytes of a file. The kernel frees the locks of a
+    killed process, and a child does not inherit them.
+
+    Args:
+        count: How many processes may work at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._shared = range(count - 1)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+
+    def take(self, own: Set[Optional[int]]) -> Tuple[bool, Optional[int]]:
+        """Take a slot that is free.
+
+        Args:
+            own: The slots that this process has taken. None stands for its own slot.
+
+        Returns:
+            (False, the slot), or (True, None) if all slots are taken.
+        """
+        import fcntl  # Windows has none.
+
+        if None not in own:
+            return False, None
+        for slot in self._shared:
+            if slot not in own:
+                with contextlib.suppress(OSError):
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+                    return False, slot
+        return True, None
+
+    def give_back(self, slot: Optional[int]) -> None:
+        """Give back a slot."""
+        import fcntl
+
+        if slot is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
 
 
 class Failure(NamedTuple):
