@@ -6,10 +6,10 @@ from typing import Any, List
 import peewee
 import pytest
 from conftest import AnyDatabase, Project, SqliteFile, check, new_store
-from magnus.datastore import StepLog
+from magnus.datastore import RunLog, StepLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, create_tables
+from magnus_peewee_store import DBStore, create_tables, runs
 from magnus_peewee_store.db.table import LogTable
 
 # Names that some collations treat as equal, and names with the same beginning.
@@ -231,3 +231,26 @@ def test_sqlite_pk_is_never_too_narrow(sqlite_file: SqliteFile) -> None:
         store.create_run_log("other run")
     assert sorted(all_pks(sqlite_file)) == [(2**40,), (2**40 + 1,)]
     assert check(sqlite_file.url).is_healthy
+
+
+def test_views_indexes_and_triggers_survive_create_tables(sqlite_file: SqliteFile) -> None:
+    sqlite_file.sql(
+        f"CREATE TABLE db_log (pk INTEGER PRIMARY KEY, run_id TEXT, {COLUMNS.format(' COLLATE NOCASE')} DATETIME)"
+    )
+    sqlite_file.sql("CREATE INDEX by_value ON db_log (attribute_value)")
+    sqlite_file.sql("CREATE VIEW own AS SELECT run_id FROM db_log")
+    sqlite_file.sql("CREATE TABLE audit (run_id TEXT)")
+    sqlite_file.sql(
+        "CREATE TRIGGER audited AFTER UPDATE ON db_log BEGIN INSERT INTO audit SELECT run_id FROM db_log LIMIT 1; END"
+    )
+    with new_store(sqlite_file.url) as store:
+        store.put_run_log(RunLog(run_id="run", parameters={"lr": 0.1}))
+        runs.create_views(store)
+    create_tables(sqlite_file.url)
+    with new_store(sqlite_file.url) as store:
+        store.update_run_log_status("run", "SUCCESS")
+    assert sqlite_file.sql("SELECT run_id, value FROM run_params") == [("run", 0.1)]
+    assert sqlite_file.sql("SELECT DISTINCT run_id FROM own") == [("run",)]
+    assert sqlite_file.sql("SELECT * FROM audit") == [("run",)]
+    assert sqlite_file.sql("SELECT tbl_name FROM sqlite_master WHERE name = 'by_value'") == [("db_log",)]
+    assert sqlite_file.sql("SELECT name FROM sqlite_master WHERE name LIKE '%incomplete%'") == []

@@ -293,12 +293,20 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return False
 
     def complete_columns(self, model: Any) -> None:
-        """Copy the rows to a new table, because SQLite cannot change columns."""
+        """Copy the rows to a new table, because SQLite cannot change columns. Views, triggers and indexes stay."""
         columns = ", ".join(model._meta.columns)
+        attached = self.execute_sql(
+            "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL",
+            (TABLE,),
+        ).fetchall()
+        self.execute_sql("PRAGMA legacy_alter_table = ON")  # Otherwise, views and triggers would follow the old table.
         self.execute_sql(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_incomplete")
+        self.execute_sql("PRAGMA legacy_alter_table = OFF")
         model._schema.create_table()
         self.execute_sql(f"INSERT INTO {TABLE} ({columns}) SELECT {columns} FROM {TABLE}_incomplete")  # noqa: S608
         self.execute_sql(f"DROP TABLE {TABLE}_incomplete")
+        for (statement,) in attached:
+            self.execute_sql(statement)
 
     def compares_bytes(self) -> bool:
         """Return False if the table's definition names a collation other than BINARY in any column."""
