@@ -194,6 +194,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             3032,  # server is in offline mode
             3101,  # Group Replication rolled the transaction back
             4031,  # disconnected because of inactivity
+            6400,  # this node has left the group of Group Replication
         }
     )
 
@@ -372,13 +373,17 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         cursor = connection.cursor()
         # READ COMMITTED takes no gap locks, which would deadlock the writers of one run.
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        # Strict mode refuses a value that is too long; without it, some servers truncate the value.
-        cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
+        # Strict mode refuses a value that is too long; without it, some servers truncate the value. Other modes, as
+        # ORACLE, change the syntax.
+        cursor.execute("SET SESSION sql_mode = 'STRICT_TRANS_TABLES'")
+        # The server's default may shorten what is read.
+        cursor.execute("SET SESSION sql_select_limit = 18446744073709551615")
         # InnoDB does not detect every deadlock. The others end only with this timeout, which is 50 s by default.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
         cursor.execute(
             "SHOW VARIABLES WHERE Variable_name IN "
-            "('innodb_snapshot_isolation', 'max_allowed_packet', 'version', 'wsrep_on')"
+            "('group_replication_consistency', 'innodb_snapshot_isolation', 'max_allowed_packet', "
+            "'version', 'wsrep_on')"
         )
         variables = {str(name).lower(): value for name, value in cursor.fetchall()}
         self.max_packet = int(variables["max_allowed_packet"])
@@ -390,6 +395,9 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         if variables.get("wsrep_on") == "ON":
             # Every statement sees what any node of the cluster has acknowledged before.
             cursor.execute("SET SESSION wsrep_sync_wait = 7")
+        if "group_replication_consistency" in variables:
+            # The same on MySQL's Group Replication. The statement waits as long as an idle session would live.
+            cursor.execute("SET SESSION group_replication_consistency = 'BEFORE', wait_timeout = 60")
         if self._requires_tls:
             # Older versions of PyMySQL connect without TLS if the server does not offer it.
             cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")

@@ -20,8 +20,16 @@ from magnus_peewee_store.db.base import (
     VIEW_FUNCTION,
     Backend,
 )
-from magnus_peewee_store.exceptions import CannotConnectError, MissingTableError, PrivilegeError, RunLogStoreError
+from magnus_peewee_store.exceptions import (
+    CannotConnectError,
+    ConfigurationError,
+    InvalidValueError,
+    MissingTableError,
+    PrivilegeError,
+    RunLogStoreError,
+)
 
+MAX_NAME_BYTES = 2_700
 TIMESTAMP = 1114  # the number of the type
 
 # A row of pg_collation is read as JSON, because its column collisdeterministic came with PostgreSQL 12.
@@ -74,6 +82,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     peewee_class = peewee.PostgresqlDatabase
     has_ordered_locks = True
     settings = {
+        "client_encoding": "utf8",  # Otherwise it is that of the database. From SQL_ASCII, psycopg 3 returns bytes.
         "connect_timeout": 10,
         "keepalives_idle": KEEPALIVE_INTERVAL,
         "keepalives_interval": KEEPALIVE_INTERVAL,
@@ -135,6 +144,8 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     }
 
     INSUFFICIENT_PRIVILEGE = "42501"
+    PROGRAM_LIMIT_EXCEEDED = "54000"
+    UNTRANSLATABLE_CHARACTER = "22P05"
     # https://www.postgresql.org/docs/current/errcodes-appendix.html
     TRANSIENT_ERRORS: ClassVar[FrozenSet[str]] = frozenset(
         {
@@ -173,7 +184,13 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     )
 
     def init(self, database: Optional[str], *args: Any, schema: Optional[str] = None, **kwargs: Any) -> None:
-        """Initialize the database as peewee does, with the schema of the table."""
+        """Initialize the database as peewee does, with the schema of the table.
+
+        Raises:
+            ConfigurationError: If the name of the schema contains a %.
+        """
+        if schema and "%" in schema:  # It would stand for a parameter in SQL.
+            raise ConfigurationError(f"The schema of {self.masked_url} must not contain a %. Rename it: {schema}")
         self.schema = schema
         super().init(database, *args, **kwargs)
 
@@ -226,10 +243,21 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         return f"PostgreSQL {version}"
 
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
-        """Return an error with the GRANT to run, if the role lacks a privilege."""
-        if _sqlstate(error) != self.INSUFFICIENT_PRIVILEGE or self.is_closed():
+        """Return an error with the GRANT to run, if the role lacks a privilege, or with the limit that was exceeded."""
+        code = _sqlstate(error)
+        reason = str(error).strip().splitlines()[0] if code else ""
+        if code == self.PROGRAM_LIMIT_EXCEEDED:
+            return InvalidValueError(
+                f"A run id and the name of a step, branch, parameter or tag have together more than {MAX_NAME_BYTES:,} "
+                f"bytes, the limit of PostgreSQL's indexes: {self._mask(reason)}"
+            )
+        if code == self.UNTRANSLATABLE_CHARACTER:
+            return InvalidValueError(
+                f"The database {self.masked_url} cannot store a character: {self._mask(reason)}. Use a database that "
+                "was created with ENCODING 'UTF8' TEMPLATE template0."
+            )
+        if code != self.INSUFFICIENT_PRIVILEGE or self.is_closed():
             return None
-        reason = str(error).strip().splitlines()[0]
         # Only the statement and the names in the message are the same in every language.
         statement = _failed_statement(error)
         [[role, schema, is_usable]] = self.execute_sql(
