@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -445,3 +446,22 @@ def test_report_without_runs_says_so(browser: Browser, sqlite_file: Any, tmp_pat
     page = Page(browser, tmp_path / "report").open()
     assert page.browser(ROWS) == [["No runs match."]] and page.headings() == ["run id"]
     assert page.errors == []
+
+
+def test_reports_into_one_folder_take_turns(tmp_path: Path) -> None:
+    stores = [DBStore(connection_string=f"sqlite:///{tmp_path}/{name}.db") for name in ("one", "two")]
+    for store in stores:
+        put(store, "run", {"loss": 1.0})
+    has_progress = threading.Event()
+
+    def write_other(_: int) -> None:
+        other.start()
+        assert not has_progress.wait(0.2)
+
+    def write_second() -> None:
+        write_site(stores[1], runs.search(stores[1], []), tmp_path / "report", progress=lambda _: has_progress.set())
+
+    other = threading.Thread(target=write_second)
+    write_site(stores[0], runs.search(stores[0], []), tmp_path / "report", progress=write_other)
+    other.join()
+    assert has_progress.is_set()

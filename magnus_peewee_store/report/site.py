@@ -7,12 +7,13 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import re
 import string
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Sequence, Tuple
 
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
@@ -40,7 +41,7 @@ def write_site(
     where: Sequence[Condition] = (),
     progress: Callable[[int], Any] = lambda runs: None,
 ) -> Path:
-    """Write the site of some runs. It replaces an earlier one in the folder.
+    """Write the site of some runs. It replaces an earlier one in the folder. Two writers of one folder take turns.
 
     Args:
         found: The runs, in the order of the table.
@@ -59,20 +60,34 @@ def write_site(
     check_folder(folder)
     pages = folder / PAGES
     pages.mkdir(parents=True, exist_ok=True)
-    written = []
-    for run in found:
-        with contextlib.suppress(RunNotFoundError):  # It may have been deleted meanwhile.
-            page = to_html(read_exactly(store, run.run_id), index_url=f"../{INDEX}")
-            write_atomically(pages / page_name(run.run_id), page)
-            written.append(run)
-        progress(1)
-    write_atomically(folder / PLOTLY, plotly_script)
-    index = folder / INDEX
-    write_atomically(index, draw_index(written, where, table_script))
-    for name in {path.name for path in pages.iterdir()} - {page_name(run.run_id) for run in written}:
-        if _PAGE_NAME.fullmatch(name):
-            (pages / name).unlink()
-    return index
+    with _sole_writer(pages):
+        written = []
+        for run in found:
+            with contextlib.suppress(RunNotFoundError):  # It may have been deleted meanwhile.
+                page = to_html(read_exactly(store, run.run_id), index_url=f"../{INDEX}")
+                write_atomically(pages / page_name(run.run_id), page)
+                written.append(run)
+            progress(1)
+        write_atomically(folder / PLOTLY, plotly_script)
+        index = folder / INDEX
+        write_atomically(index, draw_index(written, where, table_script))
+        for name in {path.name for path in pages.iterdir()} - {page_name(run.run_id) for run in written}:
+            if _PAGE_NAME.fullmatch(name):
+                (pages / name).unlink()
+        return index
+
+
+@contextlib.contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes a report here: each would remove pages that the other links."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):  # Windows, and file systems without locks
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def page_name(run_id: str) -> str:
