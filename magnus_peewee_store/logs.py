@@ -142,6 +142,25 @@ class RunFacts:
     """When it was last seen, if it has not ended."""
     utc_offset: Optional[int] = None
     """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
+    origin: Origin = field(default_factory=Origin)
+    """Who started it, and where."""
+    tags: Tuple[str, ...] = ()
+    """The tags that were added to it. Its own tag is in the run log."""
+    notes: Tuple[Any, ...] = ()
+    """Its notes (`runs.Note`), oldest first."""
+    complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=fragments.UNKNOWN))
+    """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
+
+    @property
+    def pipeline(self) -> Optional[str]:
+        """The file that defines the pipeline."""
+        return self.run_log.run_config.get("pipeline_file") or None
+
+    @property
+    def project(self) -> Optional[str]:
+        """The git remote of its code; without one, the name of the folder that it was started in."""
+        codes = (code for step in steps_of(self.run_log) for code in step.code_identities)
+        return project_of((code.code_identifier_url for code in codes), self.origin)
 
     @property
     def duration(self) -> Optional[float]:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from logs import attempted_step, sample_run
-from magnus.datastore import RunLog
+from magnus.datastore import DataCatalog, RunLog
 
 from magnus_peewee_store import DBStore, cli, runs
 from magnus_peewee_store.report.columns import field_columns
@@ -188,6 +188,35 @@ def test_table_shows_tags_notes_and_whether_a_run_is_stale() -> None:
     assert rows[0]["note"] == "old, &lt;new&gt;" and rows[0]["project"] == "forecast"
 
 
+@pytest.mark.parametrize("command", ["report", "timeline"])
+def test_output_of_a_failed_step_is_shown_only_if_asked_for(
+    sqlite_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    files = {"inside": ".catalog/a-run/train.execution.log", "outside": "../train.execution.log"}
+    data = [
+        {"name": f"{name}.execution.log", "data_hash": "1", "stage": "put", "catalog_relative_path": path}
+        for name, path in (("inside", "a-run/train.execution.log"), ("outside", files["outside"]))
+    ]
+    train = attempted_step("train", "10:00:00", "10:00:01", "FAIL", data_catalog=data)
+    config = {"pipeline_file": "p.yaml"}
+    store.put_run_log(RunLog(run_id="a-run", status="FAIL", steps={"train": train}, run_config=config))
+    store.close()
+    for name, path in (("inside", files["inside"]), ("outside", "train.execution.log")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(f"epoch 3 {name}")
+    monkeypatch.chdir(tmp_path)
+    for options, is_shown in (((), False), (("--with-output",), True)):
+        target = "out" if command == "report" else "out.html"
+        run = [] if command == "report" else ["a-run"]
+        arguments = [command, *run, "--connection-string", sqlite_file.url, "-o", target, *options]
+        assert CliRunner().invoke(cli.db, arguments).exit_code == 0
+        page = Path("out/runs", page_name("a-run")) if command == "report" else Path(target)
+        text = page.read_text("utf-8")
+        assert ("epoch 3 inside" in text) is is_shown and "outside<" not in text
+        assert "magnus execute -f p.yaml --use-cached a-run" in text
+
+
 # The browser
 
 
@@ -259,7 +288,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with a report of 30 runs. The first has names and values that are dangerous in HTML."""
+    """Return the folder with a report of 32 runs. The first has names and values that are dangerous in HTML."""
     folder = tmp_path_factory.mktemp("site")
     store = DBStore(connection_string=f"sqlite:///{folder}/runs.db")
     hostile = sample_run(HOSTILE, tag=HOSTILE, parameters={HOSTILE: HOSTILE, "lr": 0.1, "optimizer": HOSTILE})
@@ -274,6 +303,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer=["adam", "sgd"][number % 2],
             layers=[64, number],
             constant=1,
+        )
+    for number, offset in ((1, 0.0), (2, 0.5)):
+        log = attempted_step("train", "10:00:00", "10:02:05", user_defined_metrics={"loss": {"0": 1.0, "1": offset}})
+        log.data_catalog = [DataCatalog(name="rows.csv", data_hash="fedcba9876543210", stage="get")]
+        parameters = {"lr": 0.1, "seed": number, "deep": {HOSTILE: number}}
+        store.put_run_log(
+            RunLog(run_id=f"curve-{number}", status="SUCCESS", steps={"train": log}, parameters=parameters)
         )
     put(store, "not-a-number", {"rmse": math.nan}, lr=0.1)
     put(store, "failed", {}, "FAIL", lr=0.1, optimizer="adam")
@@ -294,11 +330,11 @@ def page(opened: Page) -> Page:
 
 
 def test_table_shows_the_newest_runs_first(page: Page) -> None:
-    assert page.column("run id")[:3] == ["failed", "not-a-number", "run-26"]
+    assert page.column("run id")[:3] == ["failed", "not-a-number", "curve-2"]
     assert page.column("status")[:2] == ["✗ FAIL", "✓ SUCCESS"]
-    assert page.column("duration")[0] == "2m 05s" and page.column("rmse")[2:4] == ["0.740741", "0.481482"]
+    assert page.column("duration")[0] == "2m 05s" and page.column("rmse")[4:6] == ["0.740741", "0.481482"]
     [info] = page.browser.find(".dt-info")
-    assert info.text == "1 to 25 of 30" and not page.browser(OVERFLOWS)
+    assert info.text == "1 to 25 of 32" and not page.browser(OVERFLOWS)
 
 
 def test_page_makes_no_requests_and_has_no_errors(page: Page) -> None:
@@ -317,7 +353,9 @@ def test_sort_puts_numbers_in_order_and_runs_without_one_last(page: Page) -> Non
     page.search('"0.1"')
     for direction in ("ascending", "descending"):
         page.sort_by("rmse", direction)
-        assert page.column("rmse")[-3:] == ["NaN", "", ""] and page.column("rmse")[0] not in ("NaN", "")
+        values = page.column("rmse")
+        known = [value for value in values if value]
+        assert values == known + [""] * (len(values) - len(known)) and known[-1] == "NaN" and len(known) > 1
 
 
 def test_sort_of_durations_and_texts(page: Page) -> None:
@@ -347,6 +385,57 @@ def test_columns_can_be_hidden_and_shown(page: Page) -> None:
     assert "optimizer" not in page.headings() and "rmse" in page.headings()
     page.toggle_column("optimizer")
     assert "optimizer" in page.headings()
+
+
+def test_columns_menu_scrolls_inside_the_window(page: Page) -> None:
+    page.browser.find(".dt-buttons button")[0].click()
+    box = page.browser(
+        """
+        const menu = document.querySelector('.dt-button-collection');
+        menu.querySelector('button').insertAdjacentHTML('afterend', '<p style="height: 3000px">');
+        const {bottom, right} = menu.getBoundingClientRect();
+        return [bottom < innerHeight, right < innerWidth, getComputedStyle(menu).overflowY,
+            menu.scrollHeight > menu.clientHeight]"""
+    )
+    assert box == [True, True, "auto", True]
+    page.browser.press_escape()
+    page.browser.wait_for("return !document.querySelector('.dt-button-collection')")
+    page.open()
+
+
+def test_chosen_runs_are_compared_with_their_curves(page: Page) -> None:
+    page.search("curve-")
+    for box in page.browser.find("#runs input"):
+        box.click()
+    rows = page.browser.wait_for(
+        """
+        const rows = [...document.querySelectorAll('#comparison tr')];
+        return rows.length && rows.map(row => [...row.cells].map(cell => cell.textContent))"""
+    )
+    assert rows[0] == ["", "curve-2", "curve-1"] and ["seed", "2", "1"] in rows and ["train.loss", "0.5", "0"] in rows
+    assert not [row for row in rows if row[0] in ("lr", "started")] and any(HOSTILE in row[0] for row in rows)
+    [figure] = page.browser.find("#comparison figure")
+    assert figure.text.startswith("train.loss")
+    paths = page.browser("return [...document.querySelectorAll('#comparison [class^=curve-]')].map(e => e.outerHTML)")
+    assert len(paths) == 2 and len({re.search(' d="([^"]*)', path)[1] for path in paths}) == 2  # type: ignore[index]
+    assert page.browser.find("#chosen span")[0].text == "2 runs chosen"
+    page.browser.find("#chosen button")[1].click()
+    page.browser.wait_for("return document.getElementById('comparison').hidden")
+    assert not page.browser.find("#runs input:checked") and page.browser("return window.caught") is None
+
+
+def test_hash_leads_to_the_runs_that_used_the_content(page: Page) -> None:
+    page.search("curve-1")
+    page.browser.find("#runs tbody a")[0].click()
+    page.browser.wait_for("return document.querySelector('.bar') !== null")
+    page.browser.find(".values a")[0].click()
+    page.browser.wait_for("return document.querySelector('#runs tbody a') !== null")
+    assert page.column("run id") == ["curve-2", "curve-1"]
+    assert page.browser.find("#content code")[0].text == "fedcba987654"
+    page.browser.find("#content a")[0].click()
+    page.browser.wait_for("return document.getElementById('content').hidden")
+    assert len(page.browser(ROWS)) == 25
+    page.open()
 
 
 def test_menus_choose_metric_and_parameter(page: Page) -> None:

@@ -1,5 +1,6 @@
 """Test the timeline: its SVG and HTML for all kinds of run logs, and how a browser shows them."""
 
+import html
 import re
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
@@ -15,7 +16,10 @@ from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.logs import RunFacts
+from magnus_peewee_store.origin import Origin
+from magnus_peewee_store.runs import Note
 from magnus_peewee_store.timeline import to_html, to_svg
+from magnus_peewee_store.timeline.curves import MOST_POINTS, draw_curve, thin_out
 from magnus_peewee_store.timeline.elements import replace_invalid
 from magnus_peewee_store.timeline.layout import OPEN_END, Scale
 from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
@@ -227,9 +231,7 @@ def test_run_that_died_is_not_shown_as_running(is_interrupted: bool) -> None:
     dead = RunFacts(running_run(), started=datetime(2024, 2, 28, tzinfo=timezone.utc), liveness=liveness)
     word = "interrupted" if is_interrupted else "stale"
     for drawing in (to_html(dead), to_svg(dead)):
-        assert f"! {word}, last seen 1m 30s ago" in drawing and "running" not in re.sub(
-            "<style.*?</style>", "", drawing
-        )
+        assert f"! {word}, last seen 1m 30s ago" in drawing and "► running" not in drawing
     assert titles(to_svg(dead), "open")[0].startswith(f"fit\n! {word}")
     assert "succeeded" in titles(to_svg(dead))[0]
 
@@ -240,6 +242,69 @@ def test_parameters_are_shown_only_where_they_changed() -> None:
     svg = to_svg(make_run(*(succeeded(str(i), each) for i, each in enumerate(attempts)), parameters={"lr": 2, "n": 3}))
     shown = [[line for line in each.splitlines() if line.startswith("Parameters")] for each in titles(svg)]
     assert shown == [["Parameters: lr = 1, n = nan"], [], ["Parameters: lr = 2"]]
+
+
+def trained_run(**more: Any) -> RunFacts:
+    """Return a failed run with two series, a parameter that a step set, data, and everything that is known of a run."""
+    loss = {str(number): 1 / (number + 1) for number in range(100)}
+    train = step(
+        "train",
+        status="FAIL",
+        attempts=[attempt(0, 9, "FAIL", message="ValueError: <b>no</b> rows", parameters={"lr": 0.1})],
+        user_defined_metrics={"loss": loss, "eval": {"7": {"auc": 0.5}, "8": {"auc": 0.25}}, "rows": 3},
+        data_catalog=[{"name": "sales.csv", "data_hash": "0123456789abcdef", "stage": "get"}],
+        code_identities=[{"code_identifier": "5f0f5e2", "code_identifier_type": "git"}],
+    )
+    config = {"pipeline_file": "pipeline.yaml"}
+    run_log = make_run(train, status="FAIL", tag="nightly", parameters={"lr": 0.1, "best": 8}, run_config=config)
+    origin = Origin(user="ada", host="lab", folder="forecast")
+    note = Note("The <best> so far.", "bob", None)
+    return RunFacts(run_log, origin=origin, tags=("release",), notes=(note,), complete_log=run_log, **more)
+
+
+def text_of(page: str) -> str:
+    """Return the text of the body of a page, with a space between elements."""
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", page[page.index("<body") :])).split())
+
+
+def test_page_shows_the_facts_of_a_run() -> None:
+    page = text_of(to_html(trained_run(), resume_command="magnus execute --use-cached run"))
+    for text in (
+        "Status ✗ failed Started 2024-02-29 12:00:00.000",
+        "Duration 9s Tags nightly, release User ada Host lab Project forecast Pipeline pipeline.yaml",
+        "Code git 5f0f5e2 (changed) The <best> so far. bob",
+        "Resume it with: magnus execute --use-cached run",
+    ):
+        assert text in page
+    assert page.index("Parameters") < page.index("Curves") < page.index("Timeline") < page.index("Details")
+
+
+def test_page_shows_final_parameters_metrics_and_data() -> None:
+    page = to_html(trained_run(), index_url="../index.html")
+    assert "Parameters lr 0.1 best 8 set by a step Metrics train.loss 0.01" in text_of(page)
+    assert "iteration 99; min 0.01 at 99, max 1 at 0 train.eval.auc 0.25 iteration 8; min 0.25 at 8" in text_of(page)
+    assert "Data sales.csv get 0123456789ab" in text_of(page) and 'href="../index.html#data=0123456789ab"' in page
+    assert page.count('class="curve"') == 2 and '0.5, "2"' not in page
+
+
+def test_page_shows_why_a_step_failed() -> None:
+    page = text_of(to_html(trained_run()))
+    assert "✗ Failed: train ValueError: <b>no</b> rows Parameters" in page
+    assert "rows epoch 3 Parameters" in text_of(to_html(trained_run(), outputs={"train": "epoch 3"}))
+
+
+def test_curve_breaks_where_there_is_no_number() -> None:
+    curve = ET.tostring(draw_curve([(0, 1.0), (1, 2.0), (2, float("nan")), (3, 1e308), (5, -1e308)]), "unicode")
+    [path] = re.findall('curve-line" d="([^"]*)"', curve)
+    assert path.count("M") == 2 and path.count("L") == 2 and "nan" not in path
+
+
+def test_curve_of_many_points_keeps_the_extremes() -> None:
+    points = [(number, 0.0) for number in range(100_000)]
+    points[4321], points[98765] = (4321, 7.0), (98765, -7.0)
+    thin = thin_out(points)
+    assert len(thin) <= MOST_POINTS + 2 and (4321, 7.0) in thin and (98765, -7.0) in thin
+    assert (thin[0][0], thin[-1][0]) == (0, 99_999)
 
 
 def test_run_without_steps_or_times() -> None:
@@ -357,6 +422,19 @@ def test_texts_and_bars_do_not_overlap_on_a_phone(browser: Browser) -> None:
     )
     assert overlapping == 0
     assert browser("return parseFloat(getComputedStyle(document.querySelector('.labels text')).fontSize)") >= 12
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_curves_and_results_fit_the_page(browser: Browser, size: Any, scheme: str) -> None:
+    run = trained_run()
+    run.run_log.parameters.update({f"{'name' * 30}{number}": "value" * 90 for number in range(50)})
+    browser.open(to_html(run, resume_command="magnus execute " * 30), *size, scheme)
+    assert not browser(OVERFLOWS) and browser.driver.get_log("browser") == []
+    widths = browser("return [...document.querySelectorAll('.curve-line')].map(e => e.getBoundingClientRect().width)")
+    assert len(widths) == 2 and min(widths) > 200
+    box = "document.querySelector('.values')"
+    assert browser(f"return {box}.scrollHeight > {box}.clientHeight && {box}.clientHeight <= 300")
 
 
 def test_tapping_a_bar_shows_its_table_row(browser: Browser) -> None:

@@ -36,7 +36,7 @@ from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
-from magnus_peewee_store.runs.lineage import hash_of, output_files
+from magnus_peewee_store.runs.lineage import hash_of, output_files, read_output
 from magnus_peewee_store.runs.search import Condition, without_equal
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
@@ -107,23 +107,33 @@ def show(
     trees.echo_unreadable(run)
 
 
+with_output_option = click.option(
+    "--with-output",
+    is_flag=True,
+    help="Show the end of the output of failed steps, from the catalog. It may contain secrets.",
+)
+
+
 @click.command()
 @click.argument("run_id")
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write. It ends in .html or .svg.")
+@with_output_option
 @on_database()
-def timeline(store: DBStore, run_id: str, output: str) -> None:
-    """Draw the steps of one run over time.
+def timeline(store: DBStore, run_id: str, output: str, with_output: bool) -> None:
+    """Draw the steps of one run over time. The HTML page has its parameters, metrics with curves and data, too.
 
     \b
     Example:
       magnus db timeline calm-hoover -o run.html
     """
     path = Path(output)
-    draw = {".html": to_html, ".htm": to_html, ".svg": to_svg}.get(path.suffix.lower())
-    if draw is None:
+    if path.suffix.lower() not in (".html", ".htm", ".svg"):
         raise click.UsageError(f"'{output}' does not end in .html or .svg.")
     run = runs.read_run(store, run_id)
-    write_atomically(path, draw(run))
+    if path.suffix.lower() == ".svg":
+        write_atomically(path, to_svg(run))
+    else:
+        write_atomically(path, to_html(run, None, resume_command(run), _outputs(run) if with_output else None))
     say(f"Wrote {output}.")
     trees.echo_unreadable(run)
 
@@ -176,6 +186,19 @@ def _facts_about(run: runs.Run) -> Dict[str, Any]:
     }
 
 
+def _outputs(run: runs.Run) -> Dict[str, str]:
+    """Return the end of the output of each failed step, as far as the catalog can be read, by its internal name."""
+    catalog = Path(click.get_current_context().meta[CATALOG])
+    folders = list(run_folders(catalog, {run.run_log.run_id, *run.reused.values()}).values())
+    return {
+        step.internal_name: "\n".join(
+            read_output(catalog, folders, name, OUTPUT_ON_PAGE).text for name in output_files(step)
+        )
+        for step in steps_of(run.complete_log)
+        if step.status == defaults.FAIL and folders
+    }
+
+
 def resume_command(run: runs.Run) -> str:
     """Return the command that runs a run again from where it failed or died; empty if it did neither."""
     run_log = run.run_log
@@ -193,6 +216,7 @@ def resume_command(run: runs.Run) -> str:
     return shell_words("magnus", "execute", *words)
 
 
+OUTPUT_ON_PAGE = 20_000  # bytes of the output of a step on the page of its run
 HASH_LENGTH = 12  # digits of a hash that are shown
 # Widths in the table of three or more runs, in characters.
 LONGEST_CELL = 26
@@ -469,17 +493,14 @@ def _echo_log(step: StepLog, catalog: Path, folders: Sequence[Path]) -> None:
     """Print the output of a step and the messages of its attempts. A file outside of the folders is not opened."""
     files = output_files(step)
     for name in files if folders else ():
-        try:
-            path = os.path.realpath(catalog / name)
-            is_inside = any(Path(os.path.realpath(folder)) in Path(path).parents for folder in folders)
-            if not is_inside or os.path.isabs(name):
-                say(f"Not shown: '{name}' is outside of the run's folder in the catalog.", err=True)
-            elif not os.path.isfile(path):
-                say(f"The catalog has no file '{name}'.", err=True)
-            else:
-                _echo_end(path)
-        except (OSError, ValueError) as error:
-            say(f"The file '{name}' cannot be read: {error}.", err=True)
+        output = read_output(catalog, folders, name, LARGEST_OUTPUT)
+        if output.problem:
+            say(output.problem, err=True)
+        if output.left_out:
+            size = LARGEST_OUTPUT + output.left_out
+            say(f"The file has {size:,} bytes. The first {output.left_out:,} are not shown.", err=True)
+        for line in output.text.splitlines():
+            say(line)
     if not files:
         say(f"The catalog has no output of the step '{step.internal_name}'.", err=True)
     for attempt in step.attempts:
@@ -487,24 +508,14 @@ def _echo_log(step: StepLog, catalog: Path, folders: Sequence[Path]) -> None:
             say(attempt.message, fg="red")
 
 
-def _echo_end(path: str) -> None:
-    """Print a file, of a large one only the end."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = file.seek(max(0, size - LARGEST_OUTPUT))
-        if start:
-            say(f"The file has {size:,} bytes. The first {start:,} are not shown.", err=True)
-        for line in file.read(LARGEST_OUTPUT).decode(errors="replace").splitlines():
-            say(line)
-
-
 @click.command()
 @filter_options
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
 @click.option("--only-changed", is_flag=True, help="Leave out the parameters and metrics that all runs have alike.")
+@with_output_option
 @on_database()
-def report(store: DBStore, where: List[Condition], output: str, only_changed: bool) -> None:
-    """Write a static site of runs: a table, plots of metrics, and a page with the timeline of each run.
+def report(store: DBStore, where: List[Condition], output: str, only_changed: bool, with_output: bool) -> None:
+    """Write a static site of runs: a table, a comparison, plots of metrics, and a page for each run.
 
     It replaces an earlier report in DIR. It needs plotly and itables.
 
@@ -515,6 +526,7 @@ def report(store: DBStore, where: List[Condition], output: str, only_changed: bo
     found = runs.search(store, where)
     shown = without_equal(found) if only_changed else found
     with progress_bar("runs", len(found)) as advance:
-        index = write_site(store, shown, Path(output), where, advance)
+        outputs = _outputs if with_output else lambda run: {}
+        index = write_site(store, shown, Path(output), where, advance, resume_command, outputs)
     say(f"Wrote {index}.")
     echo_all_unreadable(found)

@@ -1,5 +1,6 @@
 """The table of a report, as options of DataTables: https://datatables.net/reference/option."""
 
+import itertools
 from typing import Any, Dict, List, Sequence, Set
 
 from magnus_peewee_store.metrics import is_finite
@@ -7,6 +8,8 @@ from magnus_peewee_store.report.columns import LARGEST_INTEGER, Column, escape, 
 from magnus_peewee_store.runs.search import rounded
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.elements import replace_invalid
+from magnus_peewee_store.timeline.overview import shorten_front, shorten_hash
 from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
@@ -14,7 +17,8 @@ MOST_SHOWN = 8  # parameters, and as many metrics, that the table shows at first
 # Fields that the table shows at first only if they vary, or never at first.
 ORIGIN = ("pipeline", "project", "commit", "user", "host", "environment")
 HIDDEN = ("state", "steps_done", "steps_known")
-LONGEST_ID = 60  # characters
+ALWAYS_DIFFER = ("started", "duration", "state")  # fields that a comparison leaves out
+LONGEST_ID, LONGEST_HEADING = 60, 36  # characters
 
 TABLE: Dict[str, Any] = {
     "columnDefs": [{"targets": "_all", "type": "value", "defaultContent": ""}],  # table.js defines the type
@@ -33,6 +37,7 @@ TABLE: Dict[str, Any] = {
 RENDER: Dict[str, Dict[str, str]] = {
     "run_id": {"_": "text", "display": "html"},
     "status": {"_": "text", "display": "html"},
+    "commit": {"_": "text", "display": "short"},
     "duration": {"_": "text", "sort": "seconds"},
 }
 
@@ -61,6 +66,10 @@ def table_options(
         **TABLE,
         "columns": [_options(column, column.name in shown) for column in columns],
         "data": list(rows),
+        # What compare.js needs.
+        "headings": [replace_invalid(column.heading) for column in columns],
+        "pages": list(urls),
+        "alwaysDiffer": [index for index, column in enumerate(columns) if column.name in ALWAYS_DIFFER],
     }
 
 
@@ -70,8 +79,12 @@ def _first_shown(columns: Sequence[Column]) -> Set[str]:
 
 
 def _options(column: Column, is_shown: bool) -> Dict[str, Any]:
-    heading = escape(shorten(column.heading, LONGEST_ID))
-    options = {"title": f'<span title="{escape(column.name)}">{heading}</span>', "visible": is_shown}
+    heading = escape(shorten_front(column.heading, LONGEST_HEADING))
+    options = {
+        "title": f'<span title="{escape(column.name)}">{heading}</span>',
+        "visible": is_shown,
+        "name": escape(column.heading),
+    }
     if column.name in RENDER:
         options["render"] = RENDER[column.name]
     if column.is_numeric:
@@ -81,11 +94,14 @@ def _options(column: Column, is_shown: bool) -> Dict[str, Any]:
 
 def _cells(column: Column, found: Sequence[RunSummary], urls: Sequence[str]) -> List[Any]:
     if column.name == "run_id":
-        return [_run_cell(*each) for each in zip(column.values, urls)]
+        return [_run_cell(*each) for each in zip(itertools.count(), column.values, urls)]
     if column.name == "status":
         return [_status_cell(run) for run in found]
     if column.name == "duration":
         return [{"text": format_duration(seconds), "seconds": seconds} for seconds in column.values]
+    if column.name == "commit":
+        commits = [escape(value or "") for value in column.values]
+        return [{"text": commit, "short": shorten_hash(commit)} for commit in commits]
     return [_cell(value) for value in column.values]
 
 
@@ -95,10 +111,11 @@ def _cell(value: Any) -> Any:
     return escape(short_text(value))
 
 
-def _run_cell(run_id: str, url: str) -> Dict[str, str]:
+def _run_cell(number: int, run_id: str, url: str) -> Dict[str, str]:
     text = escape(run_id)
+    box = f'<input type="checkbox" class="choose" value="{number}" aria-label="Compare {text}">'
     link = f'<a href="{escape(url)}" title="{text}">{escape(shorten(run_id, LONGEST_ID))}</a>'
-    return {"text": text, "html": link}
+    return {"text": text, "html": f"{box}{link}"}
 
 
 def _status_cell(run: RunSummary) -> Dict[str, str]:

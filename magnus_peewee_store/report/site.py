@@ -13,17 +13,20 @@ import string
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from magnus_peewee_store.exceptions import MissingLibraryError
+from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
 from magnus_peewee_store.report.plots import CLICK, Plot, draw_plots
 from magnus_peewee_store.report.run_table import table_options
-from magnus_peewee_store.runs.read import read_exactly
+from magnus_peewee_store.runs.read import Run, complete_run, read_exactly
 from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_names
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore, RunNotFoundError
+from magnus_peewee_store.timeline.curves import thin_out
+from magnus_peewee_store.timeline.overview import has_curve, metrics_of, shorten_hash
 from magnus_peewee_store.timeline.page import to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
 
@@ -31,7 +34,7 @@ INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a s
 GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # marks an index that this module wrote
 MOST_COLUMNS = 200  # parameters, and as many metrics, in the table
 
-_PAGE_NAME = re.compile(r"[a-z0-9_.-]*-[0-9a-f]{16}\.html")
+_PAGE_NAME = re.compile(r"[a-z0-9_.-]*-[0-9a-f]{16}\.(html|js)")
 
 
 def write_site(
@@ -40,6 +43,8 @@ def write_site(
     folder: Path,
     where: Sequence[Condition] = (),
     progress: Callable[[int], Any] = lambda runs: None,
+    resume_command: Callable[[Run], str] = lambda run: "",
+    outputs: Callable[[Run], Mapping[str, str]] = lambda run: {},
 ) -> Path:
     """Write the site of some runs. It replaces an earlier one in the folder. Two writers of one folder take turns.
 
@@ -48,6 +53,8 @@ def write_site(
         folder: The folder to write to. It is created if it does not exist.
         where: The conditions that chose the runs. The site shows these conditions.
         progress: Called with 1 after each run.
+        resume_command: Returns the command that resumes a run.
+        outputs: Returns the end of the output of a run's failed steps.
 
     Returns:
         The index.
@@ -61,17 +68,28 @@ def write_site(
     pages = folder / PAGES
     pages.mkdir(parents=True, exist_ok=True)
     with _sole_writer(pages):
-        written = []
-        for run in found:
+        written: List[RunSummary] = []
+        names = set()
+        users: Dict[str, List[int]] = {}
+        for summary in found:
             with contextlib.suppress(RunNotFoundError):  # It may have been deleted meanwhile.
-                page = to_html(read_exactly(store, run.run_id), index_url=f"../{INDEX}")
-                write_atomically(pages / page_name(run.run_id), page)
-                written.append(run)
+                run = complete_run(store, read_exactly(store, summary.run_id))
+                page = to_html(run, f"../{INDEX}", resume_command(run), outputs(run))
+                write_atomically(pages / page_name(summary.run_id), page)
+                names.add(page_name(summary.run_id))
+                script = _series_script(run)
+                if script:
+                    script_name = page_name(summary.run_id, "js")
+                    write_atomically(pages / script_name, script)
+                    names.add(script_name)
+                for data_hash in {data.data_hash for step in steps_of(run.complete_log) for data in step.data_catalog}:
+                    users.setdefault(shorten_hash(data_hash), []).append(len(written))
+                written.append(summary)
             progress(1)
         write_atomically(folder / PLOTLY, plotly_script)
         index = folder / INDEX
-        write_atomically(index, draw_index(written, where, table_script))
-        for name in {path.name for path in pages.iterdir()} - {page_name(run.run_id) for run in written}:
+        write_atomically(index, draw_index(written, where, table_script, users))
+        for name in {path.name for path in pages.iterdir()} - names:
             if _PAGE_NAME.fullmatch(name):
                 (pages / name).unlink()
         return index
@@ -90,10 +108,17 @@ def _sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def page_name(run_id: str) -> str:
+def _series_script(run: Run) -> str:
+    """Return the script from which the index takes the curves of a run; empty if it has none."""
+    points_of = {name: thin_out(metric.points) for name, metric in metrics_of(run).items() if has_curve(metric)}
+    series = {name: [*zip(*points)] for name, points in points_of.items()}
+    return f"receiveSeries({json.dumps(series)});\n" if series else ""
+
+
+def page_name(run_id: str, ending: str = "html") -> str:
     """Return the name of a run's page. It has a hash, and only characters that every file system accepts."""
     start = re.sub("[^a-z0-9_.-]+", "-", run_id.lower())[:40].lstrip(".")
-    return f"{start}-{hashlib.sha256(run_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.html"
+    return f"{start}-{hashlib.sha256(run_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.{ending}"
 
 
 def check_folder(folder: Path) -> None:
@@ -132,8 +157,20 @@ def read_libraries() -> Tuple[str, Path]:
     return get_plotlyjs(), Path(options.dt_bundle)
 
 
-def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_script: Path) -> str:
-    """Return the page with the table and the plots. `table_script` is the path of DataTables' script."""
+def draw_index(
+    found: Sequence[RunSummary],
+    where: Sequence[Condition],
+    table_script: Path,
+    users: Optional[Mapping[str, Sequence[int]]] = None,
+) -> str:
+    """Return the page with the table, the comparison and the plots.
+
+    Args:
+        found: The runs.
+        where: The conditions that chose the runs.
+        table_script: The path of DataTables' script.
+        users: By the beginning of the hash of a content, the indices of the runs that used it.
+    """
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))
     urls = [f"{PAGES}/{page_name(run.run_id)}" for run in found]
@@ -145,9 +182,10 @@ def draw_index(found: Sequence[RunSummary], where: Sequence[Condition], table_sc
         counts=_counts(found),
         notes="".join(f"<p>{escape(note)}</p>" for note in _notes(found, where, [*params, *metrics])),
         plots="\n".join(map(_section, draw_plots(fields, params, metrics, urls))),
-        options=_data(json.dumps(table_options(found, fields, params, metrics, urls))),
+        options=_data(json.dumps({**table_options(found, fields, params, metrics, urls), "users": users or {}})),
         library=base64.b64encode(table_script.read_bytes()).decode(),
         table_script=read_file("table.js", __package__),
+        compare_script=read_file("compare.js", __package__),
         plots_script=read_file("plots.js", __package__),
     )
 

@@ -11,4 +11,5 @@ const rank = value => typeof value === "number" ? 0 : value === "" ? 2 : 1;
 const order = sign => (a, b) => rank(a) - rank(b) || sign * (rank(a) ? a.localeCompare(b) : a - b);
 Object.assign(DataTable.ext.type.order, {"value-asc": order(1), "value-desc": order(-1)});
 
-new DataTable("#runs", JSON.parse(document.getElementById("options").textContent));
+const options = JSON.parse(document.getElementById("options").textContent);
+const table = new DataTable("#runs", options);

@@ -6,7 +6,7 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from magnus import utils
 from magnus.datastore import StepLog
@@ -77,6 +77,39 @@ def hash_of(file_or_hash: str) -> Optional[str]:
         return str(utils.get_data_hash(file_or_hash))
     is_hash = re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_HASH},64}}", file_or_hash)
     return file_or_hash.lower() if is_hash else None
+
+
+class Output(NamedTuple):
+    """The end of a file with the output of a step."""
+
+    text: str = ""
+    problem: str = ""
+    """Why there is no text."""
+    left_out: int = 0
+    """How many bytes the file has before the text."""
+
+
+def read_output(catalog: Path, folders: Iterable[Path], name: str, limit: int) -> Output:
+    """Read the end of a file that `output_files` names. A file outside of the folders is not opened.
+
+    Args:
+        catalog: The folder of the catalog. The reader names it, since a row may name any folder.
+        folders: What `upkeep.run_folders` returns for the run.
+        name: The path of the file in the catalog.
+        limit: The largest number of bytes to read.
+    """
+    try:
+        path = Path(os.path.realpath(catalog / name))
+        is_inside = any(Path(os.path.realpath(folder)) in path.parents for folder in folders)
+        if not is_inside or os.path.isabs(name):
+            return Output(problem=f"Not shown: '{name}' is outside of the run's folder in the catalog.")
+        if not os.path.isfile(path):
+            return Output(problem=f"The catalog has no file '{name}'.")
+        with open(path, "rb") as file:
+            left_out = file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+            return Output(file.read(limit).decode(errors="replace"), left_out=left_out)
+    except (OSError, ValueError) as error:
+        return Output(problem=f"The file '{name}' cannot be read: {error}.")
 
 
 def lineage(store: DBStore, file_or_hash: Union[str, Path]) -> List[DataUse]:

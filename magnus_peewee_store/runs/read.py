@@ -17,9 +17,9 @@ from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
-from magnus_peewee_store.logs import RunFacts, complete, project_of, steps_of
+from magnus_peewee_store.logs import RunFacts, complete
 from magnus_peewee_store.origin import Origin, parse_origin
-from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
+from magnus_peewee_store.runs.annotate import notes_of, tags_of
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.timeline import to_svg
 from magnus_peewee_store.times import from_created_at
@@ -51,29 +51,10 @@ class Run(RunFacts):
 
     unreadable: List[UnreadableRow] = field(default_factory=list)
     """The rows that cannot be read."""
-    complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=UNKNOWN))
-    """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
     reused: Dict[str, str] = field(default_factory=dict)
     """The id of the run that each reused step ran in, by the step's internal name."""
-    origin: Origin = field(default_factory=Origin)
-    """Who started it, and where."""
-    tags: Tuple[str, ...] = ()
-    """The tags that were added to it. Its own tag is in the run log."""
-    notes: Tuple[Note, ...] = ()
-    """Its notes, oldest first."""
     packages: Tuple[str, ...] = ()
     """The packages that were installed where it was started, as `name==version`."""
-
-    @property
-    def pipeline(self) -> Optional[str]:
-        """The file that defines the pipeline."""
-        return self.run_log.run_config.get("pipeline_file") or None
-
-    @property
-    def project(self) -> Optional[str]:
-        """The git remote of its code; without one, the name of the folder that it was started in."""
-        codes = (code for step in steps_of(self.run_log) for code in step.code_identities)
-        return project_of((code.code_identifier_url for code in codes), self.origin)
 
     def _repr_html_(self) -> str:
         # The timeline is an image, so its styles affect nothing else.
@@ -100,7 +81,11 @@ def read_run(store: DBStore, run_id: str) -> Run:
         {'rows': 3}
     """
     run = None if run_id.startswith(LATEST) else _read_if_there(store, run_id)
-    run = run or read_exactly(store, find_run(store, run_id))
+    return complete_run(store, run or read_exactly(store, find_run(store, run_id)))
+
+
+def complete_run(store: DBStore, run: Run) -> Run:
+    """Return a run whose complete log has the metrics, data and branches of reused steps, which other runs hold."""
 
     def read_original(original_run_id: str) -> Optional[RunLog]:
         original = _read_if_there(store, original_run_id)

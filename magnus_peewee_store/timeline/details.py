@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 from magnus.datastore import RunLog, StepLog
 
-from magnus_peewee_store.logs import RunFacts
+from magnus_peewee_store.logs import RunFacts, code_versions, tags_text
 from magnus_peewee_store.metrics import flatten_metrics
 from magnus_peewee_store.timeline.styles import StatusStyle, status_style
 from magnus_peewee_store.times import format_duration, format_utc_offset
@@ -21,13 +21,13 @@ _REPR.maxstring = _REPR.maxother = 60
 
 def as_facts(run: Union[RunFacts, RunLog]) -> RunFacts:
     """Return the facts about a run. If only its run log is given, the others are unknown."""
-    return run if isinstance(run, RunFacts) else RunFacts(run)
+    return run if isinstance(run, RunFacts) else RunFacts(run, complete_log=run)
 
 
 def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
     """Return the known details of a run, by name."""
     run_log, liveness = run.run_log, run.liveness
-    details = {"Status": f"{style.sign} {style.word}", "Tag": run_log.tag}
+    details = {"Status": f"{style.sign} {style.word}"}
     if liveness.is_stale:
         details["Status"] += f", last seen {format_duration(liveness.silence)} ago"
     if span:
@@ -36,7 +36,20 @@ def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict
     if style.is_running and run.started:
         # As in a list of runs, because the recorded times do not include the steps that are running.
         details["Duration"] = f"{format_duration(run.duration)} {'until last seen' if liveness.is_stale else 'so far'}"
+    details["Tags" if run.tags else "Tag"] = tags_text(run_log.tag, run.tags)
     details["Re-run of"] = run_log.original_run_id
+    return {name: text for name, text in details.items() if text}
+
+
+def origin_details(run: RunFacts) -> Dict[str, str]:
+    """Return who ran what, by name, as far as it is known."""
+    details = {
+        "User": run.origin.user,
+        "Host": run.origin.host,
+        "Project": run.project,
+        "Pipeline": run.pipeline,
+        "Code": ", ".join(code_versions(run.complete_log)),
+    }
     return {name: text for name, text in details.items() if text}
 
 

@@ -3,14 +3,16 @@
 import base64
 import hashlib
 import xml.etree.ElementTree as ET
-from typing import List, Optional, Union
+from functools import lru_cache
+from typing import List, Mapping, Optional, Tuple, Union
 
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts
-from magnus_peewee_store.timeline.details import as_facts, run_details, shorten
+from magnus_peewee_store.timeline.details import as_facts, shorten
 from magnus_peewee_store.timeline.elements import add, element, set_attributes
 from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
+from magnus_peewee_store.timeline.overview import draw_facts, draw_failures, draw_results, metrics_of
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, read_file, timeline_css
 from magnus_peewee_store.timeline.svg import (
     AXIS_HEIGHT,
@@ -32,12 +34,19 @@ NOTE = (
 )
 
 
-def to_html(run: Union[RunFacts, RunLog], index_url: Optional[str] = None) -> str:
-    """Draw a run as an HTML page, with the timeline and a table of all attempts.
+def to_html(
+    run: Union[RunFacts, RunLog],
+    index_url: Optional[str] = None,
+    resume_command: str = "",
+    outputs: Optional[Mapping[str, str]] = None,
+) -> str:
+    """Draw a run as an HTML page: its facts, results and curves, the timeline, and a table of all attempts.
 
     Args:
         run: The run, as `runs.read_run` returns it, or only its run log with its steps and branches.
         index_url: The address of a page that lists all runs, to link to.
+        resume_command: The command that resumes the run.
+        outputs: The end of the output of failed steps, by their internal name.
 
     Returns:
         The text of the file.
@@ -58,7 +67,13 @@ def to_html(run: Union[RunFacts, RunLog], index_url: Optional[str] = None) -> st
     main = add(body, "main")
     if index_url:
         add(add(main, "nav"), "a", "← All runs", href=index_url)
-    main.append(_header(facts, rows))
+    main.append(draw_facts(facts, rows[0], resume_command))
+    main.extend(draw_failures(facts, outputs or {}))
+    main.extend(draw_results(facts, metrics_of(facts), index_url))
+    add(main, "h2", "Timeline")
+    counts = add(main, "ul", class_="counts")
+    for colour, text in count_steps(rows):
+        add(counts, "li", text, class_=colour)
     main.append(_chart(rows, scale))
     add(main, "p", NOTE.format(zone=format_utc_offset(facts.utc_offset)), class_="note")
     add(main, "h2", "Steps", id="steps")
@@ -66,10 +81,16 @@ def to_html(run: Union[RunFacts, RunLog], index_url: Optional[str] = None) -> st
     return "<!DOCTYPE html>\n" + ET.tostring(page, encoding="unicode", method="html")
 
 
-def _head(title: str) -> ET.Element:
+@lru_cache(maxsize=None)
+def _stylesheet() -> Tuple[str, str]:
+    """Return the stylesheet of every page, and its hash."""
     properties = custom_properties({"font": FONT, "label-width": f"{LABEL_WIDTH}px"})
     css = timeline_css() + properties + read_file("base.css") + read_file("page.css")
-    css_hash = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return css, base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+
+
+def _head(title: str) -> ET.Element:
+    css, css_hash = _stylesheet()
     head = element("head")
     add(head, "meta", charset="utf-8")
     policy = f"default-src 'none'; style-src 'sha256-{css_hash}'; img-src data:"
@@ -79,20 +100,6 @@ def _head(title: str) -> ET.Element:
     add(head, "link", rel="icon", href="data:,")  # Otherwise a browser requests /favicon.ico.
     add(head, "style", css)
     return head
-
-
-def _header(run: RunFacts, rows: List[ChartRow]) -> ET.Element:
-    header = element("header")
-    add(add(header, "h1", "Run "), "bdi", run.run_log.run_id)
-    details = add(header, "dl")
-    for name, text in run_details(run, rows[0].style, rows[0].span).items():
-        detail = add(details, "div")
-        add(detail, "dt", name)
-        add(add(detail, "dd"), "bdi", text)
-    counts = add(header, "ul", class_="counts")
-    for colour, text in count_steps(rows):
-        add(counts, "li", text, class_=colour)
-    return header
 
 
 def _chart(rows: List[ChartRow], scale: Scale) -> ET.Element:
