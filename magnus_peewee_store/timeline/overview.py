@@ -134,9 +134,10 @@ def _add_list(
     add(section, "h2", heading)
     values = add(section, "dl", class_="values")
     for name, value, remark in itertools.islice(rows, MOST_VALUES):
-        add(add(values, "dt", title=name), "bdi", shorten_front(name, 60))
-        cell = add(values, "dd")
-        add(cell, "bdi", value)
+        # `dir` isolates texts as an element `bdi` does, without an element for each: most of a page is such lists.
+        short = shorten_front(name, 60)
+        add(values, "dt", short, dir="auto", **({"title": name} if short != name else {}))
+        cell = add(values, "dd", value, dir="auto")
         if remark:
             add(cell, "span", remark, class_="secondary")
     if count > MOST_VALUES:
