@@ -331,6 +331,8 @@ def _dump_steps(branch_log: BranchLog) -> List[Fragment]:
 
 def longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
     """Return the longest known dotted prefix of a name."""
+    if len(name) > 1000 and name.count(".") * 20 > len(known):  # Each prefix would take longer than each known name.
+        return max((each for each in known if name.startswith(f"{each}.")), key=len, default=None)
     prefix, dot, _ = name.rpartition(".")
     while dot and prefix not in known:
         prefix, dot, _ = prefix.rpartition(".")

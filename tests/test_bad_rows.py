@@ -8,7 +8,8 @@ from typing import Any, Callable, Dict, Iterator
 import pytest
 from click.testing import CliRunner
 from conftest import SERVERS, AnyDatabase, Database, SqliteFile, database_for, new_store
-from logs import attempted_step, sample_run
+from logs import attempted_step, sample_run, step
+from magnus.datastore import BranchLog
 
 from magnus_peewee_store import DBStore, cli, runs
 
@@ -144,8 +145,8 @@ def test_import_goes_on_after_a_file_that_cannot_be_read(sqlite_file: SqliteFile
     folder.mkdir()
     for run_id, time in (("a", "2026-01-01 10:00:00"), ("b", "9999-12-31 23:59:59.999999"), ("z", "")):
         run_log = sample_run(run_id).model_dump()
-        for step in run_log["steps"].values():
-            for attempt in step["attempts"]:
+        for each in run_log["steps"].values():
+            for attempt in each["attempts"]:
                 attempt.update(start_time=time, end_time=time)
         (folder / f"{run_id}.json").write_text(json.dumps(run_log), encoding="utf-8")
     os.mkfifo(folder / "c.json")
@@ -199,3 +200,16 @@ def test_commands_go_on_beside_times_that_python_lacks(
             assert "timestamp" not in result.output
         assert len(runs.search(store)) == 5
         store.add_step_log(step_with(), "2")  # A run with such a row can still be written.
+
+
+def test_name_with_many_dots_is_read_in_linear_time(store: DBStore, magnus_db: Callable[..., str]) -> None:
+    name = "map" + 300_000 * "."  # Quadratic time would exceed the time limit of each test.
+    for each in (step(name), step(f"{name}.value.train")):
+        store.table.upsert("good", [("Step", each.internal_name, each.model_dump_json())])
+    store.table.upsert(
+        "good", [("Branch", f"{name}.value", BranchLog(internal_name=f"{name}.value").model_dump_json())]
+    )
+    run_log = store.get_run_log_by_id("good", full=True)
+    assert [*run_log.steps[name].branches[f"{name}.value"].steps] == [f"{name}.value.train"]
+    for command in ("show good", "show good --json", "timeline good -o page.html", "export good -o file.json"):
+        assert "Error" not in magnus_db(*command.split())
