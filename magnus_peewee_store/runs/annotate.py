@@ -138,7 +138,7 @@ def notes_of(rows: Iterable[Row]) -> List[Note]:
     """Return the notes among rows of a run, oldest first. Deleted notes, and rows that cannot be read, are left out."""
     values = [(row[1], _parse(row)) for row in _note_rows(rows)]
     return [
-        Note(value["text"], value.get("user"), _time_of(key), number)
+        Note(value["text"], value["user"] if isinstance(value.get("user"), str) else None, _time_of(key), number)
         for number, (key, value) in enumerate(values, start=1)
         if isinstance(value.get("text"), str)
     ]
