@@ -736,7 +736,7 @@ def test_follow_exit_code_depends_on_run_status(default_store: DBStore, run: Run
     for status, code in (("SUCCESS", 0), ("FAIL", 1)):
         default_store.create_run_log(status, status=status)
         run("show", status, "--follow", exit_code=code)
-    assert "Leave out --json" in run("show", "SUCCESS", "--follow", "--json", exit_code=2).output
+    assert "Leave out the other options" in run("show", "SUCCESS", "--follow", "--json", exit_code=2).output
 
 
 # Interrupted and concurrent commands

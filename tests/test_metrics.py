@@ -13,7 +13,7 @@ KEYS = st.sampled_from(["a", "b", "0", "1", "2", "10", "-3", "01", "a.b", "last"
 VALUES = st.recursive(
     st.integers() | st.floats() | st.text(max_size=3) | st.none(),
     lambda inner: st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
+    max_leaves=6,
 )
 
 

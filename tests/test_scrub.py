@@ -193,6 +193,8 @@ diff old new
 diff old new --json
 lineage nothing.csv
 lineage nothing.csv --json
+plot loss old
+which
 report -o report
 tag old kept
 note old text

@@ -207,7 +207,7 @@ def resume_command(run: runs.Run) -> str:
     config = run_log.run_config
     if not config.get("pipeline_file"):  # a run of the SDK
         tag = f", tag={run_log.tag!r}" if run_log.tag else ""
-        script = shell_words("python", run.origin.script) if run.origin.script else "the script that started it"
+        script = shell_words("python", run.origin.script) if run.origin.script else "its script"
         return f"{script}, with execute(..., use_cached={run_log.run_id!r}{tag})"
     files = {"-f": "pipeline_file", "-c": "configuration_file", "-p": "parameters_file"}
     options = [(option, str(config[key])) for option, key in files.items() if config.get(key)]
