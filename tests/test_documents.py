@@ -4,6 +4,7 @@ import ast
 import contextlib
 import doctest
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -479,3 +480,12 @@ def test_backup_and_restore(project: Project, kind: str) -> None:
         assert store.get_run_log_by_id("a-run").run_id == "a-run"
         store.create_run_log("another-run")  # the sequence was restored, too
         store.close()
+
+
+def test_generated_references_are_current() -> None:
+    specification = importlib.util.spec_from_file_location("generate", documents.ROOT / "docs" / "generate.py")
+    assert specification and specification.loader
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    for page, content in generate.pages().items():
+        assert page.read_text(encoding="utf-8") == content, "Run: python docs/generate.py"

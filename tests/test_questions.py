@@ -69,6 +69,12 @@ def test_how_do_the_curves_of_two_runs_compare(trained: DBStore, tmp_path: Path)
     assert [(curve.name, len(curve.y)) for curve in figure.data] == [("steady", 101), ("overfitted", 101)]
 
 
+def test_a_notebook_shows_found_runs_as_a_table(trained: DBStore) -> None:
+    trained.set_parameters("steady", {"<b>": 0.1})
+    html = runs.search(trained, order_by="loss")._repr_html_()
+    assert html.count("<tr>") == 3 and "<td>steady</td><td>SUCCESS</td>" in html and "<td>&lt;b&gt;</td>" in html
+
+
 def test_which_run_is_best(trained: DBStore) -> None:
     assert [run.run_id for run in runs.search(trained, order_by="loss")] == ["steady", "overfitted"]
     assert [run.run_id for run in runs.search(trained, order_by="loss.min")] == ["overfitted", "steady"]

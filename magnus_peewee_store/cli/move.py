@@ -94,7 +94,8 @@ def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
 def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
     """Return the whole ids of the given runs, or of all runs that meet the conditions, oldest first."""
     if bool(run_ids) == is_all or (run_ids and where):
-        raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
+        has_all = any(option.name == "is_all" for option in click.get_current_context().command.params)
+        raise click.UsageError(f"Give either the ids of runs, or conditions{', or --all' if has_all else ''}.")
     if not is_all:
         return list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))
     if where:

@@ -3,6 +3,7 @@
 A condition compares a name with a value, such as `rmse<0.5`.
 """
 
+import html
 import json
 import operator
 import re
@@ -56,6 +57,7 @@ FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "host": lambda run: run.host or "",
     "environment": lambda run: run.environment or "",
 }
+MOST_COLUMNS = 20  # parameters and metrics that a notebook shows
 DIED = ("STALE", "INTERRUPTED")  # the states that are not statuses of magnus
 
 _CONDITION = re.compile(
@@ -483,13 +485,25 @@ def _without_prefix(text: str) -> str:
     return next((text[len(prefix) :] for prefix in (PARAMS, METRICS) if text.startswith(prefix)), text)
 
 
+class RunList(List[RunSummary]):
+    """Runs that were found. A notebook displays them as a table."""
+
+    def _repr_html_(self) -> str:
+        names = [*all_names(self, PARAMS), *all_names(self, METRICS)]
+        columns = [Name(name) for name in ("run_id", "state", "started", "duration", "tag", *names[:MOST_COLUMNS])]
+        cells = [[", ".join(map(as_text, map(rounded, name.values(run)))) for name in columns] for run in self]
+        rows = [headings([name.text for name in columns]), *cells]
+        lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
 def search(
     store: DBStore,
     where: Union[AnyCondition, Sequence[AnyCondition]] = (),
     order_by: Optional[str] = None,
     limit: Optional[int] = None,
     descending: bool = False,
-) -> List[RunSummary]:
+) -> RunList:
     """Find the runs that meet all conditions, with their parameters and metrics.
 
     A condition compares a name with a value by `=`, `!=`, `<`, `<=`, `>`, `>=`, or by `~`, which means "contains".
@@ -523,12 +537,12 @@ def search(
         >>> [(run.run_id, run.metrics) for run in runs.search(store, where=["rmse<0.5"])]
         [('second', {'train.rmse': 0.4})]
     """
-    return _search(store, make_filters(where), order_by, limit, descending)
+    return RunList(_search(store, make_filters(where), order_by, limit, descending))
 
 
 def list_runs(
     store: DBStore, status: str = "", tag: str = "", since: Optional[datetime] = None, limit: int = 20
-) -> List[RunSummary]:
+) -> RunList:
     """List runs, newest first.
 
     Args:
