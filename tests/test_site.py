@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from browser import OVERFLOWS, PHONE, Browser, contrast
@@ -275,6 +275,21 @@ class Page:
         [item] = [each for each in self.browser.find(f"#{plot} .updatemenu-dropdown-button") if each.text == label]
         item.click()
 
+    def hover_over_point(self, number: int) -> Tuple[Any, str]:
+        """Move the mouse to a point of the plot over time. Return the point, and the label that plotly shows then."""
+
+        def find_label() -> Any:
+            points = self.browser.find("#over-time .point")
+            if len(points) <= number:
+                return None
+            # plotly may still be drawing, and so miss a movement.
+            self.browser.hover(self.browser.find("h1")[0])
+            self.browser.hover(points[number])
+            label = self.browser("return document.querySelector('#over-time .hovertext')?.textContent")
+            return label and (points[number], label)
+
+        return tuple(self.browser.wait_until(find_label))
+
     def data(self, plot: str) -> Any:
         """Return what a plot draws, and the titles of its axes."""
         return self.browser(
@@ -487,9 +502,7 @@ def test_names_and_values_are_shown_as_they_are(page: Page) -> None:
     assert any(text.startswith("x: \"'></script><scr") for text in texts)
     assert not any("&lt;" in text or "&quot;" in text for text in texts)
     page.choose("over-time", 0, f"y: {shorten(f'load.{HOSTILE}', 32)}")
-    [point] = page.browser.find("#over-time .point")
-    page.browser.hover(point)
-    label = page.browser.wait_for("return document.querySelector('#over-time .hovertext')?.textContent")
+    point, label = page.hover_over_point(0)
     assert label.startswith(HOSTILE[:30])
     assert page.browser("return window.caught") is None
     page.browser.click(point)
@@ -499,9 +512,7 @@ def test_names_and_values_are_shown_as_they_are(page: Page) -> None:
 
 
 def test_hover_shows_the_run_and_a_click_opens_its_page(page: Page) -> None:
-    point = page.browser.find("#over-time .point")[3]
-    page.browser.hover(point)
-    label = page.browser.wait_for("return document.querySelector('#over-time .hovertext')?.textContent")
+    point, label = page.hover_over_point(3)
     assert re.match(r"run-\d\d SUCCESS", label) and "started: " in label and "rmse: 0." in label
     page.browser.click(point)
     page.browser.wait_for("return document.querySelector('.bar') !== null")
