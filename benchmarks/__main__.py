@@ -13,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from benchmarks import parallel_workloads, process_workloads, report, search_workloads, workloads
 from benchmarks.databases import DATABASES, RAM_DISK, Database, start_database
 from benchmarks.heartbeats import heartbeats
+from benchmarks.large_runs import large_runs
 from benchmarks.results import Result
 from benchmarks.timing import FULL, QUICK, Settings
 from tests.servers import why_missing
@@ -31,6 +32,7 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "search": search_workloads.search_runs,
     "list-command": search_workloads.list_command,
     "data-frame": search_workloads.data_frame,
+    "large-runs": large_runs,
 }
 FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.
 # On a RAM disk, the disk's wait does not hide what the store costs. Only a step is measured there.

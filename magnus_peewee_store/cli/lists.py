@@ -20,6 +20,7 @@ from magnus_peewee_store.cli.terminal import (
     list_of,
     make_console,
     printable,
+    render_text,
     run_status_text,
     say,
 )
@@ -84,10 +85,7 @@ class RunsTable:
                     plain += cell + end
                     continue
                 yield Segment(plain)
-                if cell.spans:
-                    yield from cell.render(console)
-                else:  # Text.render ignores the style of a Text without spans.
-                    yield Segment(cell.plain, console.get_style(cell.style))
+                yield from render_text(cell, console)
                 plain = end
             yield Segment(plain)
 
@@ -138,16 +136,16 @@ def runs_table(
             ),
         ]
         columns += [column for column in details if is_wide or any(map(bool, column.cells))]
-    wanted = [
-        _Column(
-            printable(heading), [_value_cell(name, run, _format) for run in summaries], _is_numeric(name, summaries)
-        )
-        for heading, name in zip(headings([each.text for each in names]), names)
-    ]
     longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
     room = width - sum(min(each.width, SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
-    while wanted and sum(min(each.width, longest) + GAP for each in wanted) > room + GAP:
-        wanted.pop()
+    wanted: List[_Column] = []
+    for heading, name in zip(headings([each.text for each in names]), names):
+        cells = [_value_cell(name, run, _format) for run in summaries]
+        column = _Column(printable(heading), cells, _is_numeric(name, summaries))
+        room -= min(column.width, longest) + GAP
+        if room < -GAP:
+            break
+        wanted.append(column)
     widths = [each.width for each in columns] + [min(each.width, longest) for each in wanted]
     shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
     shrink(widths, [SHORTEST_RUN_ID], width)
@@ -277,7 +275,7 @@ def _to_json(run: RunSummary) -> Dict[str, Any]:
 
 
 def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
-    return [Name(text) for text in all_names(found, prefix)]
+    return [Name(text, is_full=True) for text in all_names(found, prefix)]
 
 
 def _differs(name: Name, found: Sequence[RunSummary]) -> bool:

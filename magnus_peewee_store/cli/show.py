@@ -11,10 +11,8 @@ import click
 from magnus import defaults
 from magnus.datastore import StepLog
 from rich.cells import cell_len
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG, trees
@@ -22,6 +20,8 @@ from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
 from magnus_peewee_store.cli.lists import shrink
 from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import (
+    TextLines,
+    TextTree,
     echo_json,
     format_value,
     list_of,
@@ -263,19 +263,18 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json:
         echo_unreadable(run)
 
 
-def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> Tree:
+def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> TextTree:
     """Return what differs between two runs, as a tree. Long values are shortened unless `is_full`."""
-    a, b = map(printable, run_ids)
-    tree = Tree(_change(a, b))
+    tree = TextTree(_change(*map(printable, run_ids)))
     for section, rows in differences._asdict().items():
         branch = tree.add(Text(section, "bold")) if rows else tree
         for name, row in rows.items():
             a, b = _cells(section, [row.get(run_id) for run_id in run_ids], is_full)
-            branch.add(Text.assemble((f"{printable(name)}: ", "dim")).append_text(_change(a, b)))
+            branch.add(_change(a, b, f"{printable(name)}: "))
     return tree
 
 
-def diff_table(run_ids: Sequence[str], differences: runs.Differences, width: int, is_full: bool) -> Group:
+def diff_table(run_ids: Sequence[str], differences: runs.Differences, width: int, is_full: bool) -> TextLines:
     """Return what differs between three or more runs, as a table with a column for each run.
 
     What the ids begin with is the heading of the labels. If the ids have no room, numbers stand for them. A label that
@@ -310,14 +309,22 @@ def diff_table(run_ids: Sequence[str], differences: runs.Differences, width: int
         if cell_len(label) > widths[0] or not cells:
             lines.append(Text(label, "dim" if label.startswith(" ") else "bold"))
             label = ""
-        if cells and not (lines and isinstance(lines[-1], Table)):
-            table = Table.grid(padding=(0, 1, 0, 0))
-            for each in widths:
-                table.add_column(width=each, overflow="fold")
-            lines.append(table)
         if cells:
-            table.add_row(Text(label, "dim"), *(Text(cell, "" if number else "bold") for cell in cells))
-    return Group(*lines)
+            lines.append(_aligned([label, *cells], widths, "" if number else "bold"))
+    return TextLines(lines)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], style: str) -> Union[Table, Text]:
+    """Return a row with cells of these widths. Cells that are longer are folded."""
+    spare = [width - cell_len(cell) for cell, width in zip(cells, widths)]
+    if min(spare) >= 0:
+        label, *padded = [f"{cell}{' ' * count} " for cell, count in zip(cells, spare)]
+        return Text.assemble((label, "dim"), ("".join(padded).rstrip(), style))
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for width in widths:
+        table.add_column(width=width, overflow="fold")
+    table.add_row(Text(cells[0], "dim"), *(Text(cell, style) for cell in cells[1:]))
+    return table
 
 
 def _grouped(names: Iterable[str], separator: str) -> List[Tuple[str, List[str]]]:
@@ -348,8 +355,8 @@ def _value(value: Any) -> Any:
     return {key: each for key, each in value._asdict().items() if key != "reused" or each}
 
 
-def _change(a: str, b: str) -> Text:
-    return Text.assemble((a, "red"), (" \u2192 ", "dim"), (b, "green"))
+def _change(a: str, b: str, name: str = "") -> Text:
+    return Text.assemble((name, "dim"), (a, "red"), (" \u2192 ", "dim"), (b, "green"))
 
 
 def _cells(section: str, values: Sequence[Any], is_full: bool) -> Sequence[str]:
@@ -466,9 +473,9 @@ def _echo_upstream(store: DBStore, run_id: str, is_json: bool) -> None:
         say(f"No other run wrote what {run_id} read.", err=True)
 
 
-def _upstream_tree(run_id: str, inputs: Sequence[runs.Input]) -> Tree:
+def _upstream_tree(run_id: str, inputs: Sequence[runs.Input]) -> TextTree:
     """Return the inputs of a run, below each the inputs of the run that wrote it. A run is drawn in full once."""
-    tree = Tree(Text(printable(run_id), "bold"))
+    tree = TextTree(Text(printable(run_id), "bold"))
     branches = {run_id: tree}
     for each in inputs:
         source = each.source

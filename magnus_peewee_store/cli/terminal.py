@@ -8,12 +8,14 @@ import shlex
 import sys
 from datetime import datetime
 from io import TextIOWrapper
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Union
 
 import click
-from rich.console import Console, ConsoleOptions
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
@@ -25,6 +27,9 @@ from magnus_peewee_store.times import format_duration
 
 UNLIMITED = 100_000  # columns
 LONGEST_VALUE = 300  # characters of a value on a terminal
+# Of a tree: beside a child and its own children, before a child, and before the last child.
+GUIDES = ("\u2502   ", "\u251c\u2500\u2500 ", "\u2514\u2500\u2500 ")
+ASCII_GUIDES = ("|   ", "+-- ", "`-- ")
 LIST_LENGTH = 10  # items that a message lists before it says "..."
 
 
@@ -41,6 +46,70 @@ class SafeConsole(Console):
         """Raise the error if the stream is stdout."""
         if not self.stderr:
             raise  # rich would exit with status 1; `CommandGroup` handles the error.
+
+
+class TextLines:
+    """Texts and tables, one below the other. `rich.console.Group` takes several times as long."""
+
+    def __init__(self, lines: Iterable[Union[Table, Text]]) -> None:
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines. A long text is wrapped."""
+        for line in self._lines:
+            if isinstance(line, Text):
+                yield from _draw_text(line, console, options.max_width)
+            else:
+                yield line
+
+
+class TextTree:
+    """A tree of texts. `rich.tree.Tree` takes several times as long, which matters for thousands of lines."""
+
+    def __init__(self, label: Text) -> None:
+        self._label = label
+        self._children: List[TextTree] = []
+
+    def add(self, label: Text) -> "TextTree":
+        """Add a child at the end, and return it."""
+        self._children.append(TextTree(label))
+        return self._children[-1]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines, with guides that look like those of rich."""
+        guides = ASCII_GUIDES if options.ascii_only else GUIDES
+        yield from self._draw(console, options.max_width, guides, "", "")
+
+    def _draw(self, console: Console, width: int, guides: Sequence[str], first: str, others: str) -> Iterator[Segment]:
+        line, fork, end = guides
+        yield from _draw_text(self._label, console, width, first, others)
+        for child in self._children:
+            is_last = child is self._children[-1]
+            begin, below = (end, "    ") if is_last else (fork, line)
+            yield from child._draw(console, width, guides, others + begin, others + below)
+
+
+def _draw_text(text: Text, console: Console, width: int, first: str = "", others: str = "") -> Iterator[Segment]:
+    """Yield the lines of a text, wrapped at a width. `first` stands before the first line, `others` before the rest."""
+    plain = text.plain
+    # A character takes at most two columns.
+    is_short = "\n" not in plain and (len(first) + 2 * len(plain) <= width or len(first) + cell_len(plain) <= width)
+    for line in [text] if is_short else text.wrap(console, max(1, width - len(first))):
+        if console.color_system is None:
+            yield Segment(f"{first}{line.plain}\n")
+        else:
+            yield Segment(first)
+            yield from render_text(line, console, "\n")
+        first = others
+
+
+def render_text(text: Text, console: Console, end: str = "") -> Iterator[Segment]:
+    """Yield a text and its end, without wrapping."""
+    if text.spans:
+        yield from text.render(console, end)
+    else:  # Text.render ignores the style of a Text without spans.
+        yield Segment(text.plain, console.get_style(text.style))
+        yield Segment(end)
 
 
 def prepare_streams() -> None:
@@ -74,9 +143,12 @@ def make_console(stderr: bool = False) -> Console:
 
 def printable(text: Any) -> str:
     """Return a text with control characters escaped as Python escapes them."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
-    )
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def say(message: str, err: bool = False, **style: Any) -> None:

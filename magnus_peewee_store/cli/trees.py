@@ -10,10 +10,10 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.cli.terminal import (
+    TextTree,
     first_of,
     format_value,
     list_of,
@@ -42,7 +42,7 @@ BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 SPARKLINE_WIDTH = 24  # characters
 
 
-def run_tree(run: Run, is_full: bool) -> Tree:
+def run_tree(run: Run, is_full: bool) -> TextTree:
     """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
     run_log = run.complete_log
     user, host = run.origin.user, run.origin.host
@@ -58,16 +58,16 @@ def run_tree(run: Run, is_full: bool) -> Tree:
     }
     lines = [Text.assemble((f"{name} ", "dim"), printable(value)) for name, value in facts.items() if value]
     lines += [_note_line(note) for note in run.notes]
-    tree = Tree(Text("\n").join([_run_label(run, run.duration), *lines]))
+    tree = TextTree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
         _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full, results=results_of(run.run_log))
     _add_steps(tree, run_log, is_full, run)
     return tree
 
 
-def step_tree(step: StepLog, run: Run) -> Tree:
+def step_tree(step: StepLog, run: Run) -> TextTree:
     """Return a step of a run with everything that its log contains."""
-    tree, utc_offset = Tree(_step_label(step, run)), run.utc_offset
+    tree, utc_offset = TextTree(_step_label(step, run)), run.utc_offset
     facts = {"name": step.internal_name, "type": step.step_type, "message": step.message}
     for code in step.code_identities:
         if code.code_identifier:
@@ -196,7 +196,7 @@ def _step_label(step: StepLog, run: Run, name: str = "") -> Text:
     return _label(name or step.name, step.status, duration, printable(suffix))
 
 
-def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, run: Run) -> None:
+def _add_steps(tree: TextTree, log: Union[BranchLog, RunLog], is_full: bool, run: Run) -> None:
     for step in log.steps.values():
         if step.step_type in fragments.TERMINAL_STEP_TYPES:
             continue
@@ -213,14 +213,14 @@ def _add_steps(tree: Tree, log: Union[BranchLog, RunLog], is_full: bool, run: Ru
         _add_branches(branch, step, is_full, run)
 
 
-def _add_branches(tree: Tree, step: StepLog, is_full: bool, run: Run) -> None:
+def _add_branches(tree: TextTree, step: StepLog, is_full: bool, run: Run) -> None:
     for name, branch in step.branches.items():
         duration = elapsed(attempts_of(steps_of(branch)), run.utc_offset)
         own_name = fragments.own_name(name, step.internal_name)
         _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, run)
 
 
-def _add_message(tree: Tree, message: str) -> None:
+def _add_message(tree: TextTree, message: str) -> None:
     if message:
         tree.add(Text("\n".join(map(printable, message.splitlines())), "red"))
 
@@ -248,7 +248,7 @@ def _sparkline(value: Any) -> str:
 
 
 def _add_values(
-    tree: Tree, values: Mapping[str, Any], is_full: bool, prefix: str = "", results: Collection[str] = ()
+    tree: TextTree, values: Mapping[str, Any], is_full: bool, prefix: str = "", results: Collection[str] = ()
 ) -> None:
     for name, value in values.items():
         line = Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (format_value(value, is_full), "cyan"))

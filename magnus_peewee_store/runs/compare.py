@@ -14,6 +14,8 @@ LEAST_CHANGE = 0.1  # durations that differ by less than 0.1 seconds, or by less
 
 Values = Dict[str, Any]
 
+_to_json = json.JSONEncoder(sort_keys=True).encode  # Made once, because `json.dumps` makes one for each call.
+
 
 class StepState(NamedTuple):
     """How a step went in one of the compared runs."""
@@ -118,4 +120,4 @@ def _differ(values: Sequence[Any]) -> bool:
             return True
         values = [value._replace(duration=None) for value in values]
     # Compared as JSON, because NaN differs from itself.
-    return len({json.dumps(last_value(value), sort_keys=True) for value in values}) > 1
+    return len({_to_json(last_value(value)) for value in values}) > 1

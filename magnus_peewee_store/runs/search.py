@@ -130,10 +130,12 @@ class Name:
         text: The name. The prefix `params.` or `metrics.` says which of the two it is. A metric's name may have an
             ending that chooses a value of a series: `loss.min`.
         has_ending: Whether to look for such an ending.
+        is_full: Whether it is one of `all_names`. It means only this parameter or metric, and is found at once.
     """
 
-    def __init__(self, text: str, has_ending: bool = True) -> None:
+    def __init__(self, text: str, has_ending: bool = True, is_full: bool = False) -> None:
         self.text = text
+        self._is_full = is_full
         self.is_field = text in FIELDS
         self.needs_values = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
@@ -166,6 +168,10 @@ class Name:
 
         A name that is stored as written beats one with an ending.
         """
+        if self._is_full:
+            values = run.metrics if self.text.startswith(METRICS) else run.params
+            name = _without_prefix(self.text)
+            return {self.text: values[name]} if name in values else {}
         found: Dict[str, Any] = {}
         for param, has_metric in self._lookups:
             for name, value in run.params.items():
