@@ -20,8 +20,7 @@ from logs import attempted_step, sample_run
 from magnus.datastore import DataCatalog, RunLog
 
 from magnus_peewee_store import DBStore, cli, runs
-from magnus_peewee_store.report.columns import field_columns
-from magnus_peewee_store.report.run_table import table_options
+from magnus_peewee_store.report.run_table import field_columns, table_options
 from magnus_peewee_store.report.site import draw_index, page_name, read_libraries, write_site
 from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.runs.summaries import RunSummary

@@ -19,8 +19,7 @@ from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.origin import Origin
 from magnus_peewee_store.runs import Note
 from magnus_peewee_store.timeline import to_html, to_svg
-from magnus_peewee_store.timeline.curves import MOST_POINTS, draw_curve, thin_out
-from magnus_peewee_store.timeline.elements import replace_invalid
+from magnus_peewee_store.timeline.elements import MOST_POINTS, draw_curve, replace_invalid, thin_out
 from magnus_peewee_store.timeline.layout import OPEN_END, Scale
 from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
 from magnus_peewee_store.timeline.svg import DEEPEST_SHADE

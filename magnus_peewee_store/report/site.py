@@ -17,15 +17,14 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.logs import steps_of
-from magnus_peewee_store.report.columns import Column, escape, field_columns, value_columns
 from magnus_peewee_store.report.plots import CLICK, Plot, draw_plots
-from magnus_peewee_store.report.run_table import table_options
+from magnus_peewee_store.report.run_table import Column, escape, field_columns, table_options, value_columns
 from magnus_peewee_store.runs.read import Run, complete_run, read_exactly
 from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_names
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore, RunNotFoundError
-from magnus_peewee_store.timeline.curves import thin_out
+from magnus_peewee_store.timeline.elements import thin_out
 from magnus_peewee_store.timeline.overview import has_curve, metrics_of, shorten_hash
 from magnus_peewee_store.timeline.page import to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style

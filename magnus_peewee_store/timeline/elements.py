@@ -1,10 +1,12 @@
-"""Build elements of SVG and HTML."""
+"""Build elements of SVG and HTML, and draw a series as a curve."""
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from functools import lru_cache
-from typing import Any, Optional
+from typing import Any, List, Optional, Sequence, Tuple
 
+from magnus_peewee_store.metrics import is_finite
 from magnus_peewee_store.timeline.styles import LIGHT
 
 # The characters that XML 1.0 forbids or discourages: https://www.w3.org/TR/xml/#charsets
@@ -48,3 +50,56 @@ def replace_invalid(text: str) -> str:
     if text.isprintable():  # Usually. This is faster than the pattern.
         return text
     return _INVALID.sub(lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\ufffd", text)
+
+
+MOST_POINTS = 300  # of a curve; more cannot be told apart
+WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 360, 150, 8, 18, 16  # in pixels
+
+Points = Sequence[Tuple[Optional[int], Any]]
+
+
+def thin_out(points: Points) -> List[Tuple[int, Optional[float]]]:
+    """Return at most about `MOST_POINTS` points: of each bucket the smallest and the largest. None breaks the curve."""
+    finite = [(iteration or 0, value if is_finite(value) else None) for iteration, value in points]
+    if len(finite) <= MOST_POINTS:
+        return finite
+    size = math.ceil(len(finite) / MOST_POINTS * 2)
+    kept: List[Tuple[int, Optional[float]]] = []
+    for first in range(0, len(finite), size):
+        bucket = [(iteration, value) for iteration, value in finite[first : first + size] if value is not None]
+        ends = {min(bucket, key=lambda each: each[1]), max(bucket, key=lambda each: each[1])} if bucket else set()
+        kept += sorted(ends) if ends else [(finite[first][0], None)]
+    return [finite[0], *kept, finite[-1]]
+
+
+def draw_curve(points: Points) -> ET.Element:
+    """Draw a series: a curve, and the ends of both axes."""
+    known = thin_out(points)
+    values = [value for _, value in known if value is not None]
+    low, high, first, last = min(values), max(values), known[0][0], known[-1][0]
+    svg = element("svg", class_="curve", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
+    label = f"from {format_number(low)} to {format_number(high)}, iterations {first} to {last}"
+    set_attributes(svg, aria_label=label)
+    for text, y in ((format_number(high), 11), (format_number(low), HEIGHT - BOTTOM - 4)):
+        add(svg, "text", text, colour="muted", x=LEFT, y=y, font_size=11)
+    for text, x, anchor in ((f"{first:,}", LEFT, "start"), (f"{last:,}", WIDTH - LEFT, "end")):
+        add(svg, "text", text, colour="muted", x=x, y=HEIGHT - 3, font_size=11, text_anchor=anchor)
+    base = HEIGHT - BOTTOM
+    add(svg, "path", class_="line", d=f"M0 {base}H{WIDTH}", stroke_opacity=0.4)
+    commands, is_open = [], False
+    for iteration, value in known:
+        if value is None:
+            is_open = False
+            continue
+        position = LEFT + (WIDTH - 2 * LEFT) * (iteration - first) / (last - first)
+        # Halved first, because the difference of two large numbers may be infinite.
+        part = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
+        commands.append(f"{'L' if is_open else 'M'}{position:.1f} {base - MARGIN - (base - 2 * MARGIN) * part:.1f}")
+        is_open = True
+    add(svg, "path", class_="curve-line", d="".join([*commands, "h0"]))
+    return svg
+
+
+def format_number(value: Any) -> str:
+    """Return a number with 6 significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -9,9 +9,8 @@ from magnus import defaults
 
 from magnus_peewee_store.logs import RunFacts, results_of, steps_of
 from magnus_peewee_store.metrics import Series, flatten_all_metrics, is_finite, last_value
-from magnus_peewee_store.timeline.curves import draw_curve, format_number
 from magnus_peewee_store.timeline.details import origin_details, run_details, shorten
-from magnus_peewee_store.timeline.elements import add, element, set_attributes
+from magnus_peewee_store.timeline.elements import add, draw_curve, element, format_number, set_attributes
 from magnus_peewee_store.timeline.layout import ChartRow
 from magnus_peewee_store.times import format_time
 
