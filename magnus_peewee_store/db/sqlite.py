@@ -45,6 +45,7 @@ NETWORK_TYPES = frozenset(
 )
 
 MEMORY = ":memory:"
+NOT_UTF_8 = "Could not decode to UTF-8"  # begins an error of Python's driver
 SIDE_FILES = ("-wal", "-shm", "-journal")
 # How many seconds SQLite itself waits for a lock. Python cannot interrupt this wait, so it is short and `retry` repeats
 # it. SQLite's own wait is better than ours: with many writers, each pause in Python costs half of the throughput.
@@ -120,6 +121,8 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         self._network_type: Optional[str] = None
         self._guard: Optional[ReadGuard] = None
         self._identity: Optional[Tuple[int, int]] = None
+        self._is_lenient = False  # whether to read bytes that are not UTF-8
+        self._changes = 0  # how many rows the connection had changed when the file was last looked at
         self._is_outdated = False  # whether the last connection read a file that has changed meanwhile
         super().__init__(*args, lock_type="IMMEDIATE", **kwargs)
 
@@ -207,25 +210,43 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 guard.release()
 
     def _use(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Tuple[Any, Optional[Exception]]:
-        """Do as `Backend` does. A reader's connection lasts for one call, which is repeated if the file has changed."""
-        while True:
-            self._is_outdated = False
-            try:
-                found = super()._use(work, *args, **kwargs)
-            except (peewee.PeeweeException, RunLogStoreError):
-                if not self._is_outdated:
-                    raise
-                continue
+        """Do as `Backend` does. A reader's connection lasts for one call, which is repeated if the file has changed.
+
+        A call that reads bytes which are not UTF-8 is repeated, too.
+        """
+        try:
+            found = super()._use(work, *args, **kwargs)
+        except (peewee.PeeweeException, RunLogStoreError) as error:
+            if not self._is_outdated and (self._is_lenient or NOT_UTF_8 not in str(error)):
+                raise
+            self._is_lenient = self._is_lenient or NOT_UTF_8 in str(error)
+            if not self.is_closed():  # a database in memory
+                self._decode_all(self._state.conn)
+        else:
+            connection = self._state.conn
             if self._guard:
                 self.close()
-            elif not self.is_closed() and self._identity != _identity(self.database):
-                self.close()
-                raise MissingTableError(
-                    f"The SQLite file {self.database} was removed or replaced while it was in use. What was written "
-                    "since then is lost. Start a new run, or restore a backup."
-                )
+            elif connection is not None and connection.total_changes != self._changes:
+                self._check_file()
             if not self._is_outdated:
                 return found
+        self._is_outdated = False
+        return self._use(work, *args, **kwargs)
+
+    def _decode_all(self, connection: Any) -> None:
+        """Read bytes that are not UTF-8, too, of which `fragments.parse` says that the row cannot be read."""
+        if self._is_lenient:  # It takes longer.
+            connection.text_factory = operator.methodcaller("decode", "utf-8", "surrogateescape")
+
+    def _check_file(self) -> None:
+        """Check after a write that the path still leads to the file that was written."""
+        self._changes = self._state.conn.total_changes
+        if self._identity != _identity(self.database):
+            self.close()
+            raise MissingTableError(
+                f"The SQLite file {self.database} was removed or replaced while it was in use. What was written "
+                "since then is lost. Start a new run, or restore a backup."
+            )
 
     def is_transient(self, error: Exception) -> bool:
         """Return True if another process holds a lock."""
@@ -390,9 +411,8 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                     )
 
     def _initialize_connection(self, connection: Any) -> None:
-        # Otherwise one byte that is not UTF-8 would end each query for its row. `fragments.parse` reports it.
-        connection.text_factory = operator.methodcaller("decode", "utf-8", "surrogateescape")
-        self._identity = _identity(self.database)
+        self._decode_all(connection)
+        self._identity, self._changes = _identity(self.database), 0
         if self._guard or (self.keeps_journal_mode and not self._network_type):
             return
         # The write-ahead log needs shared memory, so it does not work across machines: https://www.sqlite.org/wal.html
