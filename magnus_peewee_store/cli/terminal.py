@@ -98,17 +98,29 @@ def _draw_text(text: Text, console: Console, width: int, first: str = "", others
         if console.color_system is None:
             yield Segment(f"{first}{line.plain}\n")
         else:
-            yield Segment(first)
+            if first:
+                yield Segment(first)
             yield from render_text(line, console, "\n")
         first = others
 
 
 def render_text(text: Text, console: Console, end: str = "") -> Iterator[Segment]:
-    """Yield a text and its end, without wrapping."""
-    if text.spans:
+    """Yield a text and its end, without wrapping.
+
+    `Text.render` takes twice as long, and ignores the style of a text without spans. But it knows overlapping spans.
+    """
+    plain, style, position = text.plain, console.get_style(text.style), 0
+    if any(span.end > after.start for span, after in zip(text.spans, text.spans[1:])):
         yield from text.render(console, end)
-    else:  # Text.render ignores the style of a Text without spans.
-        yield Segment(text.plain, console.get_style(text.style))
+        return
+    for span in text.spans:
+        if span.start > position:
+            yield Segment(plain[position : span.start], style)
+        yield Segment(plain[span.start : span.end], style + console.get_style(span.style))
+        position = span.end
+    if position < len(plain):
+        yield Segment(plain[position:], style)
+    if end:
         yield Segment(end)
 
 

@@ -119,5 +119,6 @@ def _differ(values: Sequence[Any]) -> bool:
         if change > LEAST_CHANGE and change > LEAST_CHANGE * min(durations):
             return True
         values = [value._replace(duration=None) for value in values]
-    # Compared as JSON, because NaN differs from itself.
-    return len({_to_json(last_value(value)) for value in values}) > 1
+    # Compared as JSON, because NaN differs from itself. `repr` gives the JSON of a finite number sooner.
+    values = [last_value(value) for value in values]
+    return len({repr(value) if type(value) in (int, float) else _to_json(value) for value in values}) > 1
