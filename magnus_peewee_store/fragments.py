@@ -347,8 +347,9 @@ def _to_json(log: BaseModel, exclude: str) -> str:
     """Return a log as JSON. Times become texts, and sets become lists."""
     try:
         text = log.model_dump_json(exclude={exclude})
-        # pydantic takes half the time of json. But it writes NaN as null, and does not escape non-ASCII characters.
-        if "null" not in text and text.isascii():
+        # pydantic takes half the time of json. But it does not escape non-ASCII characters, and writes NaN as null. Its
+        # older versions write NaN and Infinity without a space before it, where the views do not find it.
+        if text.isascii() and "null" not in text and "NaN" not in text and "Infinity" not in text:
             return text
     except ValueError:
         pass  # The log contains a lone surrogate, which json can write.
