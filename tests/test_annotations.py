@@ -333,3 +333,13 @@ def test_prune_deletes_nothing_outside_of_the_catalog(sqlite_file: SqliteFile, t
     options = ("--keep", "0", "--yes", "--catalog", str(tmp_path / "catalog"), "--connection-string", sqlite_file.url)
     db("prune", *options)
     assert (tmp_path / "outside").is_dir() and (tmp_path / "catalog" / "a" / "b").is_dir()
+
+
+def test_tags_and_notes_that_cannot_be_read_are_left_out(store: DBStore) -> None:
+    store.create_run_log("run")
+    runs.tag_run(store, "run", "good")
+    runs.add_note(store, "run", "good")
+    store.table.upsert("run", [("Tag", "bad", "{"), ("Tag", "odd", "3"), ("Note", "bad", "{"), ("Note", "odd", "[]")])
+    run = runs.read_run(store, "run")
+    assert run.tags == ("good",) and [note.text for note in run.notes] == ["good"]
+    assert [row.attribute_key for row in run.unreadable] == ["bad", "bad"]

@@ -394,3 +394,13 @@ def test_tags_and_failed_steps_stay_on_the_line_of_the_run(magnus_db: Command) -
     store.close()
     lines = magnus_db("runs").stdout.splitlines()
     assert len(lines) == 6 and "nightly" in lines[1] and "each.feb.csv.work" in lines[1]
+
+
+def test_csv_for_spreadsheets_has_no_formulas(magnus_db: Command) -> None:
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    put(store, "=cmd()", {"loss": -0.5}, name="@sum", text="- not a number")
+    store.close()
+    chosen = ("runs", "--csv", "--columns", "name,loss,text", "--where", "name=@sum")
+    assert magnus_db(*chosen, "--no-formulas").stdout.splitlines()[1] == "'=cmd(),'@sum,-0.5,'- not a number"
+    assert magnus_db(*chosen).stdout.splitlines()[1] == "=cmd(),@sum,-0.5,- not a number"
+    assert "'=cmd(),SUCCESS" in magnus_db("runs", "--csv", "--no-formulas").stdout

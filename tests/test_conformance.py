@@ -6,9 +6,11 @@ Magnus' own stores pass the same tests wherever they are correct. This verifies 
 import contextlib
 import copy
 import datetime
+import inspect
 import math
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any, Callable, Dict
 
 import pytest
@@ -16,8 +18,9 @@ from conftest import SqliteFile, new_store
 from logs import step
 from magnus import exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
+from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 
-from magnus_peewee_store import DBStore, RunLogStoreError, WrongTableError, fragments, runs
+from magnus_peewee_store import DBStore, InvalidValueError, RunLogStoreError, WrongTableError, fragments, runs
 
 BOTH_ORACLES = pytest.mark.oracle("file-system", "chunked-fs")
 FILE_SYSTEM_ORACLE = pytest.mark.oracle("file-system")
@@ -578,3 +581,17 @@ def test_write_to_concurrently_created_run_succeeds_or_raises(store: DBStore, da
     written = store.get_run_log_by_id("run", full=True)
     names = [*written.parameters, *written.steps["map"].branches, *written.steps["map"].branches["map.x"].steps]
     assert len(names) > 1
+
+
+def test_defaults_of_create_run_log_are_those_of_magnus(store: DBStore, tmp_path: Path) -> None:
+    own, expected = (inspect.signature(each.create_run_log).parameters for each in (DBStore, BaseRunLogStore))
+    assert {name: each.default for name, each in own.items()} == {name: each.default for name, each in expected.items()}
+    assert store.create_run_log("run") == FileSystemRunLogstore(log_folder=str(tmp_path)).create_run_log("run")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", 1])
+def test_has_refuses_texts_that_no_database_stores(store: DBStore, text: Any) -> None:
+    store.create_run_log("run")
+    for arguments in ((text,), ("run", ("Step",), text)):
+        with pytest.raises(InvalidValueError):
+            store.table.has(*arguments)

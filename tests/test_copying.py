@@ -387,3 +387,14 @@ def test_copies_in_both_directions_never_go_back(actions: List[Any]) -> None:
         run = runs.read_run(each, "run")
         assert {*run.notes} == notes and run.tags == (("t",) if is_tagged else ())
         each.close()
+
+
+def test_copy_reports_a_run_that_was_deleted_meanwhile(source: DBStore, store: DBStore) -> None:
+    for run_id in ("first", "second"):
+        source.put_run_log(sample_run(run_id))
+    outcomes = runs.copy_runs(source, store, ["first", "gone", "second"])
+    assert [(each.name, each.status, each.message) for each in outcomes] == [
+        ("first", "written", ""),
+        ("gone", "failed", "it was deleted in the meantime"),
+        ("second", "written", ""),
+    ]

@@ -29,6 +29,7 @@ from magnus_peewee_store import DBStore, RunExistsError, cli, fragments, heartbe
 from magnus_peewee_store.cli import follow
 from magnus_peewee_store.heartbeat import INTERRUPTED, STALE_INTERVALS, Beat, liveness_of
 from magnus_peewee_store.origin import this_process
+from magnus_peewee_store.store import RunNotFoundError
 
 INTERVAL = 0.2
 KINDS = ["sqlite", "postgresql+psycopg", "mysql+pymysql"]
@@ -591,6 +592,27 @@ def test_mark_failed_leaves_an_ended_run_as_it_is(store: DBStore) -> None:
     store.add_step_log(step("map", status="SUCCESS"), "run")
     runs.mark_failed(store, "run")
     assert store.get_run_log_by_id("run").status == "SUCCESS" and not runs.read_run(store, "run").notes
+
+
+@pytest.mark.parametrize("run_id", ["missing", "unreadable"])
+def test_mark_failed_needs_a_run_that_can_be_read(store: DBStore, run_id: str) -> None:
+    store.table.upsert("unreadable", [("RunLog", "run_log", "{"), ("Step", "a", "{")])
+    with pytest.raises(RunNotFoundError, match="whose own row can be read"):
+        runs.mark_failed(store, run_id)
+    assert [value for _, _, value in store.table.read("unreadable")] == ["{", "{"]
+
+
+def test_mark_failed_leaves_no_secret_in_the_rows_that_it_writes(store: DBStore) -> None:
+    store.create_run_log("run", status="PROCESSING")
+    code = {"code_identifier_url": "https://ci:TOKEN@git.example.com/team/sales.git"}
+    for attribute_type, key, log in (
+        ("Step", "a", step("a", status="PROCESSING", code_identities=[code])),
+        ("RunLog", "run_log", RunLog(run_id="run", status="PROCESSING", run_config={"password": "TOKEN"})),
+    ):
+        store.table.upsert("run", [(attribute_type, key, json.dumps(log.model_dump()))])
+    assert runs.mark_failed(store, "run") == ["a"]
+    rows = [value for _, _, value in store.table.read("run", ("RunLog", "Step"))]
+    assert not any("TOKEN" in value for value in rows) and all(json.loads(value)["marked_failed"] for value in rows)
 
 
 def test_mark_failed_asks_if_the_run_was_just_seen(sqlite_file: SqliteFile) -> None:

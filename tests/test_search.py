@@ -411,3 +411,11 @@ def test_unreadable_rows_are_reported_and_the_rest_is_searched(three_runs: DBSto
     }
     assert found["coarse"].metrics == {"train.rmse": 0.7} and found["fine"].params["lr"] == 0.01
     assert math.isnan(found["sample"].metrics["each.jan.csv.work.loss"])
+
+
+def test_equality_with_a_list_compares_its_items(store: DBStore) -> None:
+    put(store, "first", {}, layers=[1, 2], other=[1])
+    put(store, "second", {}, layers=[1, 3])
+    assert ids(runs.search(store, "layers=[1,2]")) == ["first"]
+    assert ids(runs.search(store, "layers!=[1,2]")) == ["second"]
+    assert runs.search(store, "layers=1") == []

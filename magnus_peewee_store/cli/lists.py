@@ -4,7 +4,7 @@ import csv
 import sys
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -206,6 +206,11 @@ DEFAULT_LIMIT = 20
     help=f"How many runs. The default is {DEFAULT_LIMIT}, and all with --csv or --json.",
 )
 @click.option("--csv", "is_csv", is_flag=True, help="Print CSV, with all parameters and metrics.")
+@click.option(
+    "--no-formulas",
+    is_flag=True,
+    help="With --csv: put a ' before texts that a spreadsheet would take for formulas.",
+)
 @on_database()
 @json_option
 def list_runs(
@@ -219,6 +224,7 @@ def list_runs(
     columns: Optional[str],
     limit: Optional[int],
     is_csv: bool,
+    no_formulas: bool,
     is_json: bool,
 ) -> None:
     """List runs, newest first. Options filter and sort them.
@@ -250,7 +256,7 @@ def list_runs(
     if is_json:
         echo_json([_to_json(run) for run in found])
     elif is_csv:
-        _write_csv(found, names if columns else None, only_changed)
+        _write_csv(found, names if columns else None, only_changed, no_formulas)
     elif not found:
         say("No runs match." if where else "There are no runs yet.", err=True)
     else:
@@ -296,24 +302,28 @@ def _print_table(found: Sequence[RunSummary], names: Sequence[Name], changed: Se
         say(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
 
 
-def _write_csv(found: Sequence[RunSummary], names: Optional[Sequence[Name]], only_changed: bool) -> None:
+def _write_csv(
+    found: Sequence[RunSummary], names: Optional[Sequence[Name]], only_changed: bool, no_formulas: bool
+) -> None:
     """Print runs as CSV. Several values of a name are separated by a comma and a space."""
     writer = csv.writer(_Lines())
+
+    def write(row: Iterable[Any]) -> None:
+        writer.writerow([_csv_cell(value, no_formulas) for value in row])
+
     if names is not None:
-        writer.writerow(["run_id", *(name.text for name in names)])
-        writer.writerows(
-            [run.run_id, *(_value_cell(name, run, lambda _, value: as_text(value)) for name in names)] for run in found
-        )
+        write(["run_id", *(name.text for name in names)])
+        for run in found:
+            write([run.run_id, *(_value_cell(name, run, lambda _, value: as_text(value)) for name in names)])
         return
     values = [*_names(found, PARAMS), *_names(found, METRICS)]
     if only_changed:
         values = [each for each in values if _differs(each, found)]
-    writer.writerow([*FIELDS, *(name.text for name in values)])
+    write([*FIELDS, *(name.text for name in values)])
     for run in found:
         flat = {f"{PARAMS}{name}": value for name, value in run.params.items()}
         flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
-        row = [value(run) for value in FIELDS.values()] + [flat.get(name.text) for name in values]
-        writer.writerow(map(_csv_cell, row))
+        write([value(run) for value in FIELDS.values()] + [flat.get(name.text) for name in values])
 
 
 class _Lines:
@@ -323,6 +333,15 @@ class _Lines:
         sys.stdout.write(line[: -len("\r\n")] + "\n")
 
 
-def _csv_cell(value: Any) -> str:
+def _csv_cell(value: Any, no_formulas: bool) -> str:
     text = "" if value is None else as_text(value)
+    if no_formulas and text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text):
+        text = f"'{text}"
     return printable(text) if sys.stdout.isatty() else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(float(text)) or True
+    except ValueError:
+        return False

@@ -249,13 +249,14 @@ def mark_failed(store: DBStore, run_id: str) -> List[str]:
     for attribute_type, name, value in store.table.read(run_id, fragments.BRANCH + fragments.STEP):
         if _is_unfinished(attribute_type, name, value):
             changes = {"message": message} if attribute_type in fragments.STEP else {}
-            store.table.update(run_id, (attribute_type,), name, functools.partial(_fail, changes))
+            store.table.update(run_id, (attribute_type,), name, functools.partial(_fail, attribute_type, changes))
             ended.append(name)
     header = store.table.read(run_id, fragments.RUN_LOG)
     if not header or not _is_readable(*header[-1]):
         raise RunNotFoundError(f"There is no run '{run_id}' whose own row can be read.")
     if _is_unfinished(*header[-1]):
-        store.table.update(run_id, fragments.RUN_LOG, fragments.RUN_LOG_KEY, functools.partial(_fail, {}))
+        fail = functools.partial(_fail, fragments.RUN_LOG[0], {})
+        store.table.update(run_id, fragments.RUN_LOG, fragments.RUN_LOG_KEY, fail)
         add_note(store, run_id, "Marked as failed")
     return ended
 
@@ -271,9 +272,9 @@ def _is_unfinished(*row: Any) -> bool:
     return _is_readable(*row) and fragments.parse(*row).status not in fragments.ENDED
 
 
-def _fail(changes: Dict[str, str], value: str) -> str:
-    """Return the value of a row with the status FAIL and other changes."""
-    log = json.loads(value)
+def _fail(attribute_type: str, changes: Dict[str, str], value: str) -> str:
+    """Return the value of a row with the status FAIL and other changes, and without secrets."""
+    log = json.loads(fragments.scrub_row(attribute_type, value))
     if log.get("status") in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
         return value
     return json.dumps({**log, **changes, "status": defaults.FAIL, fragments.MARKED_FAILED: True})
