@@ -147,7 +147,7 @@ class RunFacts:
     tags: Tuple[str, ...] = ()
     """The tags that were added to it. Its own tag is in the run log."""
     notes: Tuple[Any, ...] = ()
-    """Its notes (`runs.Note`), oldest first."""
+    """Its notes (`runs.annotate.Note`), oldest first."""
     complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=fragments.UNKNOWN))
     """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
 

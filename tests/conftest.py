@@ -19,6 +19,7 @@ from magnus.extensions.run_log_store.file_system.implementation import FileSyste
 from servers import KIND_IN_TREE, Database, Galera, MariaDB, MySQL, PostgreSQL, Server, why_missing
 
 from magnus_peewee_store import DBStore, open_store, runs
+from magnus_peewee_store.runs.upkeep import CheckReport
 
 ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystemRunLogStore}
 # Schemes of connection strings, with the driver, and the kind of server for each.
@@ -41,7 +42,7 @@ SETTINGS = {
 # started last, one process would work on the last of them alone.
 LONGEST_FILES = [
     *("parallel", "documents", "argo", "containers", "liveness", "faults", "clusters", "processes", "cli"),
-    *("histories", "legacy_tables"),
+    *("histories", "legacy_tables", "vanished_hosts", "interrupts", "site"),
 ]
 
 
@@ -213,7 +214,7 @@ def new_store(url: str, **options: Any) -> Iterator[DBStore]:
         store.close()
 
 
-def check(url: str) -> runs.CheckReport:
+def check(url: str) -> CheckReport:
     """Check a database as `magnus db check` does."""
     with contextlib.closing(open_store(connection_string=url)) as store:
         return runs.check(store)

@@ -22,6 +22,7 @@ from test_liveness import any_database, db
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
 from magnus_peewee_store.runs import annotate, merging
+from magnus_peewee_store.runs.transfer import find_differing
 
 __all__ = ["any_database"]  # a fixture
 REPETITIONS = int(os.environ.get("COPY_REPETITIONS", "4"))
@@ -40,7 +41,7 @@ def copy(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
 
 
 def differing(source: DBStore, target: DBStore, *run_ids: str) -> List[str]:
-    return list(runs.find_differing(source, target, run_ids or ["run"]))
+    return list(find_differing(source, target, run_ids or ["run"]))
 
 
 def test_copy_brings_an_unfinished_run_up_to_date(source: DBStore, store: DBStore) -> None:

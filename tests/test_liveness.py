@@ -458,7 +458,7 @@ def test_timeline_and_show_agree_on_the_duration_of_a_stale_run(store: DBStore) 
     store.create_run_log("run", status="PROCESSING")
     run = runs.read_run(store, "run")
     last_seen = run.started + timedelta(minutes=5)
-    run = replace(run, liveness=runs.Liveness(last_seen, 1000, True))
+    run = replace(run, liveness=heartbeat.Liveness(last_seen, 1000, True))
     assert run.duration == 300
     assert "5m until last seen" in timeline.to_html(run) and "5m until last seen" in timeline.to_svg(run)
 

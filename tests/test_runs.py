@@ -17,7 +17,7 @@ from servers import Database
 
 from magnus_peewee_store import DBStore, RunNotFoundError, fragments, runs
 from magnus_peewee_store.cli import trees
-from magnus_peewee_store.runs import StepState
+from magnus_peewee_store.runs.compare import StepState
 from magnus_peewee_store.store import STARTED_BY
 from magnus_peewee_store.timeline import to_html
 from magnus_peewee_store.timeline.layout import lay_out

@@ -17,7 +17,7 @@ from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.origin import Origin
-from magnus_peewee_store.runs import Note
+from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.timeline import to_html, to_svg
 from magnus_peewee_store.timeline.elements import MOST_POINTS, draw_curve, replace_invalid, thin_out
 from magnus_peewee_store.timeline.layout import OPEN_END, Scale

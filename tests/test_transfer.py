@@ -21,8 +21,7 @@ from magnus.extensions.run_log_store.file_system.implementation import FileSyste
 from magnus_peewee_store import DBStore, runs
 from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.logs import steps_of
-from magnus_peewee_store.runs import Outcome
-from magnus_peewee_store.runs.transfer import write_atomically
+from magnus_peewee_store.runs.transfer import Outcome, write_atomically
 from magnus_peewee_store.times import utcnow
 
 PIPELINE = {
@@ -80,7 +79,7 @@ def all_rows(store: DBStore) -> List[StoredRow]:
     return sorted(row for rows in store.table.scan(1000) for row in rows)
 
 
-def import_from(store: DBStore, path: Path) -> List[runs.Outcome]:
+def import_from(store: DBStore, path: Path) -> List[Outcome]:
     return list(runs.import_runs(store, runs.find_run_logs(path)))
 
 

@@ -10,6 +10,7 @@ from magnus_peewee_store.cli.options import json_option, on_database
 from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar, say
 from magnus_peewee_store.configuration import Place, find_places
 from magnus_peewee_store.db.schema import Schema
+from magnus_peewee_store.runs.upkeep import CheckReport
 from magnus_peewee_store.store import DEFAULT_CONNECTION_STRING, DBStore
 
 
@@ -89,7 +90,7 @@ def which(store: DBStore) -> None:
     say(f"The database is {file or masked_url} ({source}).{missing}")
 
 
-def _advice(report: runs.CheckReport) -> str:
+def _advice(report: CheckReport) -> str:
     if report.is_healthy:
         return "All is well." + (" To end dead runs, use magnus db mark-failed RUN_ID." if report.stale else "")
     if report.duplicates:

@@ -9,7 +9,7 @@ from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.options import filter_options, on_database, open_until_command_ends
 from magnus_peewee_store.cli.terminal import count_of_runs, progress_bar, say
 from magnus_peewee_store.runs.search import Condition
-from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN
+from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, Outcome, find_differing
 from magnus_peewee_store.store import DBStore
 
 
@@ -83,7 +83,7 @@ def copy_runs(
 def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
     with progress_bar("runs", len(run_ids)) as advance:
         differing = []
-        for run_id in runs.find_differing(store, target, run_ids, advance):
+        for run_id in find_differing(store, target, run_ids, advance):
             differing.append(run_id)
             say(f"{run_id}: the two databases differ. It may have been written meanwhile.", err=True)
     agreeing = len(run_ids) - len(differing)
@@ -103,7 +103,7 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
     return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG)))[::-1]
 
 
-def _report_outcomes(outcomes: Iterable[runs.Outcome], total: int, verb: str) -> Tuple[List[str], bool]:
+def _report_outcomes(outcomes: Iterable[Outcome], total: int, verb: str) -> Tuple[List[str], bool]:
     """Report problems as they happen, and the numbers at the end or when interrupted.
 
     Returns:

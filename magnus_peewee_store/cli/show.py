@@ -36,7 +36,8 @@ from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
-from magnus_peewee_store.runs.lineage import hash_of, output_files, read_output
+from magnus_peewee_store.runs.compare import Differences, StepState
+from magnus_peewee_store.runs.lineage import Input, hash_of, output_files, read_output
 from magnus_peewee_store.runs.search import Condition, without_equal
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
@@ -225,7 +226,7 @@ SHORTEST_LABEL = 14
 
 @click.command()
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
-@click.option("--only", metavar="SECTION,...", help=f"Show only these sections: {', '.join(runs.Differences._fields)}.")
+@click.option("--only", metavar="SECTION,...", help=f"Show only these sections: {', '.join(Differences._fields)}.")
 @on_database()
 @json_option
 def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json: bool) -> None:
@@ -239,13 +240,13 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json:
       magnus db diff latest latest~1 latest~2 --only parameters,metrics
     """
     sections = [section.strip() for section in (only or "").split(",") if section.strip()]
-    unknown = [section for section in sections if section not in runs.Differences._fields]
+    unknown = [section for section in sections if section not in Differences._fields]
     if unknown:
-        raise click.UsageError(f"'{unknown[0]}' is not one of {', '.join(runs.Differences._fields)}.")
+        raise click.UsageError(f"'{unknown[0]}' is not one of {', '.join(Differences._fields)}.")
     found = {run.run_log.run_id: run for run in [runs.read_run(store, run_id) for run_id in run_ids]}
     if len(run_ids) < 2:
         raise click.UsageError("Give at least two runs.")
-    left_out = {*runs.Differences._fields} - {*sections} if sections else ()
+    left_out = {*Differences._fields} - {*sections} if sections else ()
     differences = runs.compare(list(found.values()))._replace(**{section: {} for section in left_out})
     if is_json:
         names = ["a", "b"] if len(found) == 2 else list(found)
@@ -263,7 +264,7 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json:
         echo_unreadable(run)
 
 
-def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bool) -> TextTree:
+def diff_tree(run_ids: Sequence[str], differences: Differences, is_full: bool) -> TextTree:
     """Return what differs between two runs, as a tree. Long values are shortened unless `is_full`."""
     tree = TextTree(_change(*map(printable, run_ids)))
     for section, rows in differences._asdict().items():
@@ -274,7 +275,7 @@ def diff_tree(run_ids: Sequence[str], differences: runs.Differences, is_full: bo
     return tree
 
 
-def diff_table(run_ids: Sequence[str], differences: runs.Differences, width: int, is_full: bool) -> TextLines:
+def diff_table(run_ids: Sequence[str], differences: Differences, width: int, is_full: bool) -> TextLines:
     """Return what differs between three or more runs, as a table with a column for each run.
 
     What the ids begin with is the heading of the labels. If the ids have no room, numbers stand for them. A label that
@@ -341,7 +342,7 @@ def _common_beginning(names: Sequence[str]) -> str:
     return match[1] if match else ""
 
 
-def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[str, Any]:
+def _to_json(differences: Differences, names: Mapping[str, str]) -> Dict[str, Any]:
     """Return differences as dictionaries. In them, the runs have the names that `names` gives for their ids."""
     return {
         section: {name: {names[run_id]: _value(each) for run_id, each in row.items()} for name, row in rows.items()}
@@ -350,7 +351,7 @@ def _to_json(differences: runs.Differences, names: Mapping[str, str]) -> Dict[st
 
 
 def _value(value: Any) -> Any:
-    if not isinstance(value, runs.StepState):
+    if not isinstance(value, StepState):
         return last_value(value)
     return {key: each for key, each in value._asdict().items() if key != "reused" or each}
 
@@ -473,7 +474,7 @@ def _echo_upstream(store: DBStore, run_id: str, is_json: bool) -> None:
         say(f"No other run wrote what {run_id} read.", err=True)
 
 
-def _upstream_tree(run_id: str, inputs: Sequence[runs.Input]) -> TextTree:
+def _upstream_tree(run_id: str, inputs: Sequence[Input]) -> TextTree:
     """Return the inputs of a run, below each the inputs of the run that wrote it. A run is drawn in full once."""
     tree = TextTree(Text(printable(run_id), "bold"))
     branches = {run_id: tree}

@@ -23,6 +23,7 @@ from magnus_peewee_store.cli.terminal import (
     status_text,
 )
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.logs import (
     attempts_of,
     code_version,
@@ -33,9 +34,11 @@ from magnus_peewee_store.logs import (
     tags_text,
 )
 from magnus_peewee_store.metrics import Series, flatten_metrics, is_finite
-from magnus_peewee_store.runs import CheckReport, Liveness, Note, Run
+from magnus_peewee_store.runs import Run
+from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.runs.read import suggest
 from magnus_peewee_store.runs.summaries import RunSummary
+from magnus_peewee_store.runs.upkeep import CheckReport
 from magnus_peewee_store.times import format_duration, format_time, format_utc_offset, parse_time
 
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"

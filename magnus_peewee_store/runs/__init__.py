@@ -3,46 +3,30 @@
 Most functions take a `DBStore` as their first argument, such as the one that `open_store` returns.
 """
 
-from magnus_peewee_store.heartbeat import Liveness
-from magnus_peewee_store.runs.annotate import Note, add_note, delete_note, edit_note, mark_failed, tag_run, untag_run
-from magnus_peewee_store.runs.compare import Differences, StepState, compare, diff
+from magnus_peewee_store.runs.annotate import add_note, delete_note, edit_note, mark_failed, tag_run, untag_run
+from magnus_peewee_store.runs.compare import compare, diff
 from magnus_peewee_store.runs.frames import metric_history, metrics_dataframe, plot, to_dataframe
-from magnus_peewee_store.runs.lineage import DataUse, DataVersion, Input, lineage, upstream, versions
-from magnus_peewee_store.runs.read import Run, UnreadableRow, find_run, read_run
+from magnus_peewee_store.runs.lineage import lineage, upstream, versions
+from magnus_peewee_store.runs.read import Run, find_run, read_run
 from magnus_peewee_store.runs.search import Condition, list_runs, search
 from magnus_peewee_store.runs.sql import create_views, drop_views
 from magnus_peewee_store.runs.summaries import RunSummary, summarize
 from magnus_peewee_store.runs.transfer import (
-    Outcome,
     copy_runs,
     export_runs,
-    find_differing,
     find_run_logs,
     import_runs,
 )
 from magnus_peewee_store.runs.upkeep import (
-    CheckReport,
-    Prunable,
     check,
     delete_runs,
     prunable,
 )
 
 __all__ = [
-    "CheckReport",
     "Condition",
-    "DataUse",
-    "DataVersion",
-    "Differences",
-    "Input",
-    "Liveness",
-    "Note",
-    "Outcome",
-    "Prunable",
     "Run",
     "RunSummary",
-    "StepState",
-    "UnreadableRow",
     "add_note",
     "check",
     "compare",
@@ -54,7 +38,6 @@ __all__ = [
     "drop_views",
     "edit_note",
     "export_runs",
-    "find_differing",
     "find_run",
     "find_run_logs",
     "import_runs",
