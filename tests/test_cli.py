@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from conftest import AnyDatabase, Project, SqliteFile, database_for, new_store
 from logs import sample_run, step
@@ -854,3 +855,20 @@ def test_interrupted_confirmation_deletes_nothing(default_store: DBStore, tmp_pa
             terminal.wait_for("Aborted!", seconds=0.5)
     assert terminal.wait() == 1 and "Traceback" not in terminal.output
     assert default_store.table.runs(["RunLog"])
+
+
+def test_shell_completes_run_ids(
+    run: RunCommand, default_store: DBStore, sqlite_file: SqliteFile, tmp_path: Path
+) -> None:
+    def complete(*words: str) -> List[str]:
+        return [
+            each.value for each in ShellComplete(cli.db, {}, "magnus-db", "").get_completions([*words[:-1]], words[-1])
+        ]
+
+    assert complete("show", "") == [] and not (tmp_path / ".run_log_store" / "run_log.db").exists()
+    for run_id in ("calm-hoover", "calm-curie", "odd-lamarr"):
+        default_store.create_run_log(run_id)
+    assert complete("show", "calm") == ["calm-curie", "calm-hoover"]
+    assert complete("diff", "calm-hoover", "o") == ["odd-lamarr"]
+    assert complete("show", "--connection-string", "sqlite:///missing.db", "calm") == []
+    assert complete("sho", "") == [] and "show" in complete("sh")

@@ -10,7 +10,7 @@ import click
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG
 from magnus_peewee_store.cli.lists import runs_table
-from magnus_peewee_store.cli.options import Age, filter_options, name_database, on_database
+from magnus_peewee_store.cli.options import Age, RunId, filter_options, name_database, on_database
 from magnus_peewee_store.cli.terminal import (
     LIST_LENGTH,
     count_of_runs,
@@ -66,7 +66,7 @@ def tag(store: DBStore, words: Tuple[str, ...], more: Tuple[str, ...], where: Li
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", type=RunId())
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @on_database()
 def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
@@ -88,7 +88,7 @@ def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", type=RunId())
 @click.argument("text", required=False)
 @click.option("--edit", type=int, metavar="N", help="Replace the text of note N. magnus db show numbers the notes.")
 @click.option("--delete", type=int, metavar="N", help="Delete note N.")
@@ -115,7 +115,7 @@ def note(store: DBStore, run_id: str, text: Optional[str], edit: Optional[int], 
 
 
 @click.command("mark-failed")
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Neither wait nor ask, even if a process may still work on a run.")
 @on_database()
 def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
@@ -153,7 +153,7 @@ def _is_alive(store: DBStore, run_id: str) -> bool:
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also delete runs that other runs take results from.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")

@@ -6,7 +6,7 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 import click
 
 from magnus_peewee_store import fragments, runs
-from magnus_peewee_store.cli.options import filter_options, on_database, open_until_command_ends
+from magnus_peewee_store.cli.options import RunId, filter_options, on_database, open_until_command_ends
 from magnus_peewee_store.cli.terminal import count_of_runs, progress_bar, say
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, Outcome, find_differing
@@ -14,7 +14,7 @@ from magnus_peewee_store.store import DBStore
 
 
 @click.command("export")
-@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.argument("run_ids", type=RunId(), nargs=-1, metavar="[RUN_ID]...")
 @click.option("--all", "is_all", is_flag=True, help="Export all runs.")
 @filter_options
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
@@ -49,7 +49,7 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 
 
 @click.command("copy")
-@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.argument("run_ids", type=RunId(), nargs=-1, metavar="[RUN_ID]...")
 @filter_options
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
 @click.option("--verify", is_flag=True, help="Check afterwards that the target has all rows, or newer ones.")

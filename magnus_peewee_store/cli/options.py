@@ -1,12 +1,15 @@
 """The options and parameter types that commands share."""
 
+import contextlib
 import functools
 import traceback
 from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from magnus_peewee_store import fragments
 from magnus_peewee_store.cli import CATALOG, DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable, say
 from magnus_peewee_store.configuration import check_exists, find_configuration
@@ -87,6 +90,25 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     return wrapped
 
 
+class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """The id of a run. A shell completes it from the database that the command line names."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> List[CompletionItem]:
+        """Return the newest runs whose id begins like this; none if the database cannot be read at once."""
+        with contextlib.suppress(Exception):  # A message would stand in the middle of the command line.
+            options = ctx.params.get("config_file"), ctx.params.get("connection_string")
+            configuration = find_configuration(*options)
+            with contextlib.closing(configuration.make_store()) as store:
+                store.retry_timeout = 0
+                check_exists(store, configuration.source)
+                found = store.table.runs(fragments.RUN_LOG, prefix=incomplete, limit=MOST_COMPLETED)
+                return [CompletionItem(run_id) for run_id, _ in found]
+        return []
+
+
+MOST_COMPLETED = 50  # runs that a shell offers
 COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
 
 

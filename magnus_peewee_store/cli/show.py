@@ -18,7 +18,7 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG, trees
 from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
 from magnus_peewee_store.cli.lists import shrink
-from magnus_peewee_store.cli.options import Age, filter_options, json_option, on_database
+from magnus_peewee_store.cli.options import Age, RunId, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import (
     TextLines,
     TextTree,
@@ -48,7 +48,7 @@ from magnus_peewee_store.times import format_duration, format_time
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", type=RunId())
 @click.option("--step", metavar="NAME", help="Show only this step, with its whole log.")
 @click.option("--environment", is_flag=True, help="Show which Python, magnus and packages it was started with.")
 @click.option("--follow", is_flag=True, help="Update until the run has ended. The exit status is 0 if it succeeded.")
@@ -116,7 +116,7 @@ with_output_option = click.option(
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", type=RunId())
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write. It ends in .html or .svg.")
 @with_output_option
 @on_database()
@@ -150,7 +150,7 @@ def _echo_environment(run: runs.Run, is_json: bool) -> None:
 
 @click.command()
 @click.argument("metric")
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("-o", "--output", metavar="FILE.html", help="The file to write. The default is METRIC.html.")
 @on_database()
 def plot(store: DBStore, metric: str, run_ids: Tuple[str, ...], output: Optional[str]) -> None:
@@ -225,7 +225,7 @@ SHORTEST_LABEL = 14
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
+@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
 @click.option("--only", metavar="SECTION,...", help=f"Show only these sections: {', '.join(Differences._fields)}.")
 @on_database()
 @json_option
@@ -386,7 +386,7 @@ LARGEST_OUTPUT = 10_000_000  # bytes of a file that `logs` prints
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("run_id", type=RunId())
 @click.argument("step", required=False)
 @click.option("--catalog", metavar="DIR", help="The folder of the file-system catalog, instead of the configured one.")
 @on_database()
