@@ -46,6 +46,7 @@ class SafeConsole(Console):
         """Raise the error if the stream is stdout."""
         if not self.stderr:
             raise  # rich would exit with status 1; `CommandGroup` handles the error.
+        _discard_stderr()
 
 
 class TextLines:
@@ -169,8 +170,17 @@ def say(message: str, err: bool = False, **style: Any) -> None:
     if style:
         console = make_console(err)
         text = click.style(text, **style) if console.color_system and not console.no_color else text
-    with contextlib.suppress(OSError) if err else contextlib.nullcontext():  # Nobody may read stderr.
+    try:
         click.echo(text, err=err, color=True)
+    except OSError:
+        if not err:
+            raise
+        _discard_stderr()
+
+
+def _discard_stderr() -> None:
+    """Discard what is written to stderr, because nobody reads it. Python would otherwise exit with status 120."""
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _printable_lines(text: str) -> str:

@@ -46,6 +46,8 @@ NETWORK_TYPES = frozenset(
 
 MEMORY = ":memory:"
 NOT_UTF_8 = "Could not decode to UTF-8"  # begins an error of Python's driver
+# What a reader gets while a writer creates or recovers the side files: https://www.sqlite.org/rescode.html.
+UNFINISHED = ("SQLITE_READONLY_CANTINIT", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTLOCK")
 SIDE_FILES = ("-wal", "-shm", "-journal")
 # How many seconds SQLite itself waits for a lock. Python cannot interrupt this wait, so it is short and `retry` repeats
 # it. SQLite's own wait is better than ours: with many writers, each pause in Python costs half of the throughput.
@@ -249,8 +251,10 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
             )
 
     def is_transient(self, error: Exception) -> bool:
-        """Return True if another process holds a lock."""
-        return super().is_transient(error) or (isinstance(error, peewee.OperationalError) and "locked" in str(error))
+        """Return True if another process holds a lock, or is about to create the side files that a reader needs."""
+        is_locked = isinstance(error, peewee.OperationalError) and "locked" in str(error)
+        code = getattr(getattr(error, "orig", None), "sqlite_errorname", "")  # since Python 3.11
+        return super().is_transient(error) or is_locked or code in UNFINISHED
 
     def rollback(self) -> Any:
         """Roll back, unless SQLite has already done so, as it does when the disk is full."""
@@ -501,7 +505,7 @@ def _identity(path: str) -> Optional[Tuple[int, int]]:
     # os.stat, because closing a descriptor of the file would release SQLite's locks.
     try:
         found = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):  # A time limit may be another OSError.
         return None
     return found.st_dev, found.st_ino
 
