@@ -53,7 +53,10 @@ def span_of(texts: Sequence[str], utc_offset: Optional[int] = None) -> Optional[
     """Return the earliest and the latest of times that magnus wrote, given their UTC offset; None if there are none."""
     texts = [text for text in texts if text]
     if texts and {*map(len, texts)} <= {*ISO_LENGTHS}:
-        texts = [min(texts), max(texts)]  # Compared as texts, because parsing takes longer.
+        # Compared as texts, because parsing takes longer.
+        first, last = parse_time(min(texts), utc_offset), parse_time(max(texts), utc_offset)
+        if first and last:
+            return min(first, last), max(first, last)
     times = [time for time in (parse_time(text, utc_offset) for text in texts) if time]
     return (min(times), max(times)) if times else None
 

@@ -12,6 +12,7 @@ from logs import attempted_step, sample_run, step
 from magnus.datastore import BranchLog
 
 from magnus_peewee_store import DBStore, cli, runs
+from magnus_peewee_store.logs import seconds_of, span_of
 
 BEAT = {"interval": 30, "state": "", "user": "ann", "host": "a", "seen": "2026-01-01 12:00:00", "utc_offset": 0}
 DEEP: Any = 1
@@ -213,3 +214,8 @@ def test_name_with_many_dots_is_read_in_linear_time(store: DBStore, magnus_db: C
     assert [*run_log.steps[name].branches[f"{name}.value"].steps] == [f"{name}.value.train"]
     for command in ("show good", "show good --json", "timeline good -o page.html", "export good -o file.json"):
         assert "Error" not in magnus_db(*command.split())
+
+
+def test_times_of_the_first_and_last_year_do_not_hide_the_others() -> None:
+    times = ["0001-01-01 00:00:00", "2026-01-01 10:00:00", "2026-01-01 11:00:00", "9999-12-31 23:59:59"]
+    assert seconds_of(span_of(times, 0)) == 3600
