@@ -102,7 +102,9 @@ _KEYS = "JSON_TABLE({}, '$[*]' COLUMNS (ordinal FOR ORDINALITY, name VARCHAR(512
 # All keys are whole numbers as `metrics.is_iteration` knows them: without them, the list of keys is empty.
 _IS_SERIES = f"""
     JSON_TYPE({_MEMBER}) = 'OBJECT' AND JSON_LENGTH({_MEMBER}) > 1
-    AND REGEXP_REPLACE(JSON_KEYS({_MEMBER}), '"-?(0|[1-9][0-9]{{{{0,17}}}})"|[][, ]', '') = ''
+    AND REGEXP_REPLACE(
+        REPLACE(REPLACE(JSON_KEYS({_MEMBER}), '[', ''), ']', ''), '"-?(0|[1-9][0-9]{{{{0,17}}}})"|,| ', ''
+    ) = ''
 """
 _VIEW_VALUES = """
     CASE
@@ -147,7 +149,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         parts = "".join(f'."{part}"' if isinstance(part, str) else f"[{part}]" for part in path)
         # MariaDB 10.11 does not find [last] in every array.
         before, is_last, after = parts.partition("[-1]")
-        last = f"CONCAT('${before}[', JSON_LENGTH({document}, '${before}') - 1, ']{after}')"
+        last = f"CONCAT('${before}[', GREATEST(JSON_LENGTH({document}, '${before}') - 1, 0), ']{after}')"
         found = f"JSON_EXTRACT({document}, {last if is_last else repr('$' + parts)})"
         return f"NULLIF(JSON_UNQUOTE({found}), 'null')"
 
