@@ -1,12 +1,14 @@
 """Series: the metrics that `track_this(step=...)` writes."""
 
 import math
+from types import SimpleNamespace
 from typing import Any, Dict
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from magnus_peewee_store.cli.trees import _sparkline
 from magnus_peewee_store.metrics import Point, Series, flatten, flatten_metrics, is_iteration, last_value
 
 KEYS = st.sampled_from(["a", "b", "0", "1", "2", "10", "-3", "01", "a.b", "last"])
@@ -56,3 +58,11 @@ def test_nan_and_texts_are_no_minimum() -> None:
     assert (series.min, series.max) == (Point(3, 1), Point(1, 2))
     [texts] = flatten_metrics({"loss": {"0": "a", "1": "b"}}).values()
     assert texts.min is None and str(texts) == '"b" (iteration 1)'
+
+
+def test_curve_of_extreme_numbers_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    [series] = flatten_metrics({"loss": {"0": 1e308, "1": -1e308, "2": math.nan}}).values()
+    with monkeypatch.context() as context:
+        context.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True, encoding="utf-8"))
+        curve = _sparkline(series)
+    assert curve == " \u2588\u2581"

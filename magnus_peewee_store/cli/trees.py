@@ -243,7 +243,8 @@ def _sparkline(value: Any) -> str:
     encoding = (stream.encoding or "").lower()
     if not isinstance(value, Series) or not stream.isatty() or not encoding.startswith("utf"):
         return ""
-    numbers = [point.value for point in value.points if is_finite(point.value)]
+    # Halves, because the difference of two floats may be infinite.
+    numbers = [point.value / 2 for point in value.points if is_finite(point.value)]
     low, high = min(numbers, default=0), max(numbers, default=0)
     step = max(1, -(-len(numbers) // SPARKLINE_WIDTH))
     scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0
