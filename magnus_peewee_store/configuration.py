@@ -168,7 +168,7 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
 
 
 def _find_in_parents() -> str:
-    """Return the nearest project file in a parent folder within the git work tree; empty if there is none.
+    """Return the nearest project file in a parent folder within the git work tree, or an empty text.
 
     A file of another user must not decide where secrets are sent.
     """

@@ -63,9 +63,9 @@ class Heartbeat:
     """Keep the heartbeat row of this process up to date while it works on a run.
 
     The first write to a run starts a daemon thread, which updates the row. In the process that started the run, the
-    thread first writes the installed packages. The thread stops when the run ends or the
-    process exits. It uses the store's connection only while no other thread does. An error is logged and never reaches
-    the pipeline. A forked child starts its own heartbeat when it first writes.
+    thread first writes the installed packages. The thread stops when the run ends or the process exits. It uses the
+    store's connection only while no other thread does. An error is logged and never reaches the pipeline. A forked
+    child starts its own heartbeat when it first writes.
 
     Args:
         interval: The seconds between two heartbeats.

@@ -5,8 +5,8 @@ from dataclasses import asdict
 import click
 
 from magnus_peewee_store import runs
-from magnus_peewee_store.cli import DATABASE, trees
-from magnus_peewee_store.cli.options import json_option, on_database
+from magnus_peewee_store.cli import trees
+from magnus_peewee_store.cli.options import describe_database, json_option, on_database
 from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar, say
 from magnus_peewee_store.configuration import Place, find_places
 from magnus_peewee_store.db.schema import Schema
@@ -80,14 +80,11 @@ def which(store: DBStore) -> None:
     """
     context = click.get_current_context()
     places = find_places(context.params["config_file"], context.params["connection_string"])
-    file = store.find_file()
     default = Place("the default", DEFAULT_CONNECTION_STRING)
     decisive = next((place for place in places if place.value), default)
     for place in (*places, default):
         say(f"{'->' if place == decisive else '  '} {place.name}: {place.shown or 'none'}")
-    masked_url, source = context.meta[DATABASE]
-    missing = "" if store.database.exists() else " It does not exist."
-    say(f"The database is {file or masked_url} ({source}).{missing}")
+    say(describe_database(store) + ("" if store.database.exists() else " It does not exist."))
 
 
 def _advice(report: CheckReport) -> str:

@@ -23,7 +23,7 @@ from magnus_peewee_store.cli.terminal import (
 )
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import is_seen_again
-from magnus_peewee_store.runs.read import find_by_place, has_run
+from magnus_peewee_store.runs.read import find_by_place, find_runs, has_run
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.upkeep import (
     check_reuse,
@@ -56,10 +56,7 @@ def tag(store: DBStore, words: Tuple[str, ...], more: Tuple[str, ...], where: Li
     names = words if where else words[1:]
     if not names:
         raise click.UsageError("Give the id of a run, and the tags to add.")
-    if where:
-        run_ids = [run.run_id for run in runs.search(store, where)]
-    else:
-        run_ids = list(dict.fromkeys(runs.find_run(store, run_id) for run_id in (words[0], *more)))
+    run_ids = [run.run_id for run in runs.search(store, where)] if where else find_runs(store, (words[0], *more))
     for run_id in run_ids:
         runs.tag_run(store, run_id, *names)
     say(f"Tagged {list_of(run_ids)} with {list_of(names)}." if run_ids else "No runs match.", err=not run_ids)
@@ -130,7 +127,7 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
     """
     name_database(store)
     has_ended = False
-    for run in runs.summarize(store, list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))):
+    for run in runs.summarize(store, find_runs(store, run_ids)):
         if run.status in ENDED:
             say(f"Run '{run.run_id}' has already ended: {run.status}.", err=True)
             has_ended = True

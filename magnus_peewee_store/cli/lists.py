@@ -38,6 +38,7 @@ from magnus_peewee_store.runs.search import (
     headings,
     label_branches,
     make_filters,
+    parse_number,
     search_page,
 )
 from magnus_peewee_store.runs.summaries import RunSummary
@@ -335,13 +336,6 @@ class _Lines:
 
 def _csv_cell(value: Any, no_formulas: bool) -> str:
     text = "" if value is None else as_text(value)
-    if no_formulas and text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text):
+    if no_formulas and text.startswith(("=", "+", "-", "@", "\t", "\r")) and parse_number(text) is None:
         text = f"'{text}"
     return printable(text) if sys.stdout.isatty() else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return bool(float(text)) or True
-    except ValueError:
-        return False

@@ -8,6 +8,7 @@ import click
 from magnus_peewee_store import fragments, runs
 from magnus_peewee_store.cli.options import RunId, filter_options, on_database, open_until_command_ends
 from magnus_peewee_store.cli.terminal import count_of_runs, progress_bar, say
+from magnus_peewee_store.runs.read import find_runs
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, Outcome, find_differing
 from magnus_peewee_store.store import DBStore
@@ -97,7 +98,7 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
         has_all = any(option.name == "is_all" for option in click.get_current_context().command.params)
         raise click.UsageError(f"Give either the ids of runs, or conditions{', or --all' if has_all else ''}.")
     if not is_all:
-        return list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids))
+        return find_runs(store, run_ids)
     if where:
         return [run.run_id for run in runs.search(store, where)][::-1]
     return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG)))[::-1]

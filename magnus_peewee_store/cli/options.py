@@ -161,8 +161,13 @@ def name_database(store: DBStore) -> None:
     """Print which database a command is going to change, unless the command line names it."""
     context = click.get_current_context()
     if not (context.params["config_file"] or context.params["connection_string"]):
-        masked_url, source = context.meta[DATABASE]
-        say(f"The database is {store.find_file() or masked_url} ({source}).")
+        say(describe_database(store))
+
+
+def describe_database(store: DBStore) -> str:
+    """Return a sentence that says which database a command uses, and what decided."""
+    masked_url, source = click.get_current_context().meta[DATABASE]
+    return f"The database is {store.find_file() or masked_url} ({source})."
 
 
 def json_option(command: Callable[..., T]) -> Callable[..., T]:

@@ -38,6 +38,7 @@ from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.compare import Differences, StepState
 from magnus_peewee_store.runs.lineage import Input, hash_of, output_files, read_output
+from magnus_peewee_store.runs.read import find_runs
 from magnus_peewee_store.runs.search import Condition, without_equal
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
@@ -103,8 +104,9 @@ def show(
         echo_json({**run.complete_log.model_dump(), **_facts_about(run)}, indent=4)
     else:
         console.print(trees.run_tree(run, is_full=not console.is_terminal))
-        if resume_command(run):
-            say(f"Resume it with: {resume_command(run)}")
+        command = resume_command(run)
+        if command:
+            say(f"Resume it with: {command}")
     trees.echo_unreadable(run)
 
 
@@ -163,7 +165,7 @@ def plot(store: DBStore, metric: str, run_ids: Tuple[str, ...], output: Optional
     path = Path(output or f"{metric.replace(os.sep, '_')}.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"'{path}' does not end in .html.")
-    figure = runs.plot(store, list(dict.fromkeys(runs.find_run(store, run_id) for run_id in run_ids)), metric)
+    figure = runs.plot(store, find_runs(store, run_ids), metric)
     write_atomically(path, figure.to_html())
     say(f"Wrote {path}.")
 

@@ -411,9 +411,8 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
 
 def _notice_vanished_host(connection: Any) -> None:
     """Set options of the socket, which no driver has. Only drivers in pure Python show their socket."""
-    driver_socket = getattr(connection, "_sock", None) or getattr(
-        connection, "_socket", None
-    )  # PyMySQL's, or the other
+    # PyMySQL's, or that of mysql-connector.
+    driver_socket = getattr(connection, "_sock", None) or getattr(connection, "_socket", None)
     driver_socket = getattr(driver_socket, "sock", driver_socket)
     if driver_socket is None or driver_socket.family not in (socket.AF_INET, socket.AF_INET6):
         return

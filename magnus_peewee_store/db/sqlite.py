@@ -501,7 +501,7 @@ class ReadGuard:
 
 
 def _identity(path: str) -> Optional[Tuple[int, int]]:
-    """Return what tells a file from another that replaces it; None if there is none."""
+    """Return the device and the inode of a file; None if it does not exist."""
     # os.stat, because closing a descriptor of the file would release SQLite's locks.
     try:
         found = os.stat(path)

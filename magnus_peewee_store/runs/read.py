@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from magnus.datastore import RunLog
 
@@ -204,6 +204,11 @@ def find_run(store: DBStore, run_id: str) -> str:
         raise RunNotFoundError(message, nearest=found[:9], is_ambiguous=True)
     nearest = _nearest(run_id, [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)])
     raise RunNotFoundError(f"There is no run '{run_id}'.{_question(nearest)}", nearest)
+
+
+def find_runs(store: DBStore, run_ids: Iterable[str]) -> List[str]:
+    """Return the whole ids of runs, each once. See `find_run`."""
+    return list(dict.fromkeys(find_run(store, run_id) for run_id in run_ids))
 
 
 def find_by_place(store: DBStore, text: str) -> Optional[str]:

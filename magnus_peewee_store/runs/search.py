@@ -308,7 +308,7 @@ class _Operand:
     def __init__(self, condition: Condition) -> None:
         name, self._symbol, self._text = condition
         self._operator = OPERATORS.get(self._symbol, operator.eq)
-        self._number = _parse_number(self._text)
+        self._number = parse_number(self._text)
         self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
         self.compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
         if name in ("status", "state") and self._symbol in ("=", "!="):
@@ -399,7 +399,8 @@ def _parse_json(text: str) -> Any:
         return text
 
 
-def _parse_number(text: str) -> Union[int, float, None]:
+def parse_number(text: str) -> Union[int, float, None]:
+    """Return the number that a text is; None if it is not one."""
     for number_type in (int, float):
         try:
             return None if "_" in text else number_type(text)
@@ -410,7 +411,7 @@ def _parse_number(text: str) -> Union[int, float, None]:
 
 def _parse_duration(text: str) -> float:
     age = parse_age(text)
-    number = age.total_seconds() if age is not None else _parse_number(text)
+    number = age.total_seconds() if age is not None else parse_number(text)
     if number is None:
         raise ConditionError(f"'{text}' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w.")
     return number
