@@ -497,7 +497,8 @@ class RunList(List[RunSummary]):
 
     def _repr_html_(self) -> str:
         names = [*all_names(self, PARAMS), *all_names(self, METRICS)]
-        columns = [Name(name) for name in ("run_id", "state", "started", "duration", "tag", *names[:MOST_COLUMNS])]
+        columns = [Name(name) for name in ("run_id", "state", "started", "duration", "tag")]
+        columns += [Name(name, is_full=True) for name in names[:MOST_COLUMNS]]
         cells = [[", ".join(map(as_text, map(rounded, name.values(run)))) for name in columns] for run in self]
         rows = [headings([name.text for name in columns]), *cells]
         lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
