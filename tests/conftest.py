@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Type, Union
 
 import pytest
 from browser import IS_INSTALLED, Browser
@@ -16,7 +16,7 @@ from certificates import make_certificates
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
-from servers import KIND_IN_TREE, Database, Galera, MariaDB, MySQL, PostgreSQL, Server, why_missing
+from servers import KIND_IN_TREE, Cluster, Database, Galera, Group, MariaDB, MySQL, PostgreSQL, Server, why_missing
 
 from magnus_peewee_store import DBStore, open_store, runs
 from magnus_peewee_store.runs.upkeep import CheckReport
@@ -32,6 +32,8 @@ if KIND_IN_TREE:  # TEST_SERVER_TREE is set: run on its server alone
     DIALECT = {"postgresql": "postgresql"}.get(KIND_IN_TREE, "mysql")
     SERVERS = {scheme: KIND_IN_TREE for scheme in SERVERS if scheme.startswith(DIALECT)}
     DATABASES = [*SERVERS]
+# Clusters whose nodes all accept writes.
+CLUSTERS: Dict[str, Type[Cluster]] = {"mysql_group": Group} if KIND_IN_TREE == "mysql" else {"galera": Galera}
 SETTINGS = {
     "postgresql": {"max_connections": "200"},
     "mariadb": {"max_connections": "200", "max_allowed_packet": "64M"},
@@ -145,15 +147,22 @@ def server_databases() -> Iterator[Callable[[str], Database]]:
 
 
 @pytest.fixture(scope="session")
-def galera() -> Iterator[Galera]:
-    """Return one cluster for all tests. Skip the tests if Galera is not installed; fail in CI."""
-    require("galera")
-    cluster = Galera(max_connections="200", max_allowed_packet="64M")
+def clusters() -> Iterator[Callable[[str], Cluster]]:
+    """Return a function that returns the cluster of a kind. Skip the test if it is not installed; fail in CI."""
+    started: Dict[str, Cluster] = {}
+
+    def cluster(kind: str) -> Cluster:
+        if kind not in started:
+            require(CLUSTERS[kind].kind)
+            started[kind] = CLUSTERS[kind](max_connections="200", max_allowed_packet="64M")
+            started[kind].start()
+        return started[kind]
+
     try:
-        cluster.start()
         yield cluster
     finally:
-        cluster.remove()
+        for each in started.values():
+            each.remove()
 
 
 def database_for(scheme: str, tmp_path: Path, server_databases: Callable[[str], Database]) -> Iterator[AnyDatabase]:

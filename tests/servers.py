@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 DEADLINE = 60.0
 POLL_INTERVAL = 0.05
 OWNER, PASSWORD = "scott", "tiger"
+REPLICA = "replica"  # the account through which a node of a group gets the data
 FETCH = "python tests/fetch_server.py"
 
 PROGRAMS = {
@@ -198,6 +199,14 @@ class Server:
         self.stop(immediate)
         self.start()
 
+    def pause(self) -> None:
+        """Stop the process without ending it: its clients wait."""
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._send(signal.SIGCONT)
+
     def remove(self) -> None:
         """Stop, and delete all files."""
         try:
@@ -227,6 +236,10 @@ class Server:
     def drop_database(self, name: str) -> None:
         """Drop a database and end the sessions that use it."""
         raise NotImplementedError
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
 
     def _driver(self) -> Any:
         raise NotImplementedError
@@ -501,14 +514,24 @@ class MySQL(MariaDB):
         return {"innodb_redo_log_capacity": "32M", "mysqlx": "OFF", "secure_file_priv": ""}
 
 
-class GaleraNode(MariaDB):
-    """A node of a Galera cluster. It is ready when it is in sync with the cluster."""
+class ClusterNode(MariaDB):
+    """A node of a cluster."""
+
+    bootstrap: str  # the option that creates the cluster
+    synchronize: str  # the setting with which a session sees what the cluster has committed
 
     def wait_for_cluster(self) -> None:
         """Wait until this node has applied everything that the cluster has committed so far."""
         with closing(self.administrator()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute("SET SESSION wsrep_sync_wait = 15")
+            cursor.execute(f"SET SESSION {self.synchronize}")
             cursor.execute("SELECT 1")
+
+
+class GaleraNode(ClusterNode):
+    """A node of a Galera cluster. It is ready when it is in sync with the cluster."""
+
+    bootstrap = "--wsrep-new-cluster"
+    synchronize = "wsrep_sync_wait = 15"
 
     def wait_for_cluster_of(self, size: int) -> None:
         """Wait until the cluster has this many nodes, and this node is ready."""
@@ -524,8 +547,74 @@ class GaleraNode(MariaDB):
         return self.sql("SHOW STATUS LIKE 'wsrep_local_state_comment'") == [("wsrep_local_state_comment", "Synced")]
 
 
-class Galera:
-    """A cluster of three MariaDB servers. Each accepts writes."""
+class GroupNode(ClusterNode, MySQL):
+    """A node of a group of MySQL's Group Replication. It is ready when it is an online member of the group."""
+
+    bootstrap = "--loose_group_replication_bootstrap_group=ON"
+    synchronize = "group_replication_consistency = 'BEFORE'"
+
+    def start(self, *options: str) -> None:
+        super().start(*options)
+        self._wait_until(self._is_admitted, "join the group")
+        self._wait_until(lambda: ("ONLINE",) in self._members(f"member_port = {self.port}"), "catch up with the group")
+
+    def wait_for_cluster_of(self, size: int) -> None:
+        """Wait until the group has this many nodes, all of them online."""
+        self._wait_until(lambda: self._members() == [("ONLINE",)] * size, f"get into a group of {size}")
+
+    def is_primary(self) -> bool:
+        """Return True if this node accepts writes."""
+        return bool(self._members(f"member_port = {self.port} AND member_role = 'PRIMARY'"))
+
+    def _is_admitted(self) -> bool:
+        not_admitted = 3092  # The group still has the member that this node was before it crashed.
+        try:
+            self.sql(f"START GROUP_REPLICATION USER = '{REPLICA}', PASSWORD = '{PASSWORD}'")
+        except self._driver().Error as error:
+            if error.args[0] != not_admitted:
+                raise
+            return False
+        return True
+
+    def _members(self, condition: str = "true") -> List[Tuple[Any, ...]]:
+        return self.sql(f"SELECT member_state FROM performance_schema.replication_group_members WHERE {condition}")
+
+
+class Cluster:
+    """Three servers that replicate to each other. Each accepts writes."""
+
+    kind: str  # the product, as for `why_missing`
+    nodes: List[Any]
+
+    def start(self) -> None:
+        """Create the cluster with the first node, then let the others join one by one."""
+        first, *others = self.nodes
+        first.start(first.bootstrap)
+        self.prepare(first)
+        for node in others:
+            node.start()
+
+    def prepare(self, first: Any) -> None:
+        """Prepare the first node for the others."""
+
+    def remove(self) -> None:
+        """Stop every node, and delete all files."""
+        for node in self.nodes:
+            node.remove()
+
+    def database(self, scheme: str) -> Database:
+        """Create a database, and wait until every node has it."""
+        first, *others = self.nodes
+        database: Database = first.database(scheme)
+        for node in others:
+            node.wait_for_cluster()
+        return database
+
+
+class Galera(Cluster):
+    """A cluster of MariaDB servers."""
+
+    kind = "galera"
 
     def __init__(self, **settings: str) -> None:
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
@@ -538,26 +627,6 @@ class Galera:
         }
         self.nodes = [GaleraNode(**{**shared, **self._addresses(address), **settings}) for address in addresses]
 
-    def start(self) -> None:
-        """Create the cluster with the first node, then let the others join one by one."""
-        first, *others = self.nodes
-        first.start("--wsrep-new-cluster")
-        for node in others:
-            node.start()
-
-    def remove(self) -> None:
-        """Stop every node, and delete all files."""
-        for node in self.nodes:
-            node.remove()
-
-    def database(self, scheme: str) -> Database:
-        """Create a database, and wait until every node has it."""
-        first, *others = self.nodes
-        database = first.database(scheme)
-        for node in others:
-            node.wait_for_cluster()
-        return database
-
     @staticmethod
     def _addresses(address: str) -> Dict[str, str]:
         host, port = address.split(":")
@@ -567,3 +636,41 @@ class Galera:
             "wsrep_provider_options": f"base_host={host};base_port={port};gmcast.listen_addr=tcp://{address};"
             f"ist.recv_addr={host}:{free_port()}",
         }
+
+
+class Group(Cluster):
+    """A multi-primary group of MySQL servers with Group Replication."""
+
+    kind = "mysql"
+
+    def __init__(self, **settings: str) -> None:
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+        shared = {
+            "plugin_load_add": "group_replication.so",
+            "gtid_mode": "ON",
+            "enforce_gtid_consistency": "ON",
+            "report_host": "127.0.0.1",
+            "loose_group_replication_start_on_boot": "OFF",
+            "loose_group_replication_single_primary_mode": "OFF",
+            "loose_group_replication_enforce_update_everywhere_checks": "ON",
+            "loose_group_replication_group_name": str(uuid.uuid4()),
+            "loose_group_replication_group_seeds": ",".join(addresses),
+            "loose_group_replication_member_expel_timeout": "0",  # seconds, after 5 s of silence
+            "loose_group_replication_recovery_get_public_key": "ON",
+        }
+        self.nodes = [
+            GroupNode(
+                **{
+                    **shared,
+                    "server_id": str(number),
+                    "loose_group_replication_local_address": address,
+                    **settings,
+                }
+            )
+            for number, address in enumerate(addresses, start=1)
+        ]
+
+    def prepare(self, first: Any) -> None:
+        """Create the account that the others log in with."""
+        first.sql(f"CREATE USER {REPLICA} IDENTIFIED BY '{PASSWORD}'")
+        first.sql(f"GRANT REPLICATION SLAVE ON *.* TO {REPLICA}")

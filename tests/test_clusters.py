@@ -1,19 +1,20 @@
-"""Test replicated servers: PostgreSQL with a standby, and a Galera cluster with three nodes."""
+"""Test replicated servers: PostgreSQL with a standby, and clusters with three nodes: Galera, and MySQL's group."""
 
 import itertools
 import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.connection import wait
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 from concurrency import FORKSERVER, run_in_processes
-from conftest import Project, new_server
+from conftest import CLUSTERS, Project, new_server
 from logs import step
-from servers import OWNER, PASSWORD, Database, Galera, PostgreSQL
+from servers import OWNER, PASSWORD, Cluster, Database, PostgreSQL
+from test_faults import DEADLINE, Proxy, WaitMessages, until, wait_messages  # noqa: F401 - a fixture
 from test_pipelines import dag, mapped, python
 from test_processes import PROCESS_COUNT, assert_branches_complete, create_run, set_same_parameters, write_branch
 
@@ -277,13 +278,13 @@ def test_failover_recognizes_an_unacknowledged_create(pair: Pair) -> None:
     assert stored_rows(pair.database.on(pair.standby)) == [("run", "RunLog", "run_log"), ("run", "Step", "s")]
 
 
-# Galera
+# Clusters
 
 
-class GaleraDatabase:
-    """A new database of a Galera cluster, with one URL per node."""
+class ClusterDatabase:
+    """A new database of a cluster, with one URL per node."""
 
-    def __init__(self, cluster: Galera) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         database = cluster.database("mysql+pymysql")
         self.databases = [database.on(node) for node in cluster.nodes]
         self.urls = [database.url for database in self.databases]
@@ -313,9 +314,9 @@ class GaleraDatabase:
         return run_in_processes(count, call_with_node_url, work, self.urls)
 
 
-@pytest.fixture
-def nodes(galera: Galera) -> Iterator[GaleraDatabase]:
-    nodes = GaleraDatabase(galera)
+@pytest.fixture(params=CLUSTERS)
+def nodes(request: pytest.FixtureRequest, clusters: Callable[[str], Cluster]) -> Iterator[ClusterDatabase]:
+    nodes = ClusterDatabase(clusters(request.param))
     yield nodes
     nodes.databases[0].drop()
 
@@ -331,7 +332,7 @@ def write_same_keys(number: int, url: str) -> None:
             store.add_step_log(step(f"s{attempt}", message=str(number)), "run")
 
 
-def test_same_keys_on_all_nodes_are_not_duplicated(nodes: GaleraDatabase) -> None:
+def test_same_keys_on_all_nodes_are_not_duplicated(nodes: ClusterDatabase) -> None:
     with nodes.stores() as [store, *_]:
         store.create_run_log("run")
     nodes.run_in_processes(write_same_keys)
@@ -348,7 +349,7 @@ def write_own_keys(number: int, url: str) -> None:
             store.set_parameters("run", {f"p{number}-{attempt}": attempt, f"q{number}-{attempt}": attempt})
 
 
-def test_different_keys_on_all_nodes_are_not_lost(nodes: GaleraDatabase) -> None:
+def test_different_keys_on_all_nodes_are_not_lost(nodes: ClusterDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         nodes.run_in_processes(write_own_keys)
@@ -362,7 +363,7 @@ def test_different_keys_on_all_nodes_are_not_lost(nodes: GaleraDatabase) -> None
     assert nodes.sql("SELECT COUNT(*) FROM db_log") == [(1 + len(own) * 3,)]
 
 
-def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: GaleraDatabase) -> None:
+def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: ClusterDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         stores[1].add_step_log(step("map", step_type="map"), "run")
@@ -377,7 +378,7 @@ def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: GaleraDatabase
 
 @pytest.mark.parametrize("count", [2, 12])
 @pytest.mark.parametrize("table", ["missing", "existing"])
-def test_only_one_node_creates_a_run(nodes: GaleraDatabase, table: str, count: int) -> None:
+def test_only_one_node_creates_a_run(nodes: ClusterDatabase, table: str, count: int) -> None:
     if table == "existing":
         db.create_tables(nodes.urls[0])
     created = nodes.run_in_processes(create_run, count)
@@ -386,7 +387,7 @@ def test_only_one_node_creates_a_run(nodes: GaleraDatabase, table: str, count: i
         assert [store.get_run_log_by_id("run").tag for store in stores] == [str(created.index(True))] * 3
 
 
-def test_parameters_set_together_on_all_nodes_stay_together(nodes: GaleraDatabase) -> None:
+def test_parameters_set_together_on_all_nodes_stay_together(nodes: ClusterDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         nodes.run_in_processes(set_same_parameters)
@@ -395,7 +396,7 @@ def test_parameters_set_together_on_all_nodes_stay_together(nodes: GaleraDatabas
     assert len(first) == 30 and len(set(first.values())) == 1
 
 
-def test_write_on_one_node_is_visible_on_another(nodes: GaleraDatabase) -> None:
+def test_write_on_one_node_is_visible_on_another(nodes: ClusterDatabase) -> None:
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         for attempt in range(30):
@@ -411,7 +412,7 @@ def create_table(number: int, url: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 12])
-def test_create_tables_on_all_nodes_at_once(nodes: GaleraDatabase, count: int) -> None:
+def test_create_tables_on_all_nodes_at_once(nodes: ClusterDatabase, count: int) -> None:
     nodes.run_in_processes(create_table, count)
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
@@ -421,7 +422,7 @@ def test_create_tables_on_all_nodes_at_once(nodes: GaleraDatabase, count: int) -
     assert len(nodes.sql(f"{indexes} AND table_name = 'db_log'")) == 1 + len(INDEXES)  # plus the primary key
 
 
-def test_killed_node_does_not_stop_other_writers(nodes: GaleraDatabase) -> None:
+def test_crashed_node_does_not_stop_other_writers(nodes: ClusterDatabase) -> None:
     with nodes.stores() as [store, *_]:
         store.create_run_log("run")
     first, second, third = nodes.databases
@@ -440,3 +441,67 @@ def test_killed_node_does_not_stop_other_writers(nodes: GaleraDatabase) -> None:
             killed.start()
     killed.wait_for_cluster()
     assert stored_rows(third) == running_writers.acknowledged_rows()
+
+
+# MySQL's group
+
+GROUPS = [kind for kind in CLUSTERS if kind == "mysql_group"]
+
+
+@pytest.mark.parametrize("nodes", GROUPS, indirect=True)
+def test_new_primary_of_a_group_has_all_acknowledged_writes(nodes: ClusterDatabase) -> None:
+    """The writers connect through an address that moves to the new primary."""
+    nodes.databases[0].sql("SELECT group_replication_switch_to_single_primary_mode()")
+    primary, *others = sorted(nodes.databases, key=lambda database: not database.server.is_primary())
+    proxy = Proxy(primary.server.port)
+    url = proxy.url(primary)
+    try:
+        with store_on(url) as store:
+            store.create_run_log("run")
+        with start_writers([url] * 4) as running_writers:
+            running_writers.wait_for_more_writes(primary)
+            primary.server.stop(immediate=True)
+            new_primary = until(lambda: next((each for each in others if each.server.is_primary()), None))
+            proxy.server_port = new_primary.server.port
+            running_writers.wait_for_more_writes(new_primary)
+            running_writers.stop()
+        for database in others:
+            database.server.wait_for_cluster()
+            assert stored_rows(database) == running_writers.acknowledged_rows()
+    finally:
+        proxy.close()
+        others[0].sql("SELECT group_replication_switch_to_multi_primary_mode()")
+        if primary.server._process is None:
+            primary.server.start()
+
+
+@pytest.mark.parametrize("nodes", GROUPS, indirect=True)
+def test_expelled_node_answers_when_it_is_back(nodes: ClusterDatabase, wait_messages: WaitMessages) -> None:  # noqa: F811
+    expelled: Any = nodes.databases[2].server
+    with nodes.stores() as [store, _, expelled_store]:
+        store.create_run_log("run")
+        expelled_store.get_run_log_by_id("run")
+        expelled.pause()
+        nodes.databases[0].server.wait_for_cluster_of(2)
+        store.add_step_log(step("s"), "run")
+        expelled.resume()
+        assert expelled_store.get_step_log("s", "run").internal_name == "s"
+    assert wait_messages.messages
+    expelled.wait_for_cluster_of(3)
+
+
+@pytest.mark.parametrize("nodes", GROUPS, indirect=True)
+def test_read_behind_a_delayed_node_is_retried(nodes: ClusterDatabase, wait_messages: WaitMessages) -> None:  # noqa: F811
+    delayed = nodes.databases[2]
+    with nodes.stores() as [store, _, delayed_store], ThreadPoolExecutor() as executor:
+        store.create_run_log("run")
+        delayed_store.get_run_log_by_id("run")
+        [[seconds]] = delayed_store.database.execute_sql("SELECT @@SESSION.wait_timeout").fetchall()
+        assert seconds == 60
+        delayed_store.database.execute_sql("SET SESSION wait_timeout = 1")
+        with closing(delayed.administrator()) as administrator, closing(administrator.cursor()) as cursor:
+            cursor.execute("FLUSH TABLES WITH READ LOCK")
+            store.add_step_log(step("s"), "run")
+            reading = executor.submit(delayed_store.get_step_log, "s", "run")
+            assert wait_messages.has_message.wait(DEADLINE)
+        assert reading.result().internal_name == "s"

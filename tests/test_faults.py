@@ -382,7 +382,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
-                server = socket.create_connection(("127.0.0.1", self.server_port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.server_port))
+                except OSError:
+                    client.close()
+                    continue
                 should_drop_answer = threading.Event()
                 for source, sink, is_request in ((client, server, True), (server, client, False)):
                     threading.Thread(

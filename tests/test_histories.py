@@ -1,6 +1,7 @@
 """Test that processes see atomic, linearizable values through faults, and test the checker that decides it."""
 
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -9,12 +10,12 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 
 import pytest
 from clients import Trial, start_trial
-from conftest import SqliteFile, new_server
+from conftest import CLUSTERS, SqliteFile, new_server
 from histories import NEVER, Operation, find_violations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import Database
-from test_clusters import GaleraDatabase, start_pair
+from test_clusters import ClusterDatabase, start_pair
 from test_faults import Proxy
 
 from magnus_peewee_store import DBStore
@@ -319,8 +320,8 @@ def mariadb(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def galera(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    nodes = GaleraDatabase(request.getfixturevalue("galera"))
+def cluster(request: pytest.FixtureRequest, kind: str) -> Iterator[Subject]:
+    nodes = ClusterDatabase(request.getfixturevalue("clusters")(kind))
 
     def crash_node(trial: Trial) -> None:
         database = random.choice(nodes.databases)
@@ -336,13 +337,19 @@ def galera(request: pytest.FixtureRequest) -> Iterator[Subject]:
         nodes.databases[0].drop()
 
 
-@pytest.mark.parametrize("start_subject", [sqlite, postgresql, mariadb, galera])
+SUBJECTS: Dict[str, Callable[[pytest.FixtureRequest], Any]] = {
+    "sqlite": sqlite,
+    "postgresql": postgresql,
+    "mariadb": mariadb,
+    **{kind: functools.partial(cluster, kind=kind) for kind in CLUSTERS},
+}
+
+
+@pytest.mark.parametrize("subject_name", SUBJECTS)
 def test_values_are_linearizable_through_faults(
-    request: pytest.FixtureRequest,
-    start_subject: Callable[[pytest.FixtureRequest], Any],
-    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest, subject_name: str, record_property: Callable[[str, object], None]
 ) -> None:
-    with start_subject(request) as subject, start_trial(subject.urls) as trial:
+    with SUBJECTS[subject_name](request) as subject, start_trial(subject.urls) as trial:
         trial.wait_for_operations(5)
         end = time.monotonic() + SECONDS
         faults = itertools.cycle(subject.faults.items())
@@ -356,7 +363,7 @@ def test_values_are_linearizable_through_faults(
         trial.stop()
         trial.read_all(subject.urls)
     violations = find_violations(trial.history)
-    record_property("summary", f"{start_subject.__name__}: {trial.summary()}, {len(violations)} violations")
+    record_property("summary", f"{subject_name}: {trial.summary()}, {len(violations)} violations")
     assert not violations, f"{len(violations)} violations, the first:\n{violations[0]}"
 
 

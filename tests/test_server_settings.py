@@ -85,17 +85,3 @@ def test_global_settings_change_no_answer(scheme: str, settings: Dict[str, str])
         assert (log.status, len(log.steps), log.parameters) == ("SUCCESS", 5, {"a": 'q"x', "b": 2, "c": 3})
     finally:
         server.remove()
-
-
-@pytest.mark.parametrize("scheme", MYSQL)
-def test_group_replication_reads_what_was_acknowledged(scheme: str) -> None:
-    if SERVERS[scheme] != "mysql":
-        pytest.skip("Needs MySQL in TEST_SERVER_TREE")
-    server = new_server("mysql", plugin_load_add="group_replication.so")
-    try:
-        with closing(DBStore(connection_string=server.database(scheme).url)) as store:
-            store.create_run_log("run")
-            query = "SELECT @@SESSION.group_replication_consistency, @@SESSION.wait_timeout"
-            assert list(store.database.execute_sql(query).fetchall()) == [("BEFORE", 60)]
-    finally:
-        server.remove()

@@ -195,6 +195,8 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             3024,  # mysql-connector has waited in vain for an answer
             3032,  # server is in offline mode
             3101,  # Group Replication rolled the transaction back
+            3796,  # the group has expelled this node
+            3797,  # this node has waited in vain for what other nodes wrote
             4031,  # disconnected because of inactivity
             6400,  # this node has left the group of Group Replication
         }
@@ -384,7 +386,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 5")
         cursor.execute(
             "SHOW VARIABLES WHERE Variable_name IN "
-            "('group_replication_consistency', 'innodb_snapshot_isolation', 'max_allowed_packet', "
+            "('group_replication_group_name', 'innodb_snapshot_isolation', 'max_allowed_packet', "
             "'version', 'wsrep_on')"
         )
         variables = {str(name).lower(): value for name, value in cursor.fetchall()}
@@ -397,8 +399,8 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         if variables.get("wsrep_on") == "ON":
             # Every statement sees what any node of the cluster has acknowledged before.
             cursor.execute("SET SESSION wsrep_sync_wait = 7")
-        if "group_replication_consistency" in variables:
-            # The same on MySQL's Group Replication. The statement waits as long as an idle session would live.
+        if variables.get("group_replication_group_name"):
+            # The same on MySQL's Group Replication. There, a statement waits as long as an idle session may last.
             cursor.execute("SET SESSION group_replication_consistency = 'BEFORE', wait_timeout = 60")
         if self._requires_tls:
             # Older versions of PyMySQL connect without TLS if the server does not offer it.
