@@ -650,6 +650,7 @@ class Group(Cluster):
             "gtid_mode": "ON",
             "enforce_gtid_consistency": "ON",
             "report_host": "127.0.0.1",
+            "super_read_only": "ON",  # until the node is a member, which it becomes only some time after its start
             "loose_group_replication_start_on_boot": "OFF",
             "loose_group_replication_single_primary_mode": "OFF",
             "loose_group_replication_enforce_update_everywhere_checks": "ON",

@@ -376,7 +376,7 @@ def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: ClusterDatabas
     assert len(rows) == len(set(rows)) == 2 + PROCESS_COUNT + PROCESS_COUNT * 5 * 2 + 1
 
 
-@pytest.mark.parametrize("count", [2, 12])
+@pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("table", ["missing", "existing"])
 def test_only_one_node_creates_a_run(nodes: ClusterDatabase, table: str, count: int) -> None:
     if table == "existing":
@@ -411,7 +411,7 @@ def create_table(number: int, url: str) -> None:
     db.create_tables(url)
 
 
-@pytest.mark.parametrize("count", [2, 12])
+@pytest.mark.parametrize("count", [2, 8])
 def test_create_tables_on_all_nodes_at_once(nodes: ClusterDatabase, count: int) -> None:
     nodes.run_in_processes(create_table, count)
     with nodes.stores() as stores:

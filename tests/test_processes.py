@@ -26,7 +26,7 @@ from magnus.datastore import BranchLog, RunLog
 from magnus_peewee_store import DBStore
 from magnus_peewee_store.db import schema, sqlite, table, url
 
-PROCESS_COUNT = 20
+PROCESS_COUNT = 8
 
 
 # Concurrent processes
