@@ -15,7 +15,7 @@ import pytest
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
 from magnus_peewee_store.db import sqlite
-from magnus_peewee_store.db.sqlite import network_type, network_type_in_table
+from magnus_peewee_store.db.files import network_type, network_type_in_table
 
 CLUSTER = """\
 21 26 0:19 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
