@@ -57,6 +57,19 @@ def find_violations(history: Sequence[Operation]) -> List[str]:
     return found + [text for operation in history if not operation.is_write for text in _torn(operation, writes)]
 
 
+def without_early_reads(history: Sequence[Operation]) -> List[Operation]:
+    """Leave out of each read the values whose write had not ended when the read began."""
+    ends = {(key, value): each.end for each in history if each.is_write for key, value in each.values.items()}
+    return [
+        each
+        if each.is_write
+        else each._replace(
+            values={key: value for key, value in each.values.items() if ends.get((key, value), -math.inf) <= each.start}
+        )
+        for each in history
+    ]
+
+
 def _register_violations(
     key: str, writes: Dict[Optional[str], Operation], reads: Dict[Optional[str], List[Operation]]
 ) -> Iterator[str]:
