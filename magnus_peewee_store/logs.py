@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import (
     Any,
     Callable,
@@ -25,6 +26,7 @@ from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepL
 from magnus_peewee_store import fragments
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Liveness
+from magnus_peewee_store.metrics import flatten_metrics
 from magnus_peewee_store.origin import Origin, repository_name
 from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 
@@ -153,6 +155,18 @@ class RunFacts:
     """Its notes (`runs.annotate.Note`), oldest first."""
     complete_log: RunLog = field(default_factory=lambda: RunLog(run_id="", status=fragments.UNKNOWN))
     """The run log in which the reused steps of a re-run have the metrics, data and branches of the original run."""
+
+    @cached_property
+    def step_metrics(self) -> Dict[str, Dict[str, Any]]:
+        """The metrics of each step as a flat dictionary, by the step's internal name; also of reused steps."""
+        steps = steps_of(self.complete_log)
+        return {step.internal_name: flatten_metrics(step.user_defined_metrics) for step in steps}
+
+    @cached_property
+    def metrics(self) -> Dict[str, Any]:
+        """The metrics of all steps. A name begins with the internal name of the step."""
+        metrics_of = self.step_metrics.items()
+        return {f"{step}.{name}": value for step, metrics in metrics_of for name, value in metrics.items()}
 
     @property
     def pipeline(self) -> Optional[str]:

@@ -80,6 +80,8 @@ def is_number(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """Return True for a number that is neither NaN nor infinite, and that a float can hold."""
+    if type(value) is float:  # Usually. The rest would take longer.
+        return math.isfinite(value)
     try:
         return is_number(value) and math.isfinite(value)
     except OverflowError:
@@ -148,7 +150,7 @@ def _metric_leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[Leaf]
         own_path = (*path, str(name))
         if not value or not isinstance(value, dict):
             yield own_path, value
-        elif len(value) > 1 and all(map(is_iteration, map(str, value))):
+        elif len(value) > 1 and all(map(_ITERATION.fullmatch, map(str, value))):
             yield from _series_leaves(value, own_path)
         else:
             yield from _metric_leaves(value, own_path)
@@ -156,13 +158,20 @@ def _metric_leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[Leaf]
 
 def _series_leaves(values: Mapping[str, Any], path: Path) -> Iterator[Leaf]:
     """Yield the series in a dictionary by iteration. Its values may be dictionaries, with one series for each name."""
+    if not any(isinstance(value, dict) for value in values.values()):  # Usually. The rest would take longer.
+        yield path, _series(map(Point, map(int, values), values.values()))
+        return
     points: Dict[Path, List[Point]] = {}
     for iteration, value in values.items():
         leaves = _leaves(value, path) if value and isinstance(value, dict) else [(path, value)]
         for own_path, leaf in leaves:
             points.setdefault(own_path, []).append(Point(int(iteration), leaf))
     for own_path, found in points.items():
-        yield own_path, Series(tuple(sorted(found, key=operator.attrgetter("iteration"))))
+        yield own_path, _series(found)
+
+
+def _series(points: Iterable[Point]) -> Series:
+    return Series(tuple(sorted(points, key=operator.itemgetter(0))))
 
 
 def _join_path(path: Path, counts: Mapping[str, int]) -> str:

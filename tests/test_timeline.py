@@ -19,7 +19,15 @@ from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.origin import Origin
 from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.timeline import to_html, to_svg
-from magnus_peewee_store.timeline.elements import MOST_POINTS, draw_curve, replace_invalid, thin_out
+from magnus_peewee_store.timeline.elements import (
+    MOST_POINTS,
+    add,
+    draw_curve,
+    element,
+    replace_invalid,
+    thin_out,
+    to_text,
+)
 from magnus_peewee_store.timeline.layout import OPEN_END, Scale
 from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
 from magnus_peewee_store.timeline.svg import DEEPEST_SHADE
@@ -292,10 +300,25 @@ def test_page_shows_why_a_step_failed() -> None:
     assert "rows epoch 3 Parameters" in text_of(to_html(trained_run(), outputs={"train": "epoch 3"}))
 
 
+def test_text_of_a_head_is_html() -> None:
+    head = element("head")
+    add(head, "meta", charset="utf-8")
+    add(head, "style", 'nav > a::after { content: "&"; }')
+    add(head, "title", "a > b")
+    style = '<style>nav > a::after { content: "&"; }</style>'
+    assert to_text(head) == f'<head><meta charset="utf-8">{style}<title>a &gt; b</title></head>'
+
+
 def test_curve_breaks_where_there_is_no_number() -> None:
     curve = ET.tostring(draw_curve([(0, 1.0), (1, 2.0), (2, float("nan")), (3, 1e308), (5, -1e308)]), "unicode")
     [path] = re.findall('curve-line" d="([^"]*)"', curve)
     assert path.count("M") == 2 and path.count("L") == 2 and "nan" not in path
+
+
+def test_curve_of_the_smallest_numbers_is_flat() -> None:
+    curve = ET.tostring(draw_curve([(0, 0.0), (1, 5e-324)]), "unicode")
+    [heights] = re.findall('curve-line" d="M[^ ]* ([^L]*)L[^ ]* ([^h]*)h0"', curve)
+    assert heights[0] == heights[1]
 
 
 def test_curve_of_many_points_keeps_the_extremes() -> None:

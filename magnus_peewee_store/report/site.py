@@ -25,7 +25,7 @@ from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.timeline.elements import thin_out
-from magnus_peewee_store.timeline.overview import has_curve, metrics_of, shorten_hash
+from magnus_peewee_store.timeline.overview import has_curve, shorten_hash
 from magnus_peewee_store.timeline.page import to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
 
@@ -109,7 +109,7 @@ def _sole_writer(folder: Path) -> Iterator[None]:
 
 def _series_script(run: Run) -> str:
     """Return the script from which the index takes the curves of a run; empty if it has none."""
-    points_of = {name: thin_out(metric.points) for name, metric in metrics_of(run).items() if has_curve(metric)}
+    points_of = {name: thin_out(metric.points) for name, metric in run.metrics.items() if has_curve(metric)}
     series = {name: [*zip(*points)] for name, points in points_of.items()}
     return f"receiveSeries({json.dumps(series)});\n" if series else ""
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import code_versions, elapsed, steps_of
-from magnus_peewee_store.metrics import flatten, flatten_all_metrics, last_value
+from magnus_peewee_store.metrics import flatten, last_value
 from magnus_peewee_store.runs.lineage import OUTPUT_FILE
 from magnus_peewee_store.runs.read import Run
 
@@ -82,7 +82,7 @@ def _sections(run: Run) -> Dict[str, Values]:
     return {
         "run": {"status": run_log.status, "tag": run_log.tag or "", "pipeline": run_log.dag_hash or ""},
         "parameters": flatten(run_log.parameters),
-        "metrics": flatten_all_metrics((step.internal_name, step.user_defined_metrics) for step in steps),
+        "metrics": run.metrics,
         "data": {
             f"{step.internal_name} {data.stage} {data.name}": data.data_hash
             for step in steps

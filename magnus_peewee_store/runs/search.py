@@ -381,11 +381,14 @@ def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) 
     return [run for _, run in [*numbers, *texts]] + incomparable + missing
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # Made once, because `json.dumps` makes one for each call.
+
+
 def as_text(value: Any) -> str:
     """Return a value as text, in full: a time in ISO 8601, a text as it is, other values as JSON."""
     if isinstance(value, datetime):
         return value.isoformat(" ")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _encode(value)
 
 
 def _as_json(value: Any) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Union
 from magnus.datastore import RunLog, StepLog
 
 from magnus_peewee_store.logs import RunFacts, code_versions, tags_text
-from magnus_peewee_store.metrics import flatten_metrics
 from magnus_peewee_store.timeline.styles import StatusStyle, status_style
 from magnus_peewee_store.times import format_duration, format_utc_offset
 
@@ -54,7 +53,12 @@ def origin_details(run: RunFacts) -> Dict[str, str]:
 
 
 def attempt_details(
-    step: StepLog, number: int, start: Optional[datetime], end: Optional[datetime], parameters: Mapping[str, Any]
+    step: StepLog,
+    number: int,
+    start: Optional[datetime],
+    end: Optional[datetime],
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, Any],
 ) -> Dict[str, str]:
     """Return the details of an attempt, by name. Unknown details are empty.
 
@@ -64,6 +68,7 @@ def attempt_details(
         start: Its parsed start.
         end: Its parsed end.
         parameters: The parameters that changed before it.
+        metrics: The metrics of the step, as a flat dictionary.
     """
     attempt = step.attempts[number - 1]
     is_failed = status_style(attempt.status).colour == "fail"
@@ -74,7 +79,7 @@ def attempt_details(
         "End": format_recorded(end) if end else attempt.end_time or NOT_RECORDED,
         "Duration": format_elapsed(start, end),
         "Error" if is_failed else "Message": shorten(attempt.message, 1000),
-        "Metrics": _format_values(flatten_metrics(step.user_defined_metrics)) if is_last else "",
+        "Metrics": _format_values(metrics) if is_last else "",
         "Parameters": _format_values(parameters),
     }
 

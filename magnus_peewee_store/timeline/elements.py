@@ -1,10 +1,11 @@
-"""Build elements of SVG and HTML, and draw a series as a curve."""
+"""Build elements of SVG and HTML, write them as text, and draw a series as a curve."""
 
+import html
 import math
 import re
 import xml.etree.ElementTree as ET
 from functools import lru_cache
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from magnus_peewee_store.metrics import is_finite
 from magnus_peewee_store.timeline.styles import LIGHT
@@ -16,7 +17,7 @@ _INVALID = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 def element(tag: str, text: Optional[str] = None, **attributes: Any) -> ET.Element:
     """Create an element; `set_attributes` describes the attributes."""
     new = ET.Element(tag)
-    new.text = None if text is None else replace_invalid(text)
+    new.text = text
     return set_attributes(new, **attributes)
 
 
@@ -36,7 +37,7 @@ def set_attributes(target: ET.Element, colour: Optional[str] = None, **attribute
         classes = f"{attributes.pop('class_', '')} {colour}".strip()
         attributes = {"class_": classes, "fill": LIGHT[colour], **attributes}
     for name, value in attributes.items():
-        target.set(_attribute_name(name), replace_invalid(str(value)))
+        target.set(_attribute_name(name), str(value))
     return target
 
 
@@ -45,9 +46,36 @@ def _attribute_name(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
 
 
+_VOID = ("link", "meta")  # the elements without an end tag: https://html.spec.whatwg.org/#void-elements
+
+
+def to_text(root: ET.Element) -> str:
+    """Return an element of HTML or SVG as text, without invalid characters.
+
+    It has no tails, namespaces or comments. `ET.tostring` looks for them, and takes twice as long.
+    """
+    parts: List[str] = []
+    _write(root, parts.append)
+    return replace_invalid("".join(parts))
+
+
+def _write(node: ET.Element, write: Callable[[str], Any]) -> None:
+    write(f"<{node.tag}")
+    for name, value in node.items():
+        write(f' {name}="{html.escape(value)}"')
+    write(">")
+    if node.text:
+        # HTML does not unescape a stylesheet. Only our own files are one.
+        write(node.text if node.tag == "style" else html.escape(node.text, quote=False))
+    for child in node:
+        _write(child, write)
+    if node.tag not in _VOID:
+        write(f"</{node.tag}>")
+
+
 def replace_invalid(text: str) -> str:
     """Replace control characters by their symbols, such as ␀, and other invalid characters by U+FFFD."""
-    if text.isprintable():  # Usually. This is faster than the pattern.
+    if text.replace("\n", "").isprintable():  # Usually. This is faster than the pattern.
         return text
     return _INVALID.sub(lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\ufffd", text)
 
@@ -86,16 +114,17 @@ def draw_curve(points: Points) -> ET.Element:
         add(svg, "text", text, colour="muted", x=x, y=HEIGHT - 3, font_size=11, text_anchor=anchor)
     base = HEIGHT - BOTTOM
     add(svg, "path", class_="line", d=f"M0 {base}H{WIDTH}", stroke_opacity=0.4)
-    commands, is_open = [], False
+    commands, command = [], "M"
+    # Halved first, because the difference of two large numbers may be infinite.
+    bottom, height = low / 2, high / 2 - low / 2
     for iteration, value in known:
         if value is None:
-            is_open = False
+            command = "M"
             continue
         position = LEFT + (WIDTH - 2 * LEFT) * (iteration - first) / (last - first)
-        # Halved first, because the difference of two large numbers may be infinite.
-        part = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
-        commands.append(f"{'L' if is_open else 'M'}{position:.1f} {base - MARGIN - (base - 2 * MARGIN) * part:.1f}")
-        is_open = True
+        part = (value / 2 - bottom) / height if height else 0.5
+        commands.append(f"{command}{position:.1f} {base - MARGIN - (base - 2 * MARGIN) * part:.1f}")
+        command = "L"
     add(svg, "path", class_="curve-line", d="".join([*commands, "h0"]))
     return svg
 

@@ -198,7 +198,10 @@ def _attempt_marks(step: StepLog, previous_end: Optional[datetime], context: _Co
     for number, attempt in enumerate(step.attempts, start=1):
         start, end = (parse_time(text, context.run.utc_offset) for text in (attempt.start_time, attempt.end_time))
         style, changed = context.style_of(attempt.status), context.changed.get(id(attempt), {})
-        yield Mark("bar", style, start or end or previous_end, end, attempt_details(step, number, start, end, changed))
+        details = attempt_details(
+            step, number, start, end, changed, context.run.step_metrics.get(step.internal_name, {})
+        )
+        yield Mark("bar", style, start or end or previous_end, end, details)
 
 
 def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:

@@ -3,12 +3,12 @@
 import itertools
 import json
 import xml.etree.ElementTree as ET
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Iterable, Mapping, Optional, Tuple
 
 from magnus import defaults
 
 from magnus_peewee_store.logs import RunFacts, results_of, steps_of
-from magnus_peewee_store.metrics import Series, flatten_all_metrics, is_finite, last_value
+from magnus_peewee_store.metrics import Series, is_finite, last_value
 from magnus_peewee_store.timeline.details import origin_details, run_details, shorten
 from magnus_peewee_store.timeline.elements import add, draw_curve, element, format_number, set_attributes
 from magnus_peewee_store.timeline.layout import ChartRow
@@ -20,14 +20,12 @@ LONGEST_VALUE = 200  # characters
 HASH_LENGTH = 12  # digits
 
 
-def metrics_of(run: RunFacts) -> Dict[str, Any]:
-    """Return the metrics of all steps, also of reused ones. A name begins with the internal name of the step."""
-    return flatten_all_metrics((step.internal_name, step.user_defined_metrics) for step in steps_of(run.complete_log))
-
-
 def has_curve(metric: Any) -> bool:
     """Return True for a series with at least two numbers."""
-    return isinstance(metric, Series) and sum(is_finite(value) for _, value in metric.points) > 1
+    if not isinstance(metric, Series):
+        return False
+    numbers = (point for point in metric.points if is_finite(point.value))
+    return len([*itertools.islice(numbers, 2)]) == 2
 
 
 def draw_facts(run: RunFacts, row: ChartRow, resume_command: str) -> ET.Element:
@@ -74,16 +72,15 @@ def draw_failures(run: RunFacts, outputs: Mapping[str, str]) -> ET.Element:
     return box
 
 
-def draw_results(run: RunFacts, metrics: Mapping[str, Any], index_url: Optional[str]) -> ET.Element:
+def draw_results(run: RunFacts, index_url: Optional[str]) -> ET.Element:
     """Draw the final parameters, the last values of metrics, the data and the curves.
 
     Args:
-        metrics: What `metrics_of` returns.
         index_url: The address of the page that lists all runs, where a hash leads to the runs that used the content.
     """
     box = element("div")
     lists = add(box, "div", class_="results")
-    parameters, results = run.run_log.parameters, {*results_of(run.run_log)}
+    parameters, metrics, results = run.run_log.parameters, run.metrics, {*results_of(run.run_log)}
     marked = ((name, _code(value), "set by a step" if name in results else "") for name, value in parameters.items())
     _add_list(lists, "Parameters", marked, len(parameters))
     _add_list(lists, "Metrics", ((name, *_metric_text(each)) for name, each in metrics.items()), len(metrics))

@@ -10,9 +10,9 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.timeline.details import as_facts, shorten
-from magnus_peewee_store.timeline.elements import add, element, set_attributes
+from magnus_peewee_store.timeline.elements import add, element, set_attributes, to_text
 from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
-from magnus_peewee_store.timeline.overview import draw_facts, draw_failures, draw_results, metrics_of
+from magnus_peewee_store.timeline.overview import draw_facts, draw_failures, draw_results
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, read_file, timeline_css
 from magnus_peewee_store.timeline.svg import (
     AXIS_HEIGHT,
@@ -69,7 +69,7 @@ def to_html(
         add(add(main, "nav"), "a", "← All runs", href=index_url)
     main.append(draw_facts(facts, rows[0], resume_command))
     main.extend(draw_failures(facts, outputs or {}))
-    main.extend(draw_results(facts, metrics_of(facts), index_url))
+    main.extend(draw_results(facts, index_url))
     add(main, "h2", "Timeline")
     counts = add(main, "ul", class_="counts")
     for colour, text in count_steps(rows):
@@ -78,7 +78,7 @@ def to_html(
     add(main, "p", NOTE.format(zone=format_utc_offset(facts.utc_offset)), class_="note")
     add(main, "h2", "Steps", id="steps")
     main.append(_table(rows))
-    return "<!DOCTYPE html>\n" + ET.tostring(page, encoding="unicode", method="html")
+    return f"<!DOCTYPE html>\n{to_text(page)}"
 
 
 @lru_cache(maxsize=None)

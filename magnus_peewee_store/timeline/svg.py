@@ -7,7 +7,7 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.timeline.details import as_facts, run_details, shorten
-from magnus_peewee_store.timeline.elements import add, element, set_attributes
+from magnus_peewee_store.timeline.elements import add, element, set_attributes, to_text
 from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
 from magnus_peewee_store.timeline.styles import FONT, LIGHT, timeline_css
 
@@ -58,7 +58,7 @@ def to_svg(run: Union[RunFacts, RunLog]) -> str:
     svg.append(set_attributes(draw_axis(scale), x=LABEL_WIDTH, y=HEADER_HEIGHT))
     svg.append(set_attributes(draw_labels(rows), y=HEADER_HEIGHT + AXIS_HEIGHT))
     svg.append(set_attributes(draw_bars(rows, scale), x=LABEL_WIDTH, y=HEADER_HEIGHT + AXIS_HEIGHT))
-    return ET.tostring(svg, encoding="unicode")
+    return to_text(svg)
 
 
 def draw_hatches() -> ET.Element:
