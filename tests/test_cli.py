@@ -1,5 +1,6 @@
 """Test `magnus db`: each command on each database, on terminals and in pipes, and with wrong input."""
 
+import codecs
 import contextlib
 import dataclasses
 import fcntl
@@ -91,6 +92,7 @@ class Terminal:
         )
         os.close(inner)
         self.output = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
@@ -107,7 +109,7 @@ class Terminal:
             except OSError:  # Linux raises EIO when the other side is closed.
                 read = b""
             assert read, f"{text!r} was not printed:\n{self.output}"
-            self.output += read.decode()
+            self.output += self._decoder.decode(read)  # A character may have been read in two parts.
 
     def wait(self) -> int:
         """Read the remaining output and return the exit code."""
@@ -572,6 +574,19 @@ def test_markup_and_control_characters_are_escaped(run: RunCommand, default_stor
         assert escaped in result.output or "has no step" in result.output
     for command in (["show", name + "b"], ["show", name, "--step", "a"], ["check"]):
         assert not set("\x1b\x07\x9b\u202e\r") & set(CliRunner().invoke(cli.db, command).output)
+
+
+@pytest.mark.parametrize("command", ["show a", "diff a b", "diff a b c"])
+def test_terminal_shows_the_first_thousand_values(
+    command: str, run: RunCommand, default_store: DBStore, tmp_path: Path
+) -> None:
+    for run_id in "abc":
+        metrics = {f"m{number}": f"{number} {run_id}" for number in range(1003)}
+        default_store.put_run_log(RunLog(run_id=run_id, steps={"fit": step("fit", user_defined_metrics=metrics)}))
+    output = "\n".join(run_on_terminal(tmp_path, *command.split()))
+    assert "999 a" in output and "1000 a" not in output and "... and 3 more" in output
+    output = run(*command.split()).output
+    assert "1002 a" in output and "more" not in output
 
 
 @pytest.mark.parametrize("columns", [80, 200])

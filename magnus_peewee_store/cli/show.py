@@ -23,6 +23,7 @@ from magnus_peewee_store.cli.terminal import (
     TextLines,
     TextTree,
     echo_json,
+    first_values,
     format_value,
     list_of,
     make_console,
@@ -267,13 +268,16 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json:
 
 
 def diff_tree(run_ids: Sequence[str], differences: Differences, is_full: bool) -> TextTree:
-    """Return what differs between two runs, as a tree. Long values are shortened unless `is_full`."""
+    """Return what differs between two runs, as a tree. Unless `is_full`, long values and sections are shortened."""
     tree = TextTree(_change(*map(printable, run_ids)))
     for section, rows in differences._asdict().items():
         branch = tree.add(Text(section, "bold")) if rows else tree
-        for name, row in rows.items():
+        shown, more = first_values(rows, is_full)
+        for name, row in shown.items():
             a, b = _cells(section, [row.get(run_id) for run_id in run_ids], is_full)
             branch.add(_change(a, b, f"{printable(name)}: "))
+        if more:
+            branch.add(Text(more, "dim"))
     return tree
 
 
@@ -287,13 +291,14 @@ def diff_table(run_ids: Sequence[str], differences: Differences, width: int, is_
         run_ids: The runs.
         differences: What differs between them.
         width: The width of the console, in characters.
-        is_full: Whether to show long values in full.
+        is_full: Whether to show long values and sections in full.
     """
     beginning = _common_beginning(run_ids)
     rows = [[printable(beginning), *(printable(run_id[len(beginning) :]) for run_id in run_ids)]]
     for section, values_of in differences._asdict().items():
         rows += [[section]] if values_of else []
-        for head, names in _grouped(values_of, " " if section == "data" else "."):
+        shown, more = first_values(values_of, is_full)
+        for head, names in _grouped(shown, " " if section == "data" else "."):
             rows += [[f"  {printable(head)}"]] if head else []
             for name in names:
                 cells = _cells(section, [values_of[name].get(run_id) for run_id in run_ids], is_full)
@@ -301,6 +306,7 @@ def diff_table(run_ids: Sequence[str], differences: Differences, width: int, is_
                 is_clear = not is_full and len({*short}) == len({*cells})
                 indent = "    " if head else "  "
                 rows.append([f"{indent}{printable(name[len(head) :])}", *(short if is_clear else cells)])
+        rows += [[f"  {more}"]] if more else []
     lines: List[Union[Table, Text]] = []
     widths = [max(map(cell_len, column)) for column in zip(*(row for row in rows if len(row) > 1))]
     if sum(widths[1:]) + len(run_ids) > width - SHORTEST_LABEL:

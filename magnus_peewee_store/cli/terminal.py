@@ -8,7 +8,8 @@ import shlex
 import sys
 from datetime import datetime
 from io import TextIOWrapper
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Union
+from itertools import islice
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import click
 from rich.cells import cell_len
@@ -27,6 +28,7 @@ from magnus_peewee_store.times import format_duration
 
 UNLIMITED = 100_000  # columns
 LONGEST_VALUE = 300  # characters of a value on a terminal
+MOST_VALUES = 1000  # of a step or section on a terminal, where nobody reads more
 # Of a tree: beside a child and its own children, before a child, and before the last child.
 GUIDES = ("\u2502   ", "\u251c\u2500\u2500 ", "\u2514\u2500\u2500 ")
 ASCII_GUIDES = ("|   ", "+-- ", "`-- ")
@@ -259,3 +261,12 @@ def format_value(value: Any, is_full: bool = True) -> str:
     if is_full or len(text) <= LONGEST_VALUE:
         return text
     return f"{text[:LONGEST_VALUE]}... ({len(text):,} characters)"
+
+
+def first_values(values: Mapping[str, Any], is_full: bool) -> Tuple[Dict[str, Any], str]:
+    """Return the first values, and a line about the rest. Return all values and an empty line if `is_full`."""
+    more = len(values) - MOST_VALUES
+    if is_full or more <= 0:
+        return {**values}, ""
+    line = f"... and {more:,} more. Pipe the output into a pager or a file to see all."
+    return dict(islice(values.items(), MOST_VALUES)), line

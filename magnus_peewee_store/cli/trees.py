@@ -15,6 +15,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.cli.terminal import (
     TextTree,
     first_of,
+    first_values,
     format_value,
     list_of,
     printable,
@@ -46,7 +47,7 @@ SPARKLINE_WIDTH = 24  # characters
 
 
 def run_tree(run: Run, is_full: bool) -> TextTree:
-    """Return a run as a tree of its steps and branches. Long values are shortened unless `is_full`."""
+    """Return a run as a tree of its steps and branches. Unless `is_full`, long values and lists are shortened."""
     run_log = run.complete_log
     user, host = run.origin.user, run.origin.host
     facts = {
@@ -254,7 +255,10 @@ def _sparkline(value: Any) -> str:
 def _add_values(
     tree: TextTree, values: Mapping[str, Any], is_full: bool, prefix: str = "", results: Collection[str] = ()
 ) -> None:
-    for name, value in values.items():
+    shown, more = first_values(values, is_full)
+    for name, value in shown.items():
         line = Text.assemble((f"{prefix}{printable(name)}: ", "dim"), (format_value(value, is_full), "cyan"))
         line.append(_sparkline(value), "cyan")
         tree.add(line.append(" (set by a step)", "dim") if name in results else line)
+    if more:
+        tree.add(Text(more, "dim"))
