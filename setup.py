@@ -65,6 +65,7 @@ setup(
         "benchmark": [
             *POSTGRES,
             *MYSQL,
+            *REPORT,
             "matplotlib",
             "sqlalchemy>=2",
         ],

@@ -32,6 +32,7 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "search": search_workloads.search_runs,
     "list-command": search_workloads.list_command,
     "data-frame": search_workloads.data_frame,
+    "report": search_workloads.report_command,
     "large-runs": large_runs,
 }
 FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.

@@ -32,8 +32,8 @@ SELECT_METRICS = {
 }
 
 
-def insert_measured_runs(url: str, count: int, steps: int, metrics: int) -> None:
-    """Insert runs with some metrics per step, and three parameters."""
+def insert_measured_runs(url: str, count: int, steps: int, metrics: int, parameters: int = PARAMETERS) -> None:
+    """Insert runs with some metrics per step, and some parameters."""
     values = random.Random(0)
     rows: List[Tuple[str, str, str, str, str]] = []
     mark = "?" if dialect_of(url) == "sqlite" else "%s"
@@ -53,7 +53,7 @@ def insert_measured_runs(url: str, count: int, steps: int, metrics: int) -> None
                 "original_run_id": "",
             }
             fragments = [("RunLog", "run_log", json.dumps({**header, "status": "SUCCESS", "run_config": RUN_CONFIG}))]
-            fragments += logs.parameter_rows({f"parameter{index}": values.random() for index in range(PARAMETERS)})
+            fragments += logs.parameter_rows({f"parameter{index}": values.random() for index in range(parameters)})
             for index in range(steps):
                 step_log = logs.finished(logs.step_name(index))
                 step_log.user_defined_metrics = {f"metric{each}": values.random() for each in range(metrics)}
@@ -124,6 +124,34 @@ def list_command(database: Database, settings: Settings) -> Iterator[Result]:
     yield rounds.compare("magnus --help", store="magnus db runs", at_most=1.1)
     workload = f"magnus db runs --limit {settings.listed_runs}, whole process"
     yield rounds.compare("magnus --help", store="all runs", criterion="value", at_most=1.0)._replace(workload=workload)
+
+
+def report_command(database: Database, settings: Settings) -> Iterator[Result]:
+    """Measure the processor time of `magnus db report`. Compare with that of `magnus --help`."""
+    if database.name != "sqlite":
+        return
+    url = database.new_url_with_table()
+    insert_measured_runs(url, settings.reported_runs, 10, 10, parameters=20)
+    magnus = str(Path(sys.executable).parent / "magnus")
+    commands = {
+        "magnus --help": [magnus, "--help"],
+        THIS_STORE: [magnus, "db", "report", "-o", "report", "--connection-string", url],
+    }
+    rounds = Rounds(f"magnus db report of {settings.reported_runs:,} runs, processor time", database)
+    for number in range(settings.rounds + 1):
+        samples = {}
+        for name, command in commands.items():
+            before = _processor_time_of_children()
+            run(*command, folder=database.folder)
+            samples[name] = _processor_time_of_children() - before
+        if number:  # Not the first round, which compiles the modules.
+            rounds.add(samples)
+    yield rounds.compare("magnus --help", criterion="value", at_most=10.0)
+
+
+def _processor_time_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def data_frame(database: Database, settings: Settings) -> Iterator[Result]:

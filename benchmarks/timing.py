@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     searched_runs: int = 10_000
     listed_runs: int = 2000
     framed_runs: int = 500
+    reported_runs: int = 1000
     large_map: int = 5000
     large_metrics: int = 100_000
 
@@ -68,6 +69,7 @@ QUICK = Settings(
     searched_runs=20,
     listed_runs=20,
     framed_runs=5,
+    reported_runs=5,
     large_map=20,
     large_metrics=100,
 )
