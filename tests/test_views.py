@@ -240,20 +240,24 @@ def test_views_are_in_the_schema_of_the_table(server_databases: Callable[[str], 
 def test_series_have_a_row_for_each_point(views: AnyDatabase, store: DBStore) -> None:
     metrics = {
         "loss": {"10": 0.5, "9": 0.75, "-1": math.nan},
-        "eval": {"0": {"f1": 1}, "1": {"f1": 2}},
+        "eval": {"0": {"f1": 1, "recall": 0.5}, "1": {"f1": 2, "deep": {"x": 1}}, "2": {}, "3": "none"},
         "single": {"7": 1},
         "sizes": {"1": 1, "01": 2},
     }
     store.add_step_log(step("train", user_defined_metrics=metrics), "good")
-    found = rows(views, "SELECT metric, iteration, value FROM run_metrics WHERE run_id = 'good'")
-    assert sorted(row for row in found if row[0] == "loss") == [
-        ("loss", -1, None),
-        ("loss", 9, 0.75),
-        ("loss", 10, 0.5),
-    ]
-    assert {row[:2] for row in found if row[0] != "loss"} == {
-        ("eval", 0),
-        ("eval", 1),
-        ("single", None),
-        ("sizes", None),
+    found = rows(views, "SELECT metric, iteration, value, text FROM run_metrics WHERE run_id = 'good'")
+    values = {row[:2]: row[2] if row[2] is not None else row[3].replace(" ", "") for row in found}
+    assert len(values) == len(found)
+    assert values == {
+        ("loss", -1): "NaN",
+        ("loss", 9): 0.75,
+        ("loss", 10): 0.5,
+        ("eval.f1", 0): 1,
+        ("eval.recall", 0): 0.5,
+        ("eval.f1", 1): 2,
+        ("eval.deep", 1): '{"x":1}',
+        ("eval", 2): "{}",
+        ("eval", 3): "none",
+        ("single", None): '{"7":1}',
+        ("sizes", None): '{"1":1,"01":2}',
     }

@@ -96,8 +96,13 @@ DENIED = re.compile(r"(?P<privileges>[A-Z]{4,}\b(?:,? [A-Z]{4,}\b)*).*[`'](?P<ta
 EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
 # A member is found by its ordinal, because MariaDB does not find a key that the document writes with escapes.
+# Nor does it find a key like "-1".
 _MEMBER = "JSON_EXTRACT(JSON_EXTRACT({document}, '$.{member}.*'), CONCAT('$[', member.ordinal - 1, ']'))"
-_POINT = f"JSON_EXTRACT({_MEMBER}, CONCAT('$.\"', point.name, '\"'))"
+_POINT = f"JSON_EXTRACT(JSON_EXTRACT({_MEMBER}, '$.*'), CONCAT('$[', point.ordinal - 1, ']'))"
+_LEAF = f"JSON_EXTRACT(JSON_EXTRACT({_POINT}, '$.*'), CONCAT('$[', leaf.ordinal - 1, ']'))"
+# Few documents have dictionaries in a series. The text tells it sooner than the parsed points.
+_MAY_HAVE_LEAVES = """log.attribute_value REGEXP '"-?[0-9]+":[[:space:]]*[{{]'"""
+_HAS_LEAVES = f"JSON_TYPE({_POINT}) = 'OBJECT' AND JSON_LENGTH({_POINT}) > 0"
 _KEYS = "JSON_TABLE({}, '$[*]' COLUMNS (ordinal FOR ORDINALITY, name VARCHAR(512) CHARACTER SET utf8mb4 PATH '$'))"
 # All keys are whole numbers as `metrics.is_iteration` knows them: without them, the list of keys is empty.
 _IS_SERIES = f"""
@@ -141,7 +146,13 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             log.run_id, log.attribute_key, member.name, CAST(point.name AS SIGNED), {_VIEW_VALUES.format(value=_POINT)}
         FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member,
             {_KEYS.format(f"JSON_KEYS({_MEMBER})")} AS point
-        WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES}
+        WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES} AND NOT ({_MAY_HAVE_LEAVES} AND {_HAS_LEAVES})
+        UNION ALL SELECT
+            log.run_id, log.attribute_key, CONCAT(member.name, '.', leaf.name), CAST(point.name AS SIGNED),
+            {_VIEW_VALUES.format(value=_LEAF)}
+        FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member,
+            {_KEYS.format(f"JSON_KEYS({_MEMBER})")} AS point, {_KEYS.format(f"JSON_KEYS({_POINT})")} AS leaf
+        WHERE log.attribute_type IN ({{types}}) AND {_MAY_HAVE_LEAVES} AND {_IS_SERIES} AND {_HAS_LEAVES}
     """  # noqa: S608 - constants
 
     def json_text(self, document: str, *path: Union[str, int]) -> str:

@@ -104,7 +104,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         WHERE log.attribute_type IN ({{types}}) AND parsed.document IS NOT NULL
     """  # noqa: S608 - constants
     member_view = f"""
-        CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}},
+        CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}}, point.name AS {{member_column}},
             point.iteration, {_VIEW_VALUES.format(value="point.value")}
         FROM {{table}} AS log
         CROSS JOIN LATERAL (SELECT {{document}} -> '{{member}}' AS members OFFSET 0) AS parsed
@@ -118,9 +118,13 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             ) ELSE FALSE END AS is_series
         ) AS kind
         CROSS JOIN LATERAL (
-            SELECT NULL AS iteration, member.value WHERE NOT kind.is_series
+            SELECT NULL AS iteration, member.key AS name, member.value WHERE NOT kind.is_series
             UNION ALL
-            SELECT key::bigint, value FROM jsonb_each(CASE WHEN kind.is_series THEN member.value END)
+            SELECT each.key::bigint, CONCAT_WS('.', member.key, leaf.key), COALESCE(leaf.value, each.value)
+            FROM jsonb_each(CASE WHEN kind.is_series THEN member.value END) AS each
+            LEFT JOIN LATERAL jsonb_each(
+                CASE jsonb_typeof(each.value) WHEN 'object' THEN each.value END
+            ) AS leaf ON TRUE
         ) AS point
         WHERE log.attribute_type IN ({{types}})
     """  # noqa: S608 - constants

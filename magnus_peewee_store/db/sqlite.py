@@ -93,6 +93,14 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
             log.run_id, log.attribute_key, member.key, CAST(point.key AS INTEGER), {_VIEW_VALUES.format("point")}
         FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member, json_each(member.value) AS point
         WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES}
+            AND (point.type != 'object' OR point.value = '{{{{}}}}')
+        UNION ALL SELECT
+            log.run_id, log.attribute_key, member.key || '.' || leaf.key, CAST(point.key AS INTEGER),
+            {_VIEW_VALUES.format("leaf")}
+        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member, json_each(member.value) AS point,
+            json_each(CASE point.type WHEN 'object' THEN point.value END) AS leaf
+        -- Most series have no dictionary inside, and need not be taken apart.
+        WHERE log.attribute_type IN ({{types}}) AND INSTR(SUBSTR(member.value, 2), '{{{{') AND {_IS_SERIES}
     """  # noqa: S608 - constants
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

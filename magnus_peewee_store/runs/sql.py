@@ -16,7 +16,8 @@ def create_views(store: DBStore) -> List[str]:
     - `run_summary`: `run_id`, `status`, `started`, `ended`, `duration_s`, `tag`, `pipeline`, `user`, `host`, `commit`.
     - `run_steps`: `run_id`, `step`, `step_type`, `status`, `started`, `ended`, `duration_s`, `commit`.
     - `run_metrics`: `run_id`, `step`, `metric`, `iteration`, `value`, `text`, with a row for each point of a series.
-      For a metric without iterations, `iteration` is NULL.
+      If the point is a dictionary, each name in it has a row, such as `eval.loss`. For a metric without iterations,
+      `iteration` is NULL.
     - `run_params`: `run_id`, `param`, `value`, `text`.
 
     `value` is the number, or NULL if the value is not a number. `text` is the value as text. Times are in UTC. `ended`,
