@@ -176,6 +176,22 @@ def test_how_to_resume_a_run_of_the_sdk(project: Project) -> None:
     assert "second nightly SUCCESS" in " ".join(project.magnus("db", "runs", "--columns", "run_id,tag,status").split())
 
 
+@pytest.mark.parametrize("name", ["", "my notebook.ipynb"])
+def test_how_to_resume_a_run_of_a_notebook(project: Project, name: str) -> None:
+    code = """
+        from magnus import Pipeline, Task
+
+        load = Task(name="load", command="functions.load", terminate_with_success=True)
+        Pipeline(steps=[load], start_at=load, add_terminal_nodes=True).execute("config.yaml", run_id="first")
+    """
+    project.write(functions_py="def load():\n    assert False\n", config_yaml={"run_log_store": {"type": "db"}})
+    # As in a kernel, __main__ has no file, and Jupyter's server sets the variable to the path of the notebook.
+    project.environment["JPY_SESSION_NAME"] = name and str(project.folder / name)
+    project.python("-c", textwrap.dedent(code))
+    start = f"the notebook '{name}'" if name else "its script or notebook"
+    assert f"Resume it with: {start}, with execute(..., use_cached='first')" in project.magnus("db", "show", "first")
+
+
 def test_open_in_the_notebook_of_a_subfolder(project: Project) -> None:
     section = {"run_log_store": {"type": "db", "config": {"connection_string": "sqlite:///data/runs.db"}}}
     steps = {"done": {"type": "success"}, "fail": {"type": "fail"}}

@@ -211,13 +211,19 @@ def resume_command(run: runs.Run) -> str:
     config = run_log.run_config
     if not config.get("pipeline_file"):  # a run of the SDK
         tag = f", tag={run_log.tag!r}" if run_log.tag else ""
-        script = shell_words("python", run.origin.script) if run.origin.script else "its script"
-        return f"{script}, with execute(..., use_cached={run_log.run_id!r}{tag})"
+        return f"{_start_of(run.origin.script)}, with execute(..., use_cached={run_log.run_id!r}{tag})"
     files = {"-f": "pipeline_file", "-c": "configuration_file", "-p": "parameters_file"}
     options = [(option, str(config[key])) for option, key in files.items() if config.get(key)]
     options += [("--tag", run_log.tag)] if run_log.tag else []
     words = [word for option in [*options, ("--use-cached", run_log.run_id)] for word in option]
     return shell_words("magnus", "execute", *words)
+
+
+def _start_of(script: Optional[str]) -> str:
+    """Return what starts a run of the SDK: the command that runs its script, or its notebook."""
+    if not script:  # for example a notebook that nbclient or papermill ran: its kernel does not know the name
+        return "its script or notebook"
+    return f"the notebook {shell_words(script)}" if script.endswith(".ipynb") else shell_words("python", script)
 
 
 OUTPUT_ON_PAGE = 20_000  # bytes of the output of a step on the page of its run
