@@ -383,7 +383,7 @@ def test_latest_is_deleted_and_exported(magnus_db: Command) -> None:
 
 
 def test_show_of_a_successful_run_has_no_resume_command(magnus_db: Command) -> None:
-    resumed = "Resume it with: its script or notebook, with execute(..., use_cached='four')"
+    resumed = "Resume it with: its script, with execute(..., use_cached='four')"
     assert resumed in magnus_db("show", "four").output
     assert "Resume" not in magnus_db("show", "one").output and "rmse: 0.123457" in magnus_db("show", "one").output
 

@@ -188,7 +188,7 @@ def test_how_to_resume_a_run_of_a_notebook(project: Project, name: str) -> None:
     # As in a kernel, __main__ has no file, and Jupyter's server sets the variable to the path of the notebook.
     project.environment["JPY_SESSION_NAME"] = name and str(project.folder / name)
     project.python("-c", textwrap.dedent(code))
-    start = f"the notebook '{name}'" if name else "its script or notebook"
+    start = f"the notebook '{name}'" if name else "its script"
     assert f"Resume it with: {start}, with execute(..., use_cached='first')" in project.magnus("db", "show", "first")
 
 

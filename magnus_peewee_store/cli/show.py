@@ -222,7 +222,7 @@ def resume_command(run: runs.Run) -> str:
 def _start_of(script: Optional[str]) -> str:
     """Return what starts a run of the SDK: the command that runs its script, or its notebook."""
     if not script:  # for example a notebook that nbclient or papermill ran: its kernel does not know the name
-        return "its script or notebook"
+        return "its script"
     return f"the notebook {shell_words(script)}" if script.endswith(".ipynb") else shell_words("python", script)
 
 
