@@ -14,7 +14,7 @@ import peewee
 import pytest
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
-from magnus_peewee_store.db import sqlite
+from magnus_peewee_store.db import files
 from magnus_peewee_store.db.files import network_type, network_type_in_table
 
 CLUSTER = """\
@@ -89,7 +89,7 @@ def test_folder_of_the_tests_is_local(tmp_path: Path) -> None:
 
 
 def test_missing_mount_table_counts_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MOUNT_TABLE", str(tmp_path / "missing"))
+    monkeypatch.setattr(files, "MOUNT_TABLE", str(tmp_path / "missing"))
     assert network_type(str(tmp_path)) is None
 
 
@@ -131,7 +131,7 @@ def network_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on a mount of its own, whose type counts as that of a network file system."""
     if not os.access("/dev/shm", os.W_OK):
         pytest.skip("needs the mount /dev/shm of Linux")
-    monkeypatch.setattr(sqlite, "NETWORK_TYPES", {"tmpfs"})
+    monkeypatch.setattr(files, "NETWORK_TYPES", {"tmpfs"})
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     yield folder
     shutil.rmtree(str(folder))

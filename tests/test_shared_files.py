@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import Project, SqliteFile
 
 from magnus_peewee_store import CannotConnectError, DBStore, cli, create_tables, open_store, runs
-from magnus_peewee_store.db import sqlite
+from magnus_peewee_store.db import files
 from magnus_peewee_store.exceptions import MissingTableError, PrivilegeError
 
 OWNER, COLLEAGUE, GROUP = 20001, 20002, 20000
@@ -232,7 +232,7 @@ def test_mode_ro_in_the_connection_string(shared_file: SharedFile) -> None:
 
 def test_platform_without_such_locks_refuses(shared_file: SharedFile, monkeypatch: pytest.MonkeyPatch) -> None:
     shared_file.write("first")
-    monkeypatch.setattr(sqlite, "SET_FILE_LOCK", None)
+    monkeypatch.setattr(files, "SET_FILE_LOCK", None)
     with pytest.raises(PrivilegeError, match=f"belongs to {OWNER}, who can .*chmod g.w"):
         shared_file.read()
 

@@ -37,7 +37,6 @@ logger = logging.getLogger("magnus.db")
 MASK = "***"
 
 TABLE = "db_log"
-VIEW_FUNCTION = "db_log_json"
 KEY_COLUMNS = ("run_id", "attribute_type", "attribute_key")
 
 # Why a unique index does not tell which rows are duplicates.
@@ -121,16 +120,6 @@ class Backend(peewee.Database):
     max_packet: Optional[int] = None  # the largest statement that the server accepts, in bytes
     keeps_journal_mode = False  # whether SQLite's journal mode stays as it is, because nothing is created
     schema: Optional[str] = None  # the schema of the table, if the connection string sets one
-    # SQL that creates a view on values in documents; `views.create_views` fills in the names.
-    value_view: ClassVar[str]
-    member_view: ClassVar[str]
-    # The document, the document with quotes around NaN, or NULL if neither is JSON.
-    view_document: ClassVar[str] = (
-        "CASE WHEN json_valid({value}) THEN {value} WHEN json_valid({quoted}) THEN {quoted} END"
-    )
-    matches, integer = "REGEXP", "SIGNED"  # the operator for regular expressions, and the type to cast to
-    view_fence: ClassVar[str] = ""  # ends a subquery whose expressions must not be evaluated more often than once a row
-    view_functions: ClassVar[Dict[str, str]] = {}  # by signature, CREATE FUNCTION statements for {function}
     _state: Any  # peewee's state of the connection
     extra = ""  # the name of this package's extra that installs the driver
 
@@ -404,32 +393,6 @@ class Backend(peewee.Database):
             paths: For each value the keys and indexes that lead to it. Index -1 is the last.
         """
         return document
-
-    # The SQL of views; arguments and results are expressions.
-
-    def json_text(self, document: str, *path: Union[str, int]) -> str:
-        """Return the text of the value at a path of a JSON document, or NULL. Index -1 is the last."""
-        raise NotImplementedError
-
-    def to_offset(self, text: str) -> str:
-        """Return the number of seconds that a text is; NULL if it is not an integer of at most 5 digits."""
-        return f"CASE WHEN {text} {self.matches} '^-?[0-9]{{1,5}}$' THEN CAST({text} AS {self.integer}) END"
-
-    def to_utc(self, text: str, offset: str) -> str:
-        """Return the time in UTC of a text with a local time, given its offset in seconds."""
-        raise NotImplementedError
-
-    def seconds_between(self, start: str, end: str) -> str:
-        """Return the seconds between two times or texts with times, with milliseconds."""
-        raise NotImplementedError
-
-    def position(self, text: str, value: str) -> str:
-        """Return where a text stands in a value; 0 if it does not."""
-        return f"INSTR({value}, {text})"
-
-    def concat(self, *texts: str) -> str:
-        """Return several texts as one, or NULL if one of them is NULL."""
-        return f"({' || '.join(texts)})"
 
     def next_pk(self) -> Any:
         """Return the SQL expression for the next pk, if pk has no default. It then comes from the sequence `id_seq`."""

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 from datetime import datetime
-from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple, Union
+from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -95,29 +95,6 @@ DENIED = re.compile(r"(?P<privileges>[A-Z]{4,}\b(?:,? [A-Z]{4,}\b)*).*[`'](?P<ta
 # The endings of collations that compare byte for byte, including trailing spaces: MariaDB's, MySQL's, VARBINARY's.
 EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
 
-# A member is found by its ordinal, because MariaDB does not find a key that the document writes with escapes.
-# Nor does it find a key like "-1".
-_MEMBER = "JSON_EXTRACT(JSON_EXTRACT({document}, '$.{member}.*'), CONCAT('$[', member.ordinal - 1, ']'))"
-_POINT = f"JSON_EXTRACT(JSON_EXTRACT({_MEMBER}, '$.*'), CONCAT('$[', point.ordinal - 1, ']'))"
-_LEAF = f"JSON_EXTRACT(JSON_EXTRACT({_POINT}, '$.*'), CONCAT('$[', leaf.ordinal - 1, ']'))"
-# Few documents have dictionaries in a series. The text tells it sooner than the parsed points.
-_MAY_HAVE_LEAVES = """log.attribute_value REGEXP '"-?[0-9]+":[[:space:]]*[{{]'"""
-_HAS_LEAVES = f"JSON_TYPE({_POINT}) = 'OBJECT' AND JSON_LENGTH({_POINT}) > 0"
-_KEYS = "JSON_TABLE({}, '$[*]' COLUMNS (ordinal FOR ORDINALITY, name VARCHAR(512) CHARACTER SET utf8mb4 PATH '$'))"
-# All keys are whole numbers as `metrics.is_iteration` knows them: without them, the list of keys is empty.
-_IS_SERIES = f"""
-    JSON_TYPE({_MEMBER}) = 'OBJECT' AND JSON_LENGTH({_MEMBER}) > 1
-    AND REGEXP_REPLACE(
-        REPLACE(REPLACE(JSON_KEYS({_MEMBER}), '[', ''), ']', ''), '"-?(0|[1-9][0-9]{{{{0,17}}}})"|,| ', ''
-    ) = ''
-"""
-_VIEW_VALUES = """
-    CASE
-        WHEN JSON_TYPE({value}) IN ('INTEGER', 'DOUBLE', 'DECIMAL', 'UNSIGNED INTEGER') THEN {value} + 0e0
-    END AS value,
-    CASE WHEN JSON_TYPE({value}) != 'NULL' THEN JSON_UNQUOTE({value}) END AS text
-"""
-
 
 class MySQLBackend(Backend, peewee.MySQLDatabase):
     """MariaDB and MySQL."""
@@ -131,52 +108,6 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     has_transactional_ddl = False
     has_conflict_target = False
     extra = "mysql"
-    value_view = f"""
-        CREATE VIEW {{view}} AS SELECT log.run_id AS run_id, log.attribute_key AS {{key_column}},
-            {_VIEW_VALUES.format(value="JSON_EXTRACT({document}, '$')")}
-        FROM {{table}} AS log WHERE log.attribute_type IN ({{types}}) AND {{document}} IS NOT NULL
-    """  # noqa: S608 - constants
-    member_view = f"""
-        CREATE VIEW {{view}} AS SELECT
-            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.name AS {{member_column}},
-            NULL AS iteration, {_VIEW_VALUES.format(value=_MEMBER)}
-        FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member
-        WHERE log.attribute_type IN ({{types}}) AND NOT ({_IS_SERIES})
-        UNION ALL SELECT
-            log.run_id, log.attribute_key, member.name, CAST(point.name AS SIGNED), {_VIEW_VALUES.format(value=_POINT)}
-        FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member,
-            {_KEYS.format(f"JSON_KEYS({_MEMBER})")} AS point
-        WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES} AND NOT ({_MAY_HAVE_LEAVES} AND {_HAS_LEAVES})
-        UNION ALL SELECT
-            log.run_id, log.attribute_key, CONCAT(member.name, '.', leaf.name), CAST(point.name AS SIGNED),
-            {_VIEW_VALUES.format(value=_LEAF)}
-        FROM {{table}} AS log, {_KEYS.format("JSON_KEYS({document}, '$.{member}')")} AS member,
-            {_KEYS.format(f"JSON_KEYS({_MEMBER})")} AS point, {_KEYS.format(f"JSON_KEYS({_POINT})")} AS leaf
-        WHERE log.attribute_type IN ({{types}}) AND {_MAY_HAVE_LEAVES} AND {_IS_SERIES} AND {_HAS_LEAVES}
-    """  # noqa: S608 - constants
-
-    def json_text(self, document: str, *path: Union[str, int]) -> str:
-        """Use JSON_EXTRACT. A JSON null becomes NULL."""
-        parts = "".join(f'."{part}"' if isinstance(part, str) else f"[{part}]" for part in path)
-        # MariaDB 10.11 does not find [last] in every array.
-        before, is_last, after = parts.partition("[-1]")
-        last = f"CONCAT('${before}[', GREATEST(JSON_LENGTH({document}, '${before}') - 1, 0), ']{after}')"
-        found = f"JSON_EXTRACT({document}, {last if is_last else repr('$' + parts)})"
-        return f"NULLIF(JSON_UNQUOTE({found}), 'null')"
-
-    def to_utc(self, text: str, offset: str) -> str:
-        """Use intervals. A text that is not a time becomes NULL."""
-        return f"CAST({text} AS DATETIME(6)) - INTERVAL {offset} SECOND"
-
-    def seconds_between(self, start: str, end: str) -> str:
-        """Use TIMESTAMPDIFF."""
-        start, end = (f"CAST({each} AS DATETIME(6))" for each in (start, end))
-        return f"ROUND(TIMESTAMPDIFF(MICROSECOND, {start}, {end}) / 1e6, 3)"
-
-    def concat(self, *texts: str) -> str:
-        """Use CONCAT: || may mean OR."""
-        return f"CONCAT({', '.join(texts)})"
-
     # https://mariadb.com/kb/en/mariadb-error-codes/ and
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
     TRANSIENT_ERRORS: ClassVar[FrozenSet[int]] = frozenset(

@@ -4,7 +4,7 @@ import contextlib
 import re
 import traceback
 from datetime import datetime
-from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
@@ -17,7 +17,6 @@ from magnus_peewee_store.db.base import (
     PARTIAL,
     SILENCE_TIMEOUT,
     TABLE,
-    VIEW_FUNCTION,
     Backend,
 )
 from magnus_peewee_store.exceptions import (
@@ -59,22 +58,6 @@ UNUSABLE_INDEXES = """
     WHERE is_partial OR is_deferrable OR is_inexact
 """
 
-_VIEW_VALUES = """
-    CASE
-        WHEN jsonb_typeof({value}) = 'number' AND ABS(({value} #>> '{{{{}}}}')::numeric) <= 1.7976931348623157e308
-        THEN ({value} #>> '{{{{}}}}')::double precision
-    END AS value,
-    {value} #>> '{{{{}}}}' AS text
-"""
-
-
-# The 29th and later days are not checked further: magnus writes no dates that do not exist.
-_TIME = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[ T]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?$"
-
-
-def _to_timestamp(text: str) -> str:
-    return f"(CASE WHEN {text} ~ '{_TIME}' THEN CAST({text} AS TIMESTAMP) END)"
-
 
 class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     """PostgreSQL."""
@@ -97,56 +80,6 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         "CREATED_AT": "TIMESTAMP",
     }
     extra = "postgres"
-    value_view = f"""
-        CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}},
-            {_VIEW_VALUES.format(value="parsed.document")}
-        FROM {{table}} AS log CROSS JOIN LATERAL (SELECT {{document}} AS document OFFSET 0) AS parsed
-        WHERE log.attribute_type IN ({{types}}) AND parsed.document IS NOT NULL
-    """  # noqa: S608 - constants
-    member_view = f"""
-        CREATE VIEW {{view}} AS SELECT log.run_id, log.attribute_key AS {{key_column}}, point.name AS {{member_column}},
-            point.iteration, {_VIEW_VALUES.format(value="point.value")}
-        FROM {{table}} AS log
-        CROSS JOIN LATERAL (SELECT {{document}} -> '{{member}}' AS members OFFSET 0) AS parsed
-        CROSS JOIN LATERAL jsonb_each(
-            CASE jsonb_typeof(parsed.members) WHEN 'object' THEN parsed.members END
-        ) AS member
-        CROSS JOIN LATERAL (
-            SELECT CASE jsonb_typeof(member.value) WHEN 'object' THEN (
-                SELECT COUNT(*) > 1 AND BOOL_AND(key ~ '^-?(0|[1-9][0-9]{{{{0,17}}}})$')
-                FROM jsonb_object_keys(member.value) AS key
-            ) ELSE FALSE END AS is_series
-        ) AS kind
-        CROSS JOIN LATERAL (
-            SELECT NULL AS iteration, member.key AS name, member.value WHERE NOT kind.is_series
-            UNION ALL
-            SELECT each.key::bigint, CONCAT_WS('.', member.key, leaf.key), COALESCE(leaf.value, each.value)
-            FROM jsonb_each(CASE WHEN kind.is_series THEN member.value END) AS each
-            LEFT JOIN LATERAL jsonb_each(
-                CASE jsonb_typeof(each.value) WHEN 'object' THEN each.value END
-            ) AS leaf ON TRUE
-        ) AS point
-        WHERE log.attribute_type IN ({{types}})
-    """  # noqa: S608 - constants
-    matches, integer = "~", "INTEGER"
-    view_fence = "OFFSET 0"
-    view_document = "{function}({value}, {quoted})"
-    # Casting a text that is not JSON raises an error, which would make every query on the view fail.
-    view_functions = {
-        f"{VIEW_FUNCTION}(text, text)": """
-            CREATE FUNCTION {function}(document text, quoted text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
-            BEGIN
-                RETURN document::jsonb;
-            EXCEPTION WHEN data_exception THEN
-                BEGIN
-                    RETURN quoted::jsonb;
-                EXCEPTION WHEN data_exception THEN
-                    RETURN NULL;
-                END;
-            END $$
-        """
-    }
-
     INSUFFICIENT_PRIVILEGE = "42501"
     PROGRAM_LIMIT_EXCEEDED = "54000"
     UNTRANSLATABLE_CHARACTER = "22P05"
@@ -300,23 +233,6 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
     def next_pk(self) -> Any:
         """Use the sequence in the schema of the table."""
         return fn.NEXTVAL(self.qualified("id_seq"))
-
-    def json_text(self, document: str, *path: Union[str, int]) -> str:
-        """Use the operator #>>."""
-        return f"({document} #>> '{{{','.join(map(str, path))}}}')"
-
-    def to_utc(self, text: str, offset: str) -> str:
-        """Cast only what is a time: a cast that fails would make every query on the view fail."""
-        return f"({_to_timestamp(text)} - {offset} * INTERVAL '1 second')"
-
-    def seconds_between(self, start: str, end: str) -> str:
-        """Use intervals."""
-        times = [_to_timestamp(f"CAST({each} AS TEXT)") for each in (end, start)]
-        return f"CAST(ROUND(CAST(EXTRACT(EPOCH FROM {times[0]} - {times[1]}) AS NUMERIC), 3) AS DOUBLE PRECISION)"
-
-    def position(self, text: str, value: str) -> str:
-        """Use STRPOS."""
-        return f"STRPOS({value}, {text})"
 
     def qualified(self, name: str) -> str:
         """Return a name with the schema that the connection string sets."""

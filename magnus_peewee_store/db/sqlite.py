@@ -46,26 +46,6 @@ NETWORK_ADVICE = (
 # The microseconds since 1970 of a time as text, and back.
 _MICROSECONDS = "(STRFTIME('%s', SUBSTR({0}, 1, 19)) * 1000000 + SUBSTR({0} || '000000', 21, 6))"  # %s would round
 _AS_TEXT = "STRFTIME('%Y-%m-%d %H:%M:%S', time / 1000000, 'unixepoch') || PRINTF('.%06d', time % 1000000)"
-_VIEW_VALUES = """
-    CASE WHEN {0}.type IN ('integer', 'real') THEN {0}.value END AS value,
-    CASE
-        WHEN {0}.type IN ('true', 'false') THEN {0}.type
-        WHEN {0}.type != 'real' OR CAST(CAST({0}.value AS TEXT) AS REAL) = {0}.value THEN CAST({0}.value AS TEXT)
-        -- The text has 15 digits, which not always tell a number.
-        WHEN CAST(PRINTF('%!.16g', {0}.value) AS REAL) = {0}.value THEN PRINTF('%!.16g', {0}.value)
-        ELSE PRINTF('%!.17g', {0}.value)
-    END AS text
-"""
-# Whether the text `digits` is a whole number as `metrics.is_iteration` knows it.
-_IS_ITERATION = """
-    digits != '' AND digits NOT GLOB '*[^0-9]*' AND LENGTH(digits) <= 18 AND (digits = '0' OR digits NOT GLOB '0*')
-"""
-_IS_SERIES = f"""
-    CASE member.type WHEN 'object' THEN (
-        SELECT COUNT(*) > 1 AND MIN({_IS_ITERATION})
-        FROM (SELECT CASE WHEN key LIKE '-%' THEN SUBSTR(key, 2) ELSE key END AS digits FROM json_each(member.value))
-    ) ELSE FALSE END
-"""  # noqa: S608 - constants
 
 
 class SqliteBackend(Backend, peewee.SqliteDatabase):
@@ -77,31 +57,6 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     has_concurrent_writers = False
     longest_pause = 0.05
     has_json_rows = sqlite3.sqlite_version_info >= (3, 38)  # https://www.sqlite.org/json1.html, 2
-
-    value_view = f"""
-        CREATE VIEW {{view}} AS SELECT
-            log.run_id AS run_id, log.attribute_key AS {{key_column}}, {_VIEW_VALUES.format("member")}
-        FROM {{table}} AS log, json_each('[' || {{document}} || ']') AS member WHERE log.attribute_type IN ({{types}})
-    """  # noqa: S608 - constants
-    member_view = f"""
-        CREATE VIEW {{view}} AS SELECT
-            log.run_id AS run_id, log.attribute_key AS {{key_column}}, member.key AS {{member_column}},
-            NULL AS iteration, {_VIEW_VALUES.format("member")}
-        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member
-        WHERE log.attribute_type IN ({{types}}) AND NOT ({_IS_SERIES})
-        UNION ALL SELECT
-            log.run_id, log.attribute_key, member.key, CAST(point.key AS INTEGER), {_VIEW_VALUES.format("point")}
-        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member, json_each(member.value) AS point
-        WHERE log.attribute_type IN ({{types}}) AND {_IS_SERIES}
-            AND (point.type != 'object' OR point.value = '{{{{}}}}')
-        UNION ALL SELECT
-            log.run_id, log.attribute_key, member.key || '.' || leaf.key, CAST(point.key AS INTEGER),
-            {_VIEW_VALUES.format("leaf")}
-        FROM {{table}} AS log, json_each({{document}}, '$.{{member}}') AS member, json_each(member.value) AS point,
-            json_each(CASE point.type WHEN 'object' THEN point.value END) AS leaf
-        -- Most series have no dictionary inside, and need not be taken apart.
-        WHERE log.attribute_type IN ({{types}}) AND INSTR(SUBSTR(member.value, 2), '{{{{') AND {_IS_SERIES}
-    """  # noqa: S608 - constants
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._network_type: Optional[str] = None
@@ -146,25 +101,8 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         if not self.has_json_rows:
             return document
         # NaN and Infinity are not valid JSON. json_extract would raise an error for them, or return null.
-        values = fn.json_extract(document, *("$" + "".join(map(_path_part, path)) for path in paths))
+        values = fn.json_extract(document, *map(json_path, paths))
         return peewee.Case(None, [(fn.json_valid(document), values)], document)
-
-    def json_text(self, document: str, *path: Union[str, int]) -> str:
-        """Use json_extract."""
-        return f"CAST(json_extract({document}, '${''.join(map(_path_part, path))}') AS TEXT)"
-
-    def to_offset(self, text: str) -> str:
-        """Compare with the integer: SQLite has no regular expressions."""
-        number = f"CAST({text} AS INTEGER)"
-        return f"CASE WHEN CAST({number} AS TEXT) = {text} AND ABS({number}) < 100000 THEN {number} END"
-
-    def to_utc(self, text: str, offset: str) -> str:
-        """Use the modifiers of STRFTIME. Times have milliseconds."""
-        return f"STRFTIME('%Y-%m-%d %H:%M:%f', {text}, (-{offset}) || ' seconds')"
-
-    def seconds_between(self, start: str, end: str) -> str:
-        """Use Julian days."""
-        return f"ROUND((JULIANDAY({end}) - JULIANDAY({start})) * 86400, 3)"
 
     def exists(self) -> bool:
         """Return True if the file exists."""
@@ -415,6 +353,11 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
                 if "locked" not in str(error) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.01)
+
+
+def json_path(path: Sequence[Union[str, int]]) -> str:
+    """Return a path in a JSON document as SQLite writes it. Index -1 is the last."""
+    return "$" + "".join(map(_path_part, path))
 
 
 def _path_part(part: Union[str, int]) -> str:

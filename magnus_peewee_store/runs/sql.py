@@ -4,8 +4,7 @@ from typing import List, Tuple
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db import views
-from magnus_peewee_store.db.base import TABLE, Backend
-from magnus_peewee_store.db.views import SelectView, View
+from magnus_peewee_store.db.views import SelectView, View, ViewSql
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.store import STARTED_BY, DBStore
 
@@ -35,68 +34,67 @@ def drop_views(store: DBStore) -> List[str]:
     return views.drop_views(store.database, VIEWS)
 
 
-def _select_steps(database: Backend, document: str) -> str:
-    table = database.qualified(TABLE)
-    offset = database.json_text("document", "run_config", STARTED_BY, "utc_offset")
+def _select_steps(sql: ViewSql) -> str:
+    offset = sql.json_text("document", "run_config", STARTED_BY, "utc_offset")
     # A heartbeat with another offset: the times of attempts do not say which of the two they have.
-    ending = database.concat("""'"utc_offset": '""", offset, "'}'")
+    ending = sql.concat("""'"utc_offset": '""", offset, "'}'")
     other_offset = f"""
         EXISTS (
-            SELECT 1 FROM {table} AS beat
+            SELECT 1 FROM {sql.table} AS beat
             WHERE beat.run_id = run.run_id AND beat.attribute_type IN ({_texts(fragments.HEARTBEAT)})
-            AND {database.position(ending, "beat.attribute_value")} = 0
+            AND {sql.position(ending, "beat.attribute_value")} = 0
         )
     """  # noqa: S608 - constants
-    start, end = (database.json_text("document", "attempts", *path) for path in ((0, "start_time"), (-1, "end_time")))
-    commit = database.quoted("commit")
+    start, end = (sql.json_text("document", "attempts", *path) for path in ((0, "start_time"), (-1, "end_time")))
+    commit = sql.database.quoted("commit")
     return f"""
         SELECT step.run_id AS run_id, step.step AS step, step.step_type AS step_type, step.status AS status,
-            {database.to_utc("step.start_text", "run.utc_offset")} AS started,
-            {database.to_utc("step.end_text", "run.utc_offset")} AS ended,
+            {sql.to_utc("step.start_text", "run.utc_offset")} AS started,
+            {sql.to_utc("step.end_text", "run.utc_offset")} AS ended,
             CASE WHEN run.utc_offset IS NOT NULL
-            THEN {database.seconds_between("step.start_text", "step.end_text")} END AS duration_s,
+            THEN {sql.seconds_between("step.start_text", "step.end_text")} END AS duration_s,
             step.commit_text AS {commit}
         FROM (
-            SELECT run_id, attribute_key AS step, {database.json_text("document", "step_type")} AS step_type,
-                {database.json_text("document", "status")} AS status, {start} AS start_text, {end} AS end_text,
-                {database.json_text("document", "code_identities", 0, "code_identifier")} AS commit_text
-            FROM {_documents(database, document, fragments.STEP)} AS parsed_step
+            SELECT run_id, attribute_key AS step, {sql.json_text("document", "step_type")} AS step_type,
+                {sql.json_text("document", "status")} AS status, {start} AS start_text, {end} AS end_text,
+                {sql.json_text("document", "code_identities", 0, "code_identifier")} AS commit_text
+            FROM {_documents(sql, fragments.STEP)} AS parsed_step
         ) AS step
         JOIN (
-            SELECT run_id, CASE WHEN NOT {other_offset} THEN {database.to_offset(offset)} END AS utc_offset
-            FROM {_documents(database, document, fragments.RUN_LOG)} AS run
+            SELECT run_id, CASE WHEN NOT {other_offset} THEN {sql.to_offset(offset)} END AS utc_offset
+            FROM {_documents(sql, fragments.RUN_LOG)} AS run
         ) AS run ON run.run_id = step.run_id
         WHERE step.step_type NOT IN ({_texts(fragments.TERMINAL_STEP_TYPES)})
     """  # noqa: S608 - constants
 
 
-def _select_runs(database: Backend, document: str) -> str:
+def _select_runs(sql: ViewSql) -> str:
     def text(*path: str) -> str:
-        return database.json_text("run.document", *path)
+        return sql.json_text("run.document", *path)
 
-    user, commit = database.quoted("user"), database.quoted("commit")
+    user, commit = sql.database.quoted("user"), sql.database.quoted("commit")
     has_ended = f"{text('status')} IN ({_texts(ENDED)})"
     return f"""
         SELECT run.run_id AS run_id, {text("status")} AS status, run.created_at AS started,
             CASE WHEN {has_ended} THEN steps.ended END AS ended,
-            CASE WHEN {has_ended} THEN {database.seconds_between("steps.started", "steps.ended")} END AS duration_s,
+            CASE WHEN {has_ended} THEN {sql.seconds_between("steps.started", "steps.ended")} END AS duration_s,
             NULLIF({text("tag")}, '') AS tag, NULLIF({text("run_config", "pipeline_file")}, '') AS pipeline,
             {text("run_config", STARTED_BY, "user")} AS {user}, {text("run_config", STARTED_BY, "host")} AS host,
             steps.commit_text AS {commit}
-        FROM {_documents(database, document, fragments.RUN_LOG)} AS run
+        FROM {_documents(sql, fragments.RUN_LOG)} AS run
         LEFT JOIN (
             SELECT run_id, MIN(started) AS started, MAX(ended) AS ended, MIN({commit}) AS commit_text
-            FROM {database.qualified("run_steps")} GROUP BY run_id
+            FROM {sql.database.qualified("run_steps")} GROUP BY run_id
         ) AS steps ON steps.run_id = run.run_id
     """  # noqa: S608 - constants
 
 
-def _documents(database: Backend, document: str, types: Tuple[str, ...]) -> str:
+def _documents(sql: ViewSql, types: Tuple[str, ...]) -> str:
     return f"""(
         SELECT log.run_id AS run_id, log.attribute_key AS attribute_key, log.created_at AS created_at,
-            {document} AS document
-        FROM {database.qualified(TABLE)} AS log
-        WHERE log.attribute_type IN ({_texts(types)}) {database.view_fence}
+            {sql.document} AS document
+        FROM {sql.table} AS log
+        WHERE log.attribute_type IN ({_texts(types)}) {sql.fence}
     )"""  # noqa: S608 - constants
 
 
