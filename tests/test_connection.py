@@ -520,8 +520,8 @@ def test_untested_scheme_warns_once(url: str, warnings: int, monkeypatch: pytest
 
 def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> None:
     pytest.importorskip("mysql.connector")
-    database = server_databases("mysql+pymysql")
-    store = DBStore(connection_string=database.url.replace("mysql+pymysql", "mysqlconnector"))
+    database = server_databases("mysql+mysqlconnector")
+    store = DBStore(connection_string=database.url)
     try:
         store.create_run_log("run")
         store.set_parameters("run", {"x": 1, "\N{SNAKE}": [float("inf"), "a ", "A"]})
@@ -529,7 +529,7 @@ def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> No
         database.sql(f"KILL {session}")
         store.set_parameters("run", {"x": 2})
         assert store.get_parameters("run") == {"x": 2, "\N{SNAKE}": [float("inf"), "a ", "A"]}
-        assert runs.check(store).is_healthy and "MariaDB" in runs.check(store).product
+        assert runs.check(store).is_healthy
     finally:
         store.close()
         database.sql("DROP TABLE db_log")

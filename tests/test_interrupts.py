@@ -11,9 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Set, Type
 
+import peewee
 import pytest
 from concurrency import run_in_processes
-from conftest import SERVERS, SqliteFile, new_store
+from conftest import DRIVERS, SqliteFile, new_store
 from logs import step
 
 from magnus_peewee_store import DBStore, runs
@@ -22,7 +23,7 @@ from magnus_peewee_store.exceptions import CannotConnectError
 SEED = 26
 INTERRUPTS = 50  # of each kind
 WATCHDOG = 120  # seconds
-SCHEMES = ["sqlite", *SERVERS]
+SCHEMES = ["sqlite", *DRIVERS]
 
 
 class TimeIsUp(Exception):  # noqa: N818 - a common kind of name
@@ -255,6 +256,25 @@ def test_failing_rollback_does_not_hide_the_interrupt(sqlite_file: SqliteFile) -
             database.retry(interrupted)
         store.set_parameters("run", {"a": 1})
         assert store.get_parameters("run") == {"a": 1}
+
+
+def test_interrupt_that_the_driver_has_replaced_is_not_rolled_back(sqlite_file: SqliteFile) -> None:
+    """mysql-connector takes a TimeoutError for its own. A rollback would wait for ever for its answer."""
+    with new_store(sqlite_file.url) as store:
+        database = store.database
+
+        def interrupted() -> None:
+            try:
+                with database.atomic():
+                    try:
+                        raise TimeIsUp
+                    except TimeIsUp as error:
+                        raise peewee.OperationalError("Timeout") from error
+            finally:
+                assert database.is_closed()
+
+        with pytest.raises(TimeIsUp):
+            database.retry(interrupted)
 
 
 def test_errors_are_retried_while_the_caller_handles_an_interrupt(memory_store: DBStore) -> None:

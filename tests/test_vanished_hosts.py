@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Iterator, List
 
 import pytest
-from conftest import SERVERS, new_server
+from conftest import DRIVERS, SERVERS, new_server
 from hosts import Host, why_no_hosts
 from servers import Database
 from test_clusters import start_pair, start_writers, store_on, stored_rows
@@ -19,7 +19,6 @@ from magnus_peewee_store.db.base import SILENCE_TIMEOUT
 
 pytestmark = pytest.mark.skipif(bool(why_no_hosts()), reason=why_no_hosts() or "-")
 
-SCHEMES = {**SERVERS, **({"mysql+mysqlconnector": "mariadb"} if SERVERS.get("mysql+pymysql") == "mariadb" else {})}
 SLEEP = {"postgresql": "SELECT pg_sleep(3600)", "mysql": "SELECT SLEEP(3600)"}
 
 
@@ -43,7 +42,7 @@ def hosts() -> Iterator[List[Host]]:
     """Return a host for each kind of server."""
     with ExitStack() as stack:
         hosts = []
-        for kind in sorted(set(SCHEMES.values())):
+        for kind in sorted(set(DRIVERS.values())):
             server = new_server(kind)
             stack.callback(server.remove)
             hosts.append(Host(server))
@@ -54,11 +53,11 @@ def hosts() -> Iterator[List[Host]]:
 def test_calls_notice_a_vanished_host_and_retry(hosts: List[Host]) -> None:
     """A call may be sending a request, or waiting for an answer. All drivers wait at the same time."""
     by_kind = {host.server.kind: host for host in hosts}
-    counter = RetryCounter(2 * len(SCHEMES))
+    counter = RetryCounter(2 * len(DRIVERS))
     with ExitStack() as stack:
         logging.getLogger("magnus.db").addHandler(counter)
         stack.callback(logging.getLogger("magnus.db").removeHandler, counter)
-        threads = stack.enter_context(ThreadPoolExecutor(2 * len(SCHEMES)))
+        threads = stack.enter_context(ThreadPoolExecutor(2 * len(DRIVERS)))
 
         def call(store: DBStore, statement: str) -> Any:
             def work() -> Any:
@@ -68,7 +67,7 @@ def test_calls_notice_a_vanished_host_and_retry(hosts: List[Host]) -> None:
 
         results = []
         senders = []
-        for scheme, kind in SCHEMES.items():
+        for scheme, kind in DRIVERS.items():
             host = by_kind[kind]
             database = host.server.database(scheme)
             sending, waiting = (

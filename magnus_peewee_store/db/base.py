@@ -179,7 +179,7 @@ class Backend(peewee.Database):
     def cursor(self, *args: Any, **options: Any) -> Any:
         """Return a cursor, but none for a rollback after an interrupt: a driver may wait for ever for its answer."""
         error = sys.exc_info()[1]
-        if error is not None and error is not self._handled and is_interrupt(error):
+        if error is not None and _find_interrupt(error, self._handled) is not None:
             self._drop()
         return super().cursor(*args, **options)
 

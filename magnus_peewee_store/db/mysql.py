@@ -112,7 +112,6 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     # https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
     TRANSIENT_ERRORS: ClassVar[FrozenSet[int]] = frozenset(
         {
-            -1,  # mysql-connector pings before each statement, and takes an interrupted ping for a lost connection
             1020,  # record has changed since last read: innodb_snapshot_isolation of MariaDB 11.6.2 and later
             1040,  # too many connections
             1047,  # a node of a cluster is not ready
@@ -156,7 +155,10 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             raise ConfigurationError(f"The connection string {self.masked_url} is not valid: {error}.") from None
         self._requires_tls = mode == "REQUIRED" or mode in VERIFYING
         options = driver_options(options, mode)
-        if mode == "REQUIRED" and not isinstance(self, MySQLConnectorDatabase):
+        if isinstance(self, MySQLConnectorDatabase):
+            # A signal cannot interrupt the driver's C extension, and it does not show its socket.
+            options.setdefault("use_pure", True)
+        elif mode == "REQUIRED":
             options["ssl"] = {"verify_mode": "none"}  # PyMySQL's form of REQUIRED
         super().init(database, *args, **options)
 
@@ -233,10 +235,9 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             return error.is_transient
         if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Its code is that of a lost connection.
             return False
-        if not self.is_closed():
-            connection: Any = self.connection()
-            if not _is_connected(connection):
-                return True
+        # PyMySQL closes its connection if it is lost.
+        if not self.is_closed() and not getattr(self.connection(), "open", True):
+            return True
         code, _ = _code_and_message(error)
         if code == ERROR_DURING_COMMIT:
             # Two nodes of Group Replication collided. A full disk has the same code, but another error in its message.
@@ -315,6 +316,9 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         return "utf8mb4_nopad_bin" if self._is_mariadb() else "utf8mb4_0900_bin"
 
     def _initialize_connection(self, connection: Any) -> None:
+        if isinstance(self, MySQLConnectorDatabase):
+            # It would ping before each statement. The answer of an interrupted ping would be taken for the statement's.
+            connection.is_connected = lambda: True
         _notice_vanished_host(connection)
         cursor = connection.cursor()
         # READ COMMITTED takes no gap locks, which would deadlock the writers of one run.
@@ -369,12 +373,6 @@ def _notice_vanished_host(connection: Any) -> None:
     for name, value in options.items():
         if hasattr(socket, name):  # Not every system has all of them.
             driver_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _is_connected(connection: Any) -> bool:
-    if hasattr(connection, "is_connected"):  # mysql-connector
-        return bool(connection.is_connected())
-    return bool(getattr(connection, "open", True))  # PyMySQL and mysqlclient
 
 
 def _code_and_message(error: Exception) -> Tuple[Optional[int], str]:
