@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -21,6 +22,7 @@ from magnus import exceptions
 from test_liveness import any_database, db
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
+from magnus_peewee_store.db.table import StoredRow
 from magnus_peewee_store.runs import annotate, merging
 from magnus_peewee_store.runs.transfer import find_differing
 
@@ -341,21 +343,53 @@ def test_full_target_names_the_target(source: DBStore, sqlite_file: SqliteFile) 
     assert copy(source, target) == ["written"]
 
 
-ACTIONS = ["work", "fail", "mark", "resume", "succeed", "tag", "untag", "note", "copy there", "copy back"]
+def copy_in_killed_process(source: DBStore, target: DBStore, number: int) -> None:
+    """Copy in a process that is killed after it has written this number of rows. It may end before."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    writes = itertools.count(1)
+
+    def kill(event: Any) -> None:
+        if not event.sql.startswith("SELECT") and next(writes) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        target.database.query_hooks.append(kill)
+        copy(source, target)
+    finally:
+        os._exit(0)
 
 
-@hypothesis.settings(deadline=None, max_examples=25)
-@hypothesis.given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.booleans()), max_size=25))
+def rows_of(store: DBStore) -> List[StoredRow]:
+    return list(store.table.read_runs(["run"]))
+
+
+COPIES = st.tuples(st.sampled_from(["copy there", "copy back"]), st.sampled_from([None, 1, 2, 3]))
+ACTIONS = st.tuples(
+    st.sampled_from(["work", "fail", "mark", "resume", "succeed", "tag", "untag", "note"]), st.booleans()
+)
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(st.lists(ACTIONS | COPIES, max_size=25))
+@hypothesis.example([("work", True), ("work", True), ("copy there", 1)])
 def test_copies_in_both_directions_never_go_back(actions: List[Any]) -> None:
-    """The run works in one database at a time. Tags and notes are written to either."""
-    stores = [DBStore(connection_string="sqlite:///:memory:") for _ in range(2)]
+    """The run works in one database at a time. Tags and notes are written to either. Copies may be killed."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(new_store(f"sqlite:///{folder}/{name}.db")) for name in ("live", "there")]
+        check_that_copies_never_go_back(actions, stores)
+
+
+def check_that_copies_never_go_back(actions: List[Any], stores: List[DBStore]) -> None:
     live, there = stores
     live.create_run_log("run", status="PROCESSING")
     is_tagged, steps = False, 0
     newest = [merging.run_key([])] * 2
     copy(live, there)
-    for action, is_live in actions:
-        store = live if is_live else there
+    for action, choice in actions:
+        store = live if choice else there  # of the actions that are no copies
         if action == "work":
             live.add_step_log(step(f"step {steps}", status="SUCCESS"), "run")
             steps += 1
@@ -375,8 +409,12 @@ def test_copies_in_both_directions_never_go_back(actions: List[Any]) -> None:
         elif action == "note":
             runs.add_note(store, "run", "a note")
         else:
-            copy(*(stores if action == "copy there" else reversed(stores)))
-        keys = [merging.run_key([*each.table.read_runs(["run"])]) for each in stores]
+            source, target = stores if action == "copy there" else reversed(stores)
+            wanted, present = rows_of(source), rows_of(target)
+            copy(source, target) if choice is None else copy_in_killed_process(source, target, choice)
+            copied = rows_of(target)
+            assert copied == present or not merging.merge(wanted, copied).write  # never half of a copy
+        keys = [merging.run_key(rows_of(each)) for each in stores]
         if action.startswith("copy"):
             assert all(key >= before for key, before in zip(keys, newest))
         newest = keys
@@ -387,7 +425,6 @@ def test_copies_in_both_directions_never_go_back(actions: List[Any]) -> None:
     for each in stores:
         run = runs.read_run(each, "run")
         assert {*run.notes} == notes and run.tags == (("t",) if is_tagged else ())
-        each.close()
 
 
 def test_copy_reports_a_run_that_was_deleted_meanwhile(source: DBStore, store: DBStore) -> None:
