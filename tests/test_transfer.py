@@ -359,6 +359,16 @@ def test_prunable_runs_are_old_and_not_the_newest(store: DBStore, database: AnyD
     assert runs.prunable(store, keep=20).run_ids == []
 
 
+def test_prunable_reads_steps_only_for_conditions(local_store: DBStore) -> None:
+    local_store.put_run_log(sample_run("run"))
+    reads: List[bool] = []
+    local_store.database.query_hooks.append(lambda event: reads.append("Step" in event.params))
+    assert runs.prunable(local_store, keep=0, keep_tags=["released"]).run_ids == ["run"]
+    assert not any(reads)
+    assert runs.prunable(local_store, keep=0, where=["duration>=0s"]).run_ids == ["run"]
+    assert any(reads)
+
+
 def test_recently_written_unfinished_run_is_not_prunable(local_store: DBStore, sqlite_file: SqliteFile) -> None:
     for run_id, status in (
         ("ended", "FAIL"),

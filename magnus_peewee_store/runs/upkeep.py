@@ -20,7 +20,7 @@ from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
 from magnus_peewee_store.runs.reuse import find_reused, originals_of, read_originals
 from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search
-from magnus_peewee_store.runs.summaries import RunSummary, summarize
+from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries, summarize
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import utcnow
 
@@ -238,7 +238,7 @@ def prunable(
     ]
     chosen = Prunable([], [], {})
     for batch in batches(old[::-1], BATCH_SIZE):
-        run_ids, running, _ = decide(store, batch, older_than, where, keep_tags)
+        run_ids, running, _ = decide(store, batch, older_than, (), keep_tags)  # `where` has been decided.
         chosen.run_ids.extend(run_ids)
         chosen.running.extend(running)
         progress(len(batch))
@@ -258,7 +258,8 @@ def decide(
     kept = make_filters([Condition("tag", "=", tag) for tag in keep_tags])
     now = datetime.now(timezone.utc)
     chosen = Prunable([], [], {})
-    for run in summarize(store, run_ids, with_values=not all(each.is_on_header() for each in filters)):
+    is_on_header = all(each.is_on_header() for each in filters)
+    for run in iter_summaries(store, run_ids, with_values=not is_on_header, with_steps=not is_on_header):
         is_old = older_than is None or (run.started is not None and now - run.started > older_than)
         if not is_old or not all(each.is_met_by(run) for each in filters) or any(each.is_met_by(run) for each in kept):
             continue
