@@ -5,9 +5,11 @@ import gc
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from urllib.parse import quote
 import peewee
 import pytest
 from click.testing import CliRunner
-from conftest import AnyDatabase, SqliteFile
+from conftest import DRIVERS, AnyDatabase, SqliteFile, new_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from magnus import context
@@ -28,6 +30,7 @@ from playhouse.postgres_ext import Psycopg3Database
 from servers import OWNER, PASSWORD
 
 from magnus_peewee_store import (
+    CannotConnectError,
     ConfigurationError,
     DBStore,
     MissingTableError,
@@ -533,6 +536,27 @@ def test_mysqlconnector_reads_writes_and_reconnects(server_databases: Any) -> No
     finally:
         store.close()
         database.sql("DROP TABLE db_log")
+
+
+@pytest.mark.parametrize("scheme", DRIVERS)
+def test_server_that_never_answers_is_given_up(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"{scheme}://scott:tiger@127.0.0.1:{listener.getsockname()[1]}/db?connect_timeout=1"
+        deadline = threading.Timer(30, listener.close)
+        deadline.start()
+        try:
+            with new_store(url) as store, pytest.raises(CannotConnectError):
+                store.get_parameters("run")
+            assert deadline.is_alive()
+        finally:
+            deadline.cancel()
+
+
+@pytest.mark.parametrize("scheme", [each for each in DRIVERS if each.startswith("mysql")])
+def test_statement_may_take_longer_than_the_connection(scheme: str, server_databases: Any) -> None:
+    with new_store(f"{server_databases(scheme).url}?connect_timeout=1") as store:
+        [[result]] = store.database.retry(lambda: store.database.execute_sql("SELECT SLEEP(1.5)").fetchall())
+        assert result == 0
 
 
 def test_unknown_scheme_error_lists_known_schemes() -> None:

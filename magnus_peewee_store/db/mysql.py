@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tup
 
 import peewee
 from peewee import SQL, NodeList, fn
-from playhouse.mysql_ext import MySQLConnectorDatabase
+from playhouse.mysql_ext import MariaDBConnectorDatabase, MySQLConnectorDatabase
 
 from magnus_peewee_store.db.base import (
     INEXACT,
@@ -84,6 +84,7 @@ COLUMN_TYPES = {
     "created_at": "DATETIME(6)",
 }
 
+IO_TIMEOUTS = ("read_timeout", "write_timeout")  # options of PyMySQL
 LOCK_TIMEOUT = 10  # seconds
 LOCK_WAIT_TIMEOUT = 1205
 ERROR_DURING_COMMIT = 1180
@@ -314,6 +315,22 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
     def _collation(self) -> str:
         """Return a collation in which `a`, `A` and `a ` are three different keys."""
         return "utf8mb4_nopad_bin" if self._is_mariadb() else "utf8mb4_0900_bin"
+
+    def _connect(self) -> Any:
+        """Limit the time of the whole handshake. PyMySQL's connect_timeout ends as soon as the host has answered."""
+        connect: Any = super()._connect  # type: ignore[misc]
+        is_pymysql = getattr(getattr(peewee, "mysql", None), "__name__", "") == "pymysql"
+        if not is_pymysql or isinstance(self, (MySQLConnectorDatabase, MariaDBConnectorDatabase)):
+            return connect()
+        options = self.connect_params
+        self.connect_params = {**dict.fromkeys(IO_TIMEOUTS, options["connect_timeout"]), **options}
+        try:
+            connection = connect()
+        finally:
+            self.connect_params = options
+        for name in IO_TIMEOUTS:  # A statement may take longer.
+            setattr(connection, f"_{name}", options.get(name))
+        return connection
 
     def _initialize_connection(self, connection: Any) -> None:
         if isinstance(self, MySQLConnectorDatabase):
