@@ -16,6 +16,7 @@ from benchmarks.heartbeats import heartbeats
 from benchmarks.large_runs import large_runs
 from benchmarks.results import Result
 from benchmarks.timing import FULL, QUICK, Settings
+from benchmarks.vanished_hosts import vanished_hosts
 from tests.servers import why_missing
 
 BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
@@ -34,6 +35,7 @@ BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
     "data-frame": search_workloads.data_frame,
     "report": search_workloads.report_command,
     "large-runs": large_runs,
+    "vanished-hosts": vanished_hosts,
 }
 FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.
 # On a RAM disk, the disk's wait does not hide what the store costs. Only a step is measured there.

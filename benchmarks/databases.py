@@ -8,7 +8,7 @@ import tempfile
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Optional
 from urllib.parse import urlsplit
 
 from magnus_peewee_store import create_tables
@@ -135,10 +135,18 @@ class Database:
         version: The version of the product.
         new_url: Creates an empty database and returns its URL.
         folder: A folder for other files.
+        server: The server, if it has one.
     """
 
     def __init__(
-        self, name: str, title: str, driver: str, version: str, new_url: Callable[[], str], folder: Path
+        self,
+        name: str,
+        title: str,
+        driver: str,
+        version: str,
+        new_url: Callable[[], str],
+        folder: Path,
+        server: Optional[Server] = None,
     ) -> None:
         self.name = name
         self.title = title
@@ -146,6 +154,7 @@ class Database:
         self.raw_driver_name = f"raw {driver}"
         self.new_url = new_url
         self.folder = folder
+        self.server = server
 
     def new_url_with_table(self) -> str:
         """Create a database with the table of the store, and return its URL."""
@@ -181,6 +190,6 @@ def start_database(name: str, folder: Path) -> Iterator[Database]:
         server.start()
         [[version]] = server.sql(version_of)
         version = re.split("[ -]", version)[0]  # without the version of the Linux distribution
-        yield Database(name, title, driver, version, lambda: server.database(scheme).url, folder)
+        yield Database(name, title, driver, version, lambda: server.database(scheme).url, folder, server)
     finally:
         server.remove()

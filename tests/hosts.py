@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from servers import Database, PostgreSQL, Server, free_port
+if TYPE_CHECKING:
+    from servers import Database, Server
 
 # Forward connections to a Unix socket. Network namespaces share the file system.
 PROXY = """
@@ -51,13 +53,13 @@ def why_no_hosts() -> str:
 class Host:
     """A host that forwards connections to a server on this machine."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: "Server") -> None:
         self.server = server
-        number = free_port()
+        number = server.port  # No other host of the tests has it.
         subnet = f"10.{200 + number // 16384}.{number // 64 % 256}.{number % 64 * 4}".rpartition(".")
         own, self.address = (f"{subnet[0]}.{int(subnet[2]) + last}" for last in (1, 2))
         self._device = f"host{number}"
-        path = Path(server.folder, f".s.PGSQL.{server.port}" if isinstance(server, PostgreSQL) else "socket")
+        path = Path(server.folder, f".s.PGSQL.{server.port}" if server.dialect == "postgresql" else "socket")
         command = ["unshare", "--net", sys.executable, "-c", PROXY, str(path), str(server.port)]
         self._proxy = subprocess.Popen(command, stdout=subprocess.PIPE)
         try:
@@ -75,7 +77,7 @@ class Host:
             self.remove()
             raise
 
-    def url(self, database: Database) -> str:
+    def url(self, database: "Database") -> str:
         """Return the connection string of a database through this host."""
         return database.url.replace("127.0.0.1", self.address)
 

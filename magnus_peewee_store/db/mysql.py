@@ -318,7 +318,7 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
 
     def _connect(self) -> Any:
         """Limit the time of the whole handshake. PyMySQL's connect_timeout ends as soon as the host has answered."""
-        connect: Any = super()._connect  # type: ignore[misc]
+        connect: Any = super()._connect  # type: ignore[misc,unused-ignore]
         is_pymysql = getattr(getattr(peewee, "mysql", None), "__name__", "") == "pymysql"
         if not is_pymysql or isinstance(self, (MySQLConnectorDatabase, MariaDBConnectorDatabase)):
             return connect()
