@@ -24,7 +24,7 @@ from magnus_peewee_store.report.run_table import field_columns, table_options
 from magnus_peewee_store.report.site import draw_index, page_name, read_libraries, write_site
 from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.runs.summaries import RunSummary
-from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.layout import shorten
 from magnus_peewee_store.timeline.styles import DARK, LIGHT
 
 HOSTILE = "\"'></script><script>window.caught = 1</script><img src=x onerror='window.caught = 2'>&amp;${counts}"

@@ -45,7 +45,7 @@ from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.timeline import to_html, to_svg
-from magnus_peewee_store.timeline.details import shorten
+from magnus_peewee_store.timeline.layout import shorten
 from magnus_peewee_store.times import format_duration, format_time
 
 

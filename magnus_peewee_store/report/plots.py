@@ -8,8 +8,8 @@ import json
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from magnus_peewee_store.report.run_table import Column
-from magnus_peewee_store.timeline.details import shorten
 from magnus_peewee_store.timeline.elements import replace_invalid
+from magnus_peewee_store.timeline.layout import shorten
 from magnus_peewee_store.timeline.styles import DARK, FONT, status_style
 
 MOST_CHOICES = 100  # metrics or parameters in a menu

@@ -25,8 +25,7 @@ from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.timeline.elements import thin_out
-from magnus_peewee_store.timeline.overview import has_curve, shorten_hash
-from magnus_peewee_store.timeline.page import to_html
+from magnus_peewee_store.timeline.page import has_curve, shorten_hash, to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
 
 INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages

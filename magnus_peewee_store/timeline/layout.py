@@ -1,19 +1,21 @@
-"""Lay out a run: the rows of its timeline, the marks in each row, and the scale of the time axis."""
+"""Lay out a run: the rows of its timeline, the marks with their details, and the scale of the time axis."""
 
+import itertools
 import json
+import reprlib
 from collections import Counter
 from datetime import datetime
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from magnus.datastore import RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store.fragments import TERMINAL_STEP_TYPES, own_name
 from magnus_peewee_store.heartbeat import state_of
-from magnus_peewee_store.logs import RunFacts, attempts_of, steps_of, time_span
-from magnus_peewee_store.timeline.details import Span, attempt_details, format_elapsed, format_recorded, span_details
+from magnus_peewee_store.logs import RunFacts, attempts_of, code_versions, steps_of, tags_text, time_span
 from magnus_peewee_store.timeline.styles import SKIPPED, StatusStyle, status_style
-from magnus_peewee_store.times import format_duration, parse_time
+from magnus_peewee_store.times import format_duration, format_utc_offset, parse_time
 
+Span = Tuple[datetime, datetime]
 OPEN_END = 88.0  # percent of the width: where the marks of running steps end. The rest is for the durations.
 NARROWEST = 0.4  # percent of the width: the narrowest mark that can be seen
 _TICK_INTERVALS = [
@@ -23,6 +25,113 @@ _TICK_INTERVALS = [
     *(3600.0 * hours for hours in (1, 2, 3, 6, 12)),
     *(86400.0 * base * 10.0**power for power in range(8) for base in (1, 2, 5)),
 ]
+NOT_RECORDED = "not recorded"
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def as_facts(run: Union[RunFacts, RunLog]) -> RunFacts:
+    """Return the facts about a run. If only its run log is given, the others are unknown."""
+    return run if isinstance(run, RunFacts) else RunFacts(run, complete_log=run)
+
+
+def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
+    """Return the known details of a run, by name."""
+    run_log, liveness = run.run_log, run.liveness
+    details = {"Status": f"{style.sign} {style.word}"}
+    if liveness.is_stale:
+        details["Status"] += f", last seen {format_duration(liveness.silence)} ago"
+    if span:
+        details["Started"] = f"{_format_recorded(span[0])}, {format_utc_offset(run.utc_offset)}"
+        details["Duration"] = _format_span(span, style)
+    if style.is_running and run.started:
+        # As in a list of runs, because the recorded times do not include the steps that are running.
+        details["Duration"] = f"{format_duration(run.duration)} {'until last seen' if liveness.is_stale else 'so far'}"
+    details["Tags" if run.tags else "Tag"] = tags_text(run_log.tag, run.tags)
+    details["Re-run of"] = run_log.original_run_id
+    return {name: text for name, text in details.items() if text}
+
+
+def origin_details(run: RunFacts) -> Dict[str, str]:
+    """Return who ran what, by name, as far as it is known."""
+    details = {
+        "User": run.origin.user,
+        "Host": run.origin.host,
+        "Project": run.project,
+        "Pipeline": run.pipeline,
+        "Code": ", ".join(code_versions(run.complete_log)),
+    }
+    return {name: text for name, text in details.items() if text}
+
+
+def _attempt_details(
+    step: StepLog,
+    number: int,
+    start: Optional[datetime],
+    end: Optional[datetime],
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Dict[str, str]:
+    """Return the details of an attempt, by name. Unknown details are empty.
+
+    Args:
+        step: The step.
+        number: The number of the attempt. The first is 1.
+        start: Its parsed start.
+        end: Its parsed end.
+        parameters: The parameters that changed before it.
+        metrics: The metrics of the step, as a flat dictionary.
+    """
+    attempt = step.attempts[number - 1]
+    is_failed = status_style(attempt.status).colour == "fail"
+    is_last = number == len(step.attempts)
+    return {
+        "Attempt": f"{attempt.attempt_number or number} of {len(step.attempts)}",
+        "Start": _format_recorded(start) if start else attempt.start_time or NOT_RECORDED,
+        "End": _format_recorded(end) if end else attempt.end_time or NOT_RECORDED,
+        "Duration": _format_elapsed(start, end),
+        "Error" if is_failed else "Message": shorten(attempt.message, 1000),
+        "Metrics": _format_values(metrics) if is_last else "",
+        "Parameters": _format_values(parameters),
+    }
+
+
+def _span_details(span: Span, style: StatusStyle) -> Dict[str, str]:
+    """Return the times of a run, a branch or a step with branches."""
+    end = "" if style.is_running else _format_recorded(span[1])
+    return {"Start": _format_recorded(span[0]), "End": end, "Duration": _format_span(span, style)}
+
+
+def _format_recorded(time: datetime) -> str:
+    """Format a time of `parse_time` as magnus recorded it: local time without a zone, to the millisecond."""
+    return time.replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def _format_elapsed(start: Optional[datetime], end: Optional[datetime]) -> str:
+    """Format the time from start to end. If it is unknown, say why."""
+    if not start or not end:
+        return NOT_RECORDED
+    if start > end:
+        return "unknown: the recorded end is before the start"
+    return format_duration((end - start).total_seconds())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Shorten a text in the middle, since names often differ at the end."""
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]}…{text[-(limit // 3) :]}"
+
+
+def _format_span(span: Span, style: StatusStyle) -> str:
+    return _format_elapsed(*span) + (" so far" if style.is_running else "")
+
+
+def _format_values(values: Mapping[str, Any]) -> str:
+    """Format the first metrics or parameters in at most 300 characters."""
+    texts = [f"{name} = {_REPR.repr(value)}" for name, value in itertools.islice(values.items(), 20)]
+    if len(values) > len(texts):
+        texts.append("…")
+    return shorten(", ".join(texts), 300)
 
 
 class Mark(NamedTuple):
@@ -63,7 +172,7 @@ class ChartRow(NamedTuple):
     def duration_or_status(self) -> str:
         """The text next to the marks: the duration, or the status if it is running or its duration is unknown."""
         start, end = self.span or (None, None)
-        return self.style.word if self.style.is_running or start == end else format_elapsed(start, end)
+        return self.style.word if self.style.is_running or start == end else _format_elapsed(start, end)
 
 
 class Scale:
@@ -198,7 +307,7 @@ def _attempt_marks(step: StepLog, previous_end: Optional[datetime], context: _Co
     for number, attempt in enumerate(step.attempts, start=1):
         start, end = (parse_time(text, context.run.utc_offset) for text in (attempt.start_time, attempt.end_time))
         style, changed = context.style_of(attempt.status), context.changed.get(id(attempt), {})
-        details = attempt_details(
+        details = _attempt_details(
             step, number, start, end, changed, context.run.step_metrics.get(step.internal_name, {})
         )
         yield Mark("bar", style, start or end or previous_end, end, details)
@@ -206,11 +315,11 @@ def _attempt_marks(step: StepLog, previous_end: Optional[datetime], context: _Co
 
 def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:
     if span:
-        return Mark("summary", style, *span, span_details(span, style))
+        return Mark("summary", style, *span, _span_details(span, style))
     return _untimed_mark("summary", style, previous_end)
 
 
 def _untimed_mark(kind: str, style: StatusStyle, previous_end: Optional[datetime]) -> Mark:
     """Return a mark without recorded times. It is drawn only while it is running."""
-    details = {"Start": f"after {format_recorded(previous_end)}"} if style.is_running and previous_end else {}
+    details = {"Start": f"after {_format_recorded(previous_end)}"} if style.is_running and previous_end else {}
     return Mark(kind if style.is_running else "", style, previous_end, None, details)

@@ -6,9 +6,17 @@ from typing import Any, Iterator, List, Optional, Union
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts
-from magnus_peewee_store.timeline.details import as_facts, run_details, shorten
 from magnus_peewee_store.timeline.elements import add, element, set_attributes, to_text
-from magnus_peewee_store.timeline.layout import ChartRow, Mark, Scale, count_steps, lay_out
+from magnus_peewee_store.timeline.layout import (
+    ChartRow,
+    Mark,
+    Scale,
+    as_facts,
+    count_steps,
+    lay_out,
+    run_details,
+    shorten,
+)
 from magnus_peewee_store.timeline.styles import FONT, LIGHT, timeline_css
 
 # Sizes in pixels. Every x of the chart is in percent, so that a page can stretch it.
