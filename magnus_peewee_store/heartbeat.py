@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Callable, Iterable, List, NamedTuple, Optional
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.base import is_interrupt
+from magnus_peewee_store.db.interrupts import is_interrupt
 from magnus_peewee_store.db.table import LogTable, Row
 from magnus_peewee_store.origin import Origin, installed_packages, parse_origin, this_process
 from magnus_peewee_store.times import from_created_at, local_utc_offset, parse_time, to_created_at, utcnow

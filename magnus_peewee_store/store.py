@@ -4,7 +4,7 @@ import functools
 import re
 import threading
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Generic, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from magnus import defaults, exceptions
 from magnus.datastore import BaseRunLogStore, BranchLog, RunLog, StepLog
@@ -99,20 +99,25 @@ class _ReadParameters(threading.local):
         return self._by_run.pop(run_id, {})
 
 
-def _made_once(make: Callable[[Any], T]) -> "functools.cached_property[T]":
-    """Decorate a method of `DBStore`: a cached property whose value only one thread makes.
+class _MadeOnce(Generic[T]):
+    """An attribute of `DBStore` that the decorated method makes at the first use, in one thread only.
 
-    Since Python 3.12, `cached_property` takes no lock. pydantic's private attributes take microseconds to read.
+    `functools.cached_property` takes no lock since Python 3.12, and before that one lock for all stores. pydantic's
+    private attributes take microseconds to read.
     """
 
-    @functools.wraps(make)
-    def make_once(self: Any) -> T:
-        with self._lock:
-            if make.__name__ not in self.__dict__:
-                self.__dict__[make.__name__] = make(self)
-            return self.__dict__[make.__name__]  # type: ignore[no-any-return]
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        functools.update_wrapper(self, make)  # type: ignore[arg-type]
+        self._make = make
 
-    return functools.cached_property(make_once)
+    def __get__(self, store: Any, owner: Any = None) -> T:
+        if store is None:
+            return self  # type: ignore[return-value]
+        name = self._make.__name__
+        with store._lock:
+            if name not in store.__dict__:
+                store.__dict__[name] = self._make(store)
+            return store.__dict__[name]  # type: ignore[no-any-return]
 
 
 class DBStore(BaseRunLogStore):
@@ -143,7 +148,7 @@ class DBStore(BaseRunLogStore):
     heartbeat: float = Field(default=HEARTBEAT_INTERVAL, ge=0, allow_inf_nan=False)
     record_environment: bool = True
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, ignored_types=(_MadeOnce,))
 
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
     _config_errors: List[str] = PrivateAttr(default_factory=list)
@@ -436,19 +441,19 @@ class DBStore(BaseRunLogStore):
         else:
             self._upsert(run_id, fragments.dump_branch(branch_log))
 
-    @_made_once
+    @_MadeOnce
     def database(self) -> Backend:
         """The database. It connects when it is first used."""
         self._check_configuration()
         url = self.connection_string.get_secret_value()
         return make_database(url, self._get_secret, self.retry_timeout, self._folder, self._base)
 
-    @_made_once
+    @_MadeOnce
     def table(self) -> LogTable:
         """The table, for queries that magnus' interface does not offer. The first use creates it if it is missing."""
         return open_table(self.database)
 
-    @_made_once
+    @_MadeOnce
     def _read_parameters(self) -> _ReadParameters:
         return _ReadParameters()
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Iterator, List
@@ -550,6 +551,18 @@ def test_server_that_never_answers_is_given_up(scheme: str) -> None:
             assert deadline.is_alive()
         finally:
             deadline.cancel()
+
+
+def test_store_does_not_wait_for_the_first_connection_of_another_store(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as executor:
+        url = f"postgresql://scott:tiger@127.0.0.1:{silent.getsockname()[1]}/db?connect_timeout=2"
+        with new_store(url) as waiting_store, new_store(f"sqlite:///{tmp_path}/runs.db") as store:
+            waiting = executor.submit(waiting_store.get_parameters, "run")
+            connection, _ = silent.accept()
+            store.create_run_log("run")
+            assert not waiting.done()
+            connection.close()
+            assert isinstance(waiting.exception(), CannotConnectError)
 
 
 @pytest.mark.parametrize("scheme", [each for each in DRIVERS if each.startswith("mysql")])

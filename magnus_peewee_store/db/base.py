@@ -30,6 +30,7 @@ from typing import (
 import peewee
 from peewee import fn
 
+from magnus_peewee_store.db.interrupts import as_peewee_error, find_interrupt, is_interrupt
 from magnus_peewee_store.exceptions import CannotConnectError, PrivilegeError, RunLogStoreError
 
 logger = logging.getLogger("magnus.db")
@@ -53,23 +54,10 @@ FIRST_PAUSE = 0.05  # seconds
 SILENCE_TIMEOUT = 30
 KEEPALIVE_INTERVAL = 10
 
-if sys.version_info >= (3, 10):
-    _STANDARD_LIBRARY = sys.stdlib_module_names
-else:
-    _STANDARD_LIBRARY = {name.partition(".")[0] for name in os.listdir(os.path.dirname(os.__file__))}
-    _STANDARD_LIBRARY.update(sys.builtin_module_names)
-# The packages in which errors of a database, a driver or the network are raised.
-KNOWN_PACKAGES = frozenset(_STANDARD_LIBRARY).union(
-    ("peewee", "playhouse", "magnus_peewee_store"),
-    ("mysql", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c", "pymysql"),
-)
-
 SHORTEST_WORD = 4  # A secret with fewer characters is masked only where a driver quotes it.
 _QUOTED = r"(?<=[\"'`=:/]){}(?=[\"'`@/&;\s]|$)"
 
 T = TypeVar("T")
-
-_driver_errors: Any = peewee.ExceptionWrapper(peewee.EXCEPTIONS)  # type: ignore[attr-defined,unused-ignore]
 
 
 class Target(NamedTuple):
@@ -179,7 +167,7 @@ class Backend(peewee.Database):
     def cursor(self, *args: Any, **options: Any) -> Any:
         """Return a cursor, but none for a rollback after an interrupt: a driver may wait for ever for its answer."""
         error = sys.exc_info()[1]
-        if error is not None and _find_interrupt(error, self._handled) is not None:
+        if error is not None and find_interrupt(error, self._handled) is not None:
             self._drop()
         return super().cursor(*args, **options)
 
@@ -251,12 +239,12 @@ class Backend(peewee.Database):
             self._is_idle = was_idle
             return result, None
         except Exception as error:
-            interrupt = _find_interrupt(error, handled)
+            interrupt = find_interrupt(error, handled)
             if interrupt is not None:
                 raise interrupt  # noqa: B904 - it arrives as it was
             if self.is_closed() and isinstance(error, (peewee.InterfaceError, IndexError)):
                 return None, error  # A signal handler has called the store. peewee's list of transactions is empty.
-            error = _as_peewee_error(error)
+            error = as_peewee_error(error)
             if not isinstance(error, peewee.PeeweeException):
                 raise
             # These need the connection's state, so they come before the drop.
@@ -464,7 +452,7 @@ class Backend(peewee.Database):
             self._before_connecting()
             return bool(super().connect())
         except Exception as raised:
-            error = _as_peewee_error(raised)
+            error = as_peewee_error(raised)
             if not isinstance(
                 error, (peewee.PeeweeException, AttributeError, OSError, RuntimeError, TypeError, ValueError)
             ):
@@ -498,46 +486,6 @@ class Backend(peewee.Database):
 
     def _before_connecting(self) -> None:
         """Prepare a connection attempt."""
-
-
-def is_interrupt(error: BaseException) -> bool:
-    """Return True for an exception that comes from outside of the call: Ctrl-C, an exit, a time limit.
-
-    A signal handler may raise a TimeoutError, as sockets do. So it also counts where the exception was raised.
-    """
-    if not isinstance(error, Exception):
-        return True
-    # PEP 249: each error of a driver has a base class of this name.
-    if any(base.__name__ in ("Error", "PeeweeException", "RunLogStoreError") for base in type(error).__mro__):
-        return False
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    raised_in = "builtins" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
-    return not KNOWN_PACKAGES.issuperset(name.partition(".")[0] for name in (type(error).__module__, raised_in))
-
-
-def _as_peewee_error(error: Exception) -> Exception:
-    """Return peewee's error for an error of a driver. peewee skips those of fetching rows, and rare classes."""
-    if isinstance(error, (peewee.PeeweeException, RunLogStoreError)):
-        return error
-    try:
-        with _driver_errors:
-            raise error
-    except Exception as converted:
-        is_of_driver = any(base.__name__ == "Error" for base in type(converted).__mro__)  # PEP 249
-        return peewee.OperationalError(error, *error.args) if is_of_driver else converted
-
-
-def _find_interrupt(error: BaseException, handled: Optional[BaseException]) -> Optional[BaseException]:
-    """Return the interrupt among an error and its causes, but not `handled`, which was raised before the call."""
-    causes: List[Optional[BaseException]] = [error]
-    for cause in causes:
-        if cause is not None and cause is not handled:
-            if is_interrupt(cause):
-                return cause
-            causes += [each for each in (cause.__cause__, cause.__context__) if each not in causes]
-    return None
 
 
 _backends: "weakref.WeakSet[Backend]" = weakref.WeakSet()
