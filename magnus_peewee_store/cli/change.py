@@ -25,13 +25,7 @@ from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import is_seen_again
 from magnus_peewee_store.runs.read import find_by_place, find_runs, has_run
 from magnus_peewee_store.runs.search import Condition
-from magnus_peewee_store.runs.upkeep import (
-    check_reuse,
-    decide,
-    deletable_folders,
-    delete_folder,
-    delete_unless_kept,
-)
+from magnus_peewee_store.runs.upkeep import check_reuse, decide, deletable_folders, delete_folder, delete_unless_kept
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration, format_time
 

@@ -25,15 +25,7 @@ from magnus_peewee_store.cli.terminal import (
 )
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Liveness
-from magnus_peewee_store.logs import (
-    attempts_of,
-    code_version,
-    code_versions,
-    elapsed,
-    results_of,
-    steps_of,
-    tags_text,
-)
+from magnus_peewee_store.logs import attempts_of, code_version, code_versions, elapsed, results_of, steps_of, tags_text
 from magnus_peewee_store.metrics import Series, flatten_metrics, is_finite
 from magnus_peewee_store.runs import Run
 from magnus_peewee_store.runs.annotate import Note

@@ -11,17 +11,8 @@ from magnus_peewee_store.runs.read import Run, find_run, read_run
 from magnus_peewee_store.runs.search import Condition, list_runs, search
 from magnus_peewee_store.runs.sql import create_views, drop_views
 from magnus_peewee_store.runs.summaries import RunSummary, summarize
-from magnus_peewee_store.runs.transfer import (
-    copy_runs,
-    export_runs,
-    find_run_logs,
-    import_runs,
-)
-from magnus_peewee_store.runs.upkeep import (
-    check,
-    delete_runs,
-    prunable,
-)
+from magnus_peewee_store.runs.transfer import copy_runs, export_runs, find_run_logs, import_runs
+from magnus_peewee_store.runs.upkeep import check, delete_runs, prunable
 
 __all__ = [
     "Condition",

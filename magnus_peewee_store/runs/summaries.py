@@ -14,15 +14,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row, batches
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of
-from magnus_peewee_store.logs import (
-    Steps,
-    duration_of,
-    project_of,
-    seconds_of,
-    span_of,
-    steps_of,
-    trace,
-)
+from magnus_peewee_store.logs import Steps, duration_of, project_of, seconds_of, span_of, steps_of, trace
 from magnus_peewee_store.metrics import Series, flatten, flatten_all_metrics, last_value
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
