@@ -4,7 +4,7 @@ import csv
 import sys
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -32,9 +32,10 @@ from magnus_peewee_store.runs.search import (
     PARAMS,
     Condition,
     Name,
-    all_names,
     as_text,
     check_names,
+    differs,
+    full_names,
     headings,
     label_branches,
     make_filters,
@@ -113,8 +114,6 @@ def runs_table(
     """Return the table of runs, and the names that it has no room for.
 
     Args:
-        summaries: The runs.
-        width: The width of the console, in characters.
         names: The fields, parameters and metrics to show instead of the steps and tags.
         has_status: Whether to show the status and the times, too.
     """
@@ -168,12 +167,11 @@ def shrink(widths: List[int], shortest: Sequence[int], total: int, gap: int = GA
 
 def _value_cell(name: Name, run: RunSummary, to_text: Callable[[str, Any], str]) -> str:
     """Return the values of a name as text. If they belong to several branches, each has a label."""
-    if name.is_field:
+    if not name.labels:
         return ", ".join(to_text(name.text, value) for value in name.values(run) if value is not None)
-    values = {each: value for each, value in name.named_values(run).items() if value is not None}
-    labels = name.labels or dict.fromkeys(values, "")
-    texts = {each: to_text(name.text, values[each]) for each in labels if each in values}
-    return ", ".join(f"{printable(labels[each])}={text}" if labels[each] else text for each, text in texts.items())
+    values = name.named_values(run)
+    labels = {each: printable(label) for each, label in name.labels.items() if values.get(each) is not None}
+    return ", ".join(f"{label}={to_text(name.text, values[each])}" for each, label in labels.items())
 
 
 def _format(name: str, value: Any) -> str:
@@ -256,19 +254,17 @@ def list_runs(
         label_branches(store, name, found)
     if is_json:
         echo_json([_to_json(run) for run in found])
+    elif is_csv and columns:
+        _write_csv(found, [Name("run_id"), *names], no_formulas)
     elif is_csv:
-        _write_csv(found, names if columns else None, only_changed, no_formulas)
+        values = [name for name in full_names(found, PARAMS, METRICS) if not only_changed or differs(name, found)]
+        _write_csv(found, [*map(Name, FIELDS), *values], no_formulas)
     elif not found:
         say("No runs match." if where else "There are no runs yet.", err=True)
     else:
-        shown = list(names)
-        if not names and has_params:
-            shown += _names(found, PARAMS)
-        if not names and has_metrics:
-            shown += _names(found, METRICS)
-        if not shown and sort and sort not in FIELDS:
-            shown = [Name(sort)]
-        changed = [name for name in shown if _differs(name, found)]
+        prefixes = [prefix for prefix, is_wanted in ((PARAMS, has_params), (METRICS, has_metrics)) if is_wanted]
+        shown = names or full_names(found, *prefixes) or ([Name(sort)] if sort and sort not in FIELDS else [])
+        changed = [name for name in shown if differs(name, found)]
         _print_table(found, changed if only_changed else shown, [] if names or only_changed else changed, not columns)
     if total > len(found):
         say(f"{len(found):,} of {total:,} runs; --limit {total} shows all", err=True)
@@ -279,15 +275,6 @@ def _to_json(run: RunSummary) -> Dict[str, Any]:
     fields = asdict(replace(run, series={}))
     del fields["series"]
     return {**fields, "state": run.state}
-
-
-def _names(found: Sequence[RunSummary], prefix: str) -> List[Name]:
-    return [Name(text, is_full=True) for text in all_names(found, prefix)]
-
-
-def _differs(name: Name, found: Sequence[RunSummary]) -> bool:
-    """Return True if the runs do not all have the same values for a name. A single run has nothing to differ from."""
-    return len(found) == 1 or len({as_text([*map(str, name.values(run))]) for run in found}) > 1
 
 
 def _print_table(found: Sequence[RunSummary], names: Sequence[Name], changed: Sequence[Name], has_status: bool) -> None:
@@ -303,28 +290,13 @@ def _print_table(found: Sequence[RunSummary], names: Sequence[Name], changed: Se
         say(f"No room for {list_of(left_out)}. Choose with --columns, or use --csv.", err=True)
 
 
-def _write_csv(
-    found: Sequence[RunSummary], names: Optional[Sequence[Name]], only_changed: bool, no_formulas: bool
-) -> None:
+def _write_csv(found: Sequence[RunSummary], names: Sequence[Name], no_formulas: bool) -> None:
     """Print runs as CSV. Several values of a name are separated by a comma and a space."""
     writer = csv.writer(_Lines())
-
-    def write(row: Iterable[Any]) -> None:
-        writer.writerow([_csv_cell(value, no_formulas) for value in row])
-
-    if names is not None:
-        write(["run_id", *(name.text for name in names)])
-        for run in found:
-            write([run.run_id, *(_value_cell(name, run, lambda _, value: as_text(value)) for name in names)])
-        return
-    values = [*_names(found, PARAMS), *_names(found, METRICS)]
-    if only_changed:
-        values = [each for each in values if _differs(each, found)]
-    write([*FIELDS, *(name.text for name in values)])
+    writer.writerow([_csv_cell(name.text, no_formulas) for name in names])
     for run in found:
-        flat = {f"{PARAMS}{name}": value for name, value in run.params.items()}
-        flat.update({f"{METRICS}{name}": value for name, value in run.metrics.items()})
-        write([value(run) for value in FIELDS.values()] + [flat.get(name.text) for name in values])
+        texts = (_value_cell(name, run, lambda _, value: as_text(value)) for name in names)
+        writer.writerow([_csv_cell(text, no_formulas) for text in texts])
 
 
 class _Lines:
@@ -334,8 +306,7 @@ class _Lines:
         sys.stdout.write(line[: -len("\r\n")] + "\n")
 
 
-def _csv_cell(value: Any, no_formulas: bool) -> str:
-    text = "" if value is None else as_text(value)
+def _csv_cell(text: str, no_formulas: bool) -> str:
     if no_formulas and text.startswith(("=", "+", "-", "@", "\t", "\r")) and parse_number(text) is None:
         text = f"'{text}"
     return printable(text) if sys.stdout.isatty() else text

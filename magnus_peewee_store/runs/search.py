@@ -135,7 +135,7 @@ class Name:
 
     def __init__(self, text: str, has_ending: bool = True, is_full: bool = False) -> None:
         self.text = text
-        self._is_full = is_full
+        self._full_name = _without_prefix(text) if is_full else None
         self.is_field = text in FIELDS
         self.needs_values = not self.is_field or text in VALUE_FIELDS
         self._field = FIELDS.get(text)
@@ -168,10 +168,9 @@ class Name:
 
         A name that is stored as written beats one with an ending.
         """
-        if self._is_full:
+        if self._full_name is not None:
             values = run.metrics if self.text.startswith(METRICS) else run.params
-            name = _without_prefix(self.text)
-            return {self.text: values[name]} if name in values else {}
+            return {self.text: values[self._full_name]} if self._full_name in values else {}
         found: Dict[str, Any] = {}
         for param, has_metric in self._lookups:
             for name, value in run.params.items():
@@ -439,22 +438,25 @@ def all_names(found: Sequence[RunSummary], prefix: str) -> List[str]:
     return [f"{prefix}{name}" for name in dict.fromkeys(name for each in dictionaries for name in each)]
 
 
+def full_names(found: Sequence[RunSummary], *prefixes: str) -> List[Name]:
+    """Return a name for each parameter or metric; see `all_names`."""
+    return [Name(text, is_full=True) for prefix in prefixes for text in all_names(found, prefix)]
+
+
+def differs(name: Name, found: Sequence[RunSummary]) -> bool:
+    """Return True if the runs do not all have the same values for a name. A single run has nothing to differ from."""
+    return len(found) == 1 or len({as_text([*map(str, name.values(run))]) for run in found}) > 1
+
+
 def without_equal(found: Sequence[RunSummary]) -> List[RunSummary]:
     """Return the runs without the parameters and metrics that all have alike. Series stay: their curves may differ."""
-    if len(found) < 2:
-        return [*found]
-    params, metrics = (
-        set.intersection(*({(name, as_text(value)) for name, value in each.items()} for each in dictionaries))
-        for dictionaries in ([run.params for run in found], [run.metrics for run in found])
-    )
-    equal_params, equal_metrics = {name for name, _ in params}, {name for name, _ in metrics}
+    kept = {name.text for name in full_names(found, PARAMS, METRICS) if differs(name, found)}
+    kept.update(f"{METRICS}{name}" for run in found for name in run.series)
     return [
         replace(
             run,
-            params={name: value for name, value in run.params.items() if name not in equal_params},
-            metrics={
-                name: value for name, value in run.metrics.items() if name in run.series or name not in equal_metrics
-            },
+            params={name: value for name, value in run.params.items() if f"{PARAMS}{name}" in kept},
+            metrics={name: value for name, value in run.metrics.items() if f"{METRICS}{name}" in kept},
         )
         for run in found
     ]
@@ -499,9 +501,8 @@ class RunList(List[RunSummary]):
     """Runs that were found. A notebook displays them as a table."""
 
     def _repr_html_(self) -> str:
-        names = [*all_names(self, PARAMS), *all_names(self, METRICS)]
         columns = [Name(name) for name in ("run_id", "state", "started", "duration", "tag")]
-        columns += [Name(name, is_full=True) for name in names[:MOST_COLUMNS]]
+        columns += full_names(self, PARAMS, METRICS)[:MOST_COLUMNS]
         cells = [[", ".join(map(as_text, map(rounded, name.values(run)))) for name in columns] for run in self]
         rows = [headings([name.text for name in columns]), *cells]
         lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
