@@ -121,7 +121,7 @@ def runs_table(
     columns = [_Column("RUN", [printable(run.run_id) for run in summaries])]
     if has_status:
         columns += [
-            _Column("STATUS", [_status(run) for run in summaries]),
+            _Column("STATUS", [run_status_text(run.status, run) for run in summaries]),
             _Column("STARTED", [format_time(run.started, short=not is_wide) for run in summaries]),
             _Column("TOOK", [format_duration(run.duration) for run in summaries], is_number=True),
         ]
@@ -150,10 +150,6 @@ def runs_table(
     shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
     shrink(widths, [SHORTEST_RUN_ID], width)
     return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
-
-
-def _status(run: RunSummary) -> Text:
-    return run_status_text(run.status, run.silence, run.is_stale, run.is_interrupted)
 
 
 def shrink(widths: List[int], shortest: Sequence[int], total: int, gap: int = GAP) -> None:

@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.heartbeat import state_of
+from magnus_peewee_store.heartbeat import Liveness, state_of
 from magnus_peewee_store.metrics import Series
 from magnus_peewee_store.runs.search import as_text, rounded
+from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.timeline.styles import status_style
 from magnus_peewee_store.times import format_duration
 
@@ -245,14 +246,14 @@ def status_text(status: str) -> Text:
     return Text(printable(status), status_style(status).terminal)
 
 
-def run_status_text(status: str, silence: Optional[float], is_stale: Optional[bool], is_interrupted: bool) -> Text:
+def run_status_text(status: str, seen: Union[Liveness, RunSummary]) -> Text:
     """Return the status of a run in its colour. For an unfinished run, say whether a process still works on it."""
-    if status in ENDED or is_stale is False:
+    if status in ENDED or seen.is_stale is False:
         return status_text(status)
-    if is_stale is None:
+    if seen.is_stale is None:
         return status_text(status).append(" (unknown)", "dim")
-    ago = format_duration(silence).split(" ")[0]
-    return Text(f"{state_of(status, is_stale, is_interrupted)} {ago}".rstrip(), "bold red")
+    ago = format_duration(seen.silence).split(" ")[0]
+    return Text(f"{state_of(status, seen.is_stale, seen.is_interrupted)} {ago}".rstrip(), "bold red")
 
 
 def format_value(value: Any, is_full: bool = True) -> str:

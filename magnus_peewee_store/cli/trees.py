@@ -52,7 +52,7 @@ def run_tree(run: Run, is_full: bool) -> TextTree:
         "re-run of": run_log.original_run_id,
         "code": ", ".join(code_versions(run_log)),
     }
-    lines = [Text.assemble((f"{name} ", "dim"), printable(value)) for name, value in facts.items() if value]
+    lines = [_fact(name, value) for name, value in facts.items() if value]
     lines += [_note_line(note) for note in run.notes]
     tree = TextTree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
@@ -70,10 +70,10 @@ def step_tree(step: StepLog, run: Run) -> TextTree:
             facts["code"] = f"{code_version(code)} {code.code_identifier_url or ''}"
     for name, value in facts.items():
         if value:
-            tree.add(Text.assemble((f"{name} ", "dim"), printable(value)))
+            tree.add(_fact(name, value))
     for attempt in step.attempts:
         duration = elapsed([attempt], utc_offset)
-        branch = tree.add(_label(f"attempt {attempt.attempt_number}", attempt.status, duration))
+        branch = tree.add(_label(f"attempt {attempt.attempt_number}", status_text(attempt.status), duration))
         start, end = (_attempt_time(text, utc_offset) for text in (attempt.start_time, attempt.end_time))
         zone = "" if utc_offset is not None else f" ({format_utc_offset(None)})"
         branch.add(Text.assemble(("from ", "dim"), start, (" to ", "dim"), end, (zone, "dim")))
@@ -83,7 +83,7 @@ def step_tree(step: StepLog, run: Run) -> TextTree:
     if step.user_defined_metrics:
         _add_values(tree.add(Text("metrics", "bold")), _with_series(step.user_defined_metrics), is_full=True)
     for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
-        tree.add(Text.assemble((f"{data.stage} ", "dim"), printable(data.name), (f" sha256 {data.data_hash}", "dim")))
+        tree.add(_fact(data.stage, data.name, f" sha256 {data.data_hash}"))
     _add_branches(tree, step, True, run)
     return tree
 
@@ -152,10 +152,7 @@ def check_table(report: CheckReport) -> Table:
 
 
 def _run_label(run: Run, seconds: Optional[float]) -> Text:
-    liveness = run.liveness
-    status = run_status_text(run.run_log.status, liveness.silence, liveness.is_stale, liveness.is_interrupted)
-    duration = f" {format_duration(seconds)}".rstrip()
-    return Text.assemble((printable(run.run_log.run_id), "bold"), " ", status, (duration, "dim"))
+    return _label(run.run_log.run_id, run_status_text(run.run_log.status, run.liveness), seconds)
 
 
 def _last_seen(liveness: Liveness) -> str:
@@ -166,7 +163,11 @@ def _last_seen(liveness: Liveness) -> str:
 
 def _note_line(note: Note) -> Text:
     suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
-    return Text.assemble((f"note {note.number} ", "dim"), printable(note.text), (printable(f" ({suffix})"), "dim"))
+    return _fact(f"note {note.number}", note.text, f" ({suffix})")
+
+
+def _fact(name: str, value: str, suffix: str = "") -> Text:
+    return Text.assemble((f"{name} ", "dim"), printable(value), (printable(suffix), "dim"))
 
 
 def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
@@ -175,9 +176,9 @@ def _attempt_time(text: str, utc_offset: Optional[int]) -> str:
     return time.astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds") if time else printable(text)
 
 
-def _label(name: str, status: str, seconds: Optional[float], suffix: str = "") -> Text:
+def _label(name: str, status: Text, seconds: Optional[float], suffix: str = "") -> Text:
     duration = f" {format_duration(seconds)}".rstrip()
-    return Text.assemble((printable(name), "bold"), " ", status_text(status), (duration, "dim"), (suffix, "dim"))
+    return Text.assemble((printable(name), "bold"), " ", status, (duration, "dim"), (suffix, "dim"))
 
 
 def _step_label(step: StepLog, run: Run, name: str = "") -> Text:
@@ -189,7 +190,7 @@ def _step_label(step: StepLog, run: Run, name: str = "") -> Text:
     if step.mock:
         original = run.reused.get(step.internal_name)
         suffix += f" (reused from {original})" if original else " (not run)"
-    return _label(name or step.name, step.status, duration, printable(suffix))
+    return _label(name or step.name, status_text(step.status), duration, printable(suffix))
 
 
 def _add_steps(tree: TextTree, log: Union[BranchLog, RunLog], is_full: bool, run: Run) -> None:
@@ -203,9 +204,9 @@ def _add_steps(tree: TextTree, log: Union[BranchLog, RunLog], is_full: bool, run
         _add_values(branch, _with_series(step.user_defined_metrics), is_full, "metric ")
         for stage in ("get", "put"):
             # Sorted, because magnus stores them in no particular order.
-            names = sorted(printable(data.name) for data in step.data_catalog if data.stage == stage)
+            names = sorted(data.name for data in step.data_catalog if data.stage == stage)
             if names:
-                branch.add(Text.assemble((f"{stage} ", "dim"), ", ".join(names)))
+                branch.add(_fact(stage, ", ".join(names)))
         _add_branches(branch, step, is_full, run)
 
 
@@ -213,7 +214,8 @@ def _add_branches(tree: TextTree, step: StepLog, is_full: bool, run: Run) -> Non
     for name, branch in step.branches.items():
         duration = elapsed(attempts_of(steps_of(branch)), run.utc_offset)
         own_name = fragments.own_name(name, step.internal_name)
-        _add_steps(tree.add(_label(own_name, branch.status, duration, " branch")), branch, is_full, run)
+        label = _label(own_name, status_text(branch.status), duration, " branch")
+        _add_steps(tree.add(label), branch, is_full, run)
 
 
 def _add_message(tree: TextTree, message: str) -> None:
