@@ -150,6 +150,14 @@ def parse(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
         raise UnreadableRowError(explain(error)) from error
 
 
+def parse_or_none(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
+    """Return what `parse` does; None for a row that cannot be read."""
+    try:
+        return parse(attribute_type, attribute_key, attribute_value)
+    except UnreadableRowError:
+        return None
+
+
 def parse_for_display(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
     """Return what `parse` does, for tools that walk through the value.
 

@@ -1,6 +1,5 @@
 """What people say about runs: tags and notes, each a row of its own, and that a run has died."""
 
-import functools
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +10,7 @@ from magnus import defaults
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.table import Row, StoredRow
-from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
+from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
@@ -204,10 +203,7 @@ def _dump(value: Dict[str, Any], replaced: Dict[str, Any]) -> str:
 
 
 def _parse(row: Row) -> Any:
-    try:
-        value = fragments.parse(*row)
-    except UnreadableRowError:
-        return {}
+    value = fragments.parse_or_none(*row)
     return value if isinstance(value, dict) else {}
 
 
@@ -246,35 +242,28 @@ def mark_failed(store: DBStore, run_id: str) -> List[str]:
     message = f"Marked as failed by {me.user} on {me.host}, {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
     ended: List[str] = []
     # The run's own row comes last, so that an interrupted call can be repeated.
-    for attribute_type, name, value in store.table.read(run_id, fragments.BRANCH + fragments.STEP):
-        if _is_unfinished(attribute_type, name, value):
-            changes = {"message": message} if attribute_type in fragments.STEP else {}
-            store.table.update(run_id, (attribute_type,), name, functools.partial(_fail, attribute_type, changes))
-            ended.append(name)
+    for row in store.table.read(run_id, fragments.BRANCH + fragments.STEP):
+        log = fragments.parse_or_none(*row)
+        if log and log.status not in fragments.ENDED:
+            _fail(store, run_id, row, {"message": message} if row[0] in fragments.STEP else {})
+            ended.append(row[1])
     header = store.table.read(run_id, fragments.RUN_LOG)
-    if not header or not _is_readable(*header[-1]):
+    log = fragments.parse_or_none(*header[-1]) if header else None
+    if not log:
         raise RunNotFoundError(f"There is no run '{run_id}' whose own row can be read.")
-    if _is_unfinished(*header[-1]):
-        fail = functools.partial(_fail, fragments.RUN_LOG[0], {})
-        store.table.update(run_id, fragments.RUN_LOG, fragments.RUN_LOG_KEY, fail)
+    if log.status not in fragments.ENDED:
+        _fail(store, run_id, header[-1], {})
         add_note(store, run_id, "Marked as failed")
     return ended
 
 
-def _is_readable(*row: Any) -> bool:
-    try:
-        return bool(fragments.parse(*row))
-    except UnreadableRowError:
-        return False
+def _fail(store: DBStore, run_id: str, row: Row, changes: Dict[str, str]) -> None:
+    """Give a row the status FAIL and other changes, and remove its secrets."""
 
+    def fail(value: str) -> str:
+        log = json.loads(fragments.scrub_row(row[0], value))
+        if log.get("status") in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
+            return value
+        return json.dumps({**log, **changes, "status": defaults.FAIL, fragments.MARKED_FAILED: True})
 
-def _is_unfinished(*row: Any) -> bool:
-    return _is_readable(*row) and fragments.parse(*row).status not in fragments.ENDED
-
-
-def _fail(attribute_type: str, changes: Dict[str, str], value: str) -> str:
-    """Return the value of a row with the status FAIL and other changes, and without secrets."""
-    log = json.loads(fragments.scrub_row(attribute_type, value))
-    if log.get("status") in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
-        return value
-    return json.dumps({**log, **changes, "status": defaults.FAIL, fragments.MARKED_FAILED: True})
+    store.table.update(run_id, (row[0],), row[1], fail)

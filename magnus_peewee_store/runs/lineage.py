@@ -13,7 +13,6 @@ from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import batches
-from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.runs.read import read_run
 from magnus_peewee_store.store import DBStore
@@ -214,12 +213,8 @@ def _uses(store: DBStore, *texts: str) -> List[DataUse]:
     """Return what the steps used whose rows contain one of some texts, oldest first."""
     uses = []
     for row in store.table.find(fragments.STEP, *texts):
-        try:
-            step: StepLog = fragments.parse(*row.fragment)
-        except UnreadableRowError:
-            continue
-        started = from_created_at(row.created_at)
-        for data in sorted(step.data_catalog, key=lambda data: (data.stage, data.name)):
+        step, started = fragments.parse_or_none(*row.fragment), from_created_at(row.created_at)
+        for data in sorted(step.data_catalog if step else (), key=lambda data: (data.stage, data.name)):
             uses.append(DataUse(row.run_id, row.attribute_key, data.stage, data.name, data.data_hash, started))
     return uses
 

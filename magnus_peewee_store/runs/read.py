@@ -1,7 +1,6 @@
 """Read one run, named by its id, by the beginning of its id, or by its place among the newest runs."""
 
 import base64
-import contextlib
 import difflib
 import html
 import json
@@ -13,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Se
 from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.table import Row, StoredRow
 from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
@@ -107,7 +106,7 @@ def read_exactly(store: DBStore, run_id: str) -> Run:
     return run
 
 
-def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, now: Optional[datetime] = None) -> Run:
+def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[datetime] = None) -> Run:
     """Return the run that rows hold.
 
     Args:
@@ -144,13 +143,9 @@ def to_run(run_id: str, rows: Sequence[Tuple[str, str, str]], created_at: Any, n
     )
 
 
-def _packages_of(rows: Sequence[Tuple[str, str, str]]) -> Tuple[str, ...]:
-    for row in rows:
-        if row[0] in fragments.ENVIRONMENT:
-            with contextlib.suppress(UnreadableRowError):
-                packages = fragments.parse(*row)
-                return tuple(map(str, packages)) if isinstance(packages, list) else ()
-    return ()
+def _packages_of(rows: Sequence[Row]) -> Tuple[str, ...]:
+    values = (fragments.parse_or_none(*row) for row in rows if row[0] in fragments.ENVIRONMENT)
+    return next((tuple(map(str, packages)) for packages in values if isinstance(packages, list)), ())
 
 
 def common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
@@ -164,10 +159,8 @@ def common_offset(origin: Origin, beats: Sequence[Beat]) -> Optional[int]:
 
 def has_ended(header: StoredRow) -> bool:
     """Return True if a run has ended, as far as its own row can be read."""
-    try:
-        return fragments.parse(*header.fragment).status in ENDED
-    except UnreadableRowError:
-        return False
+    log = fragments.parse_or_none(*header.fragment)
+    return bool(log) and log.status in ENDED
 
 
 def _read_if_there(store: DBStore, run_id: str) -> Optional[Run]:
@@ -251,9 +244,9 @@ def _find_by_status(store: DBStore, text: str, status: str) -> str:
     for limit in (10, None):  # Usually one of the newest 10 runs has the status.
         # The text of the status may also occur elsewhere in the run's row.
         for run_id, _ in store.table.runs(fragments.RUN_LOG, containing=[json.dumps(status)], limit=limit):
-            with contextlib.suppress(UnreadableRowError):
-                if fragments.parse(*store.table.read(run_id, fragments.RUN_LOG)[-1]).status == status:
-                    return run_id
+            header = fragments.parse_or_none(*store.table.read(run_id, fragments.RUN_LOG)[-1])
+            if header and header.status == status:
+                return run_id
     raise RunNotFoundError(f"There is no run '{text}', since no run has the status '{status}'.")
 
 

@@ -3,7 +3,6 @@
 from typing import Collection, Dict, Iterable, Iterator, List, Mapping
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.exceptions import UnreadableRowError
 from magnus_peewee_store.store import DBStore
 
 RERUN_BATCH = 200  # re-runs whose steps are looked at in one query
@@ -22,11 +21,8 @@ def read_originals(store: DBStore) -> Dict[str, str]:
     originals: Dict[str, str] = {}
     ended: List[str] = []
     for row in store.table.find(fragments.RUN_LOG, without=_NO_ORIGINAL):
-        try:
-            run_log = fragments.parse(*row.fragment)
-        except UnreadableRowError:
-            continue
-        if run_log.original_run_id and run_log.original_run_id != row.run_id:
+        run_log = fragments.parse_or_none(*row.fragment)
+        if run_log and run_log.original_run_id not in (None, "", row.run_id):
             originals[row.run_id] = run_log.original_run_id
             if run_log.status in fragments.ENDED:
                 ended.append(row.run_id)

@@ -1,6 +1,5 @@
 """Look after a database: check it, choose old runs, delete runs and their data, create views for SQL clients."""
 
-import contextlib
 import os
 import shutil
 import time
@@ -146,14 +145,13 @@ def deletable_folders(store: DBStore, catalog: Path, run_ids: Iterable[str]) -> 
     while unread:
         recorded.update({run_id: set() for run_id in unread})
         for row in store.table.read_runs(unread, fragments.RUN_LOG + fragments.STEP):
-            with contextlib.suppress(UnreadableRowError):
-                log = fragments.parse(*row.fragment)
-                if isinstance(log, StepLog):
-                    put = (Path(data.catalog_relative_path) for data in log.data_catalog if data.stage == "put")
-                    recorded[row.run_id].update(path.parts[1:] for path in put)
-                else:
-                    locations[row.run_id] = log.run_config.get("catalog_handler")
-                    originals[row.run_id] = log.original_run_id or ""
+            log = fragments.parse_or_none(*row.fragment)
+            if isinstance(log, StepLog):
+                put = (Path(data.catalog_relative_path) for data in log.data_catalog if data.stage == "put")
+                recorded[row.run_id].update(path.parts[1:] for path in put)
+            elif log:
+                locations[row.run_id] = log.run_config.get("catalog_handler")
+                originals[row.run_id] = log.original_run_id or ""
         unread = [each for each in {originals.get(run_id, "") for run_id in unread} if each and each not in recorded]
     for run_id, folder in [*folders.items()]:
         known = set().union(*(recorded.get(each, ()) for each in (run_id, *originals_of(run_id, originals))))
