@@ -234,29 +234,35 @@ def _branch_label(metric: str, steps: Set[str]) -> str:
 class Filter:
     """A condition that is ready to be evaluated on many runs.
 
-    Args:
-        condition: The condition.
-
     Raises:
         ConditionError: If it is not a condition, or its value does not suit the field.
     """
 
     def __init__(self, condition: AnyCondition) -> None:
-        self.condition = parse_condition(condition) if isinstance(condition, str) else condition
-        if self.condition.operator not in (*OPERATORS, ONE_OF, NONE_OF):
-            raise ConditionError(f"'{self.condition.operator}' is not one of {' '.join(OPERATORS)}.")
-        self.name = Name(self.condition.name)
-        self._operand = _Operand(self.condition)
+        name, symbol, text = parse_condition(condition) if isinstance(condition, str) else condition
+        if symbol not in (*OPERATORS, ONE_OF, NONE_OF):
+            raise ConditionError(f"'{symbol}' is not one of {' '.join(OPERATORS)}.")
+        self.name = Name(name)
+        self._symbol, self._text = symbol, text
+        self._number = parse_number(text)
+        self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
+        self._compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
+        if name in ("status", "state") and symbol in ("=", "!="):
+            self._text = parse_status(text, DIED)
+        elif name == "duration" and symbol != "~":
+            self._number = _parse_duration(text)
+        elif name == "started" and symbol != "~":
+            self._start, self._end = (time.timestamp() for time in _parse_started(text))
 
     def is_met_by(self, run: RunSummary) -> bool:
         """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it.
 
         The status of a run that died is both what magnus wrote and its state.
         """
-        name, symbol, _ = self.condition
+        name = self.name.text
         values = [run.status, run.state] if name == "status" else self.name.values(run)
-        quantifier = all if name in (*LISTS, "status") and symbol in ("!=", NONE_OF) else any
-        return quantifier(map(self._operand.compare, values))
+        quantifier = all if name in (*LISTS, "status") and self._symbol in ("!=", NONE_OF) else any
+        return quantifier(map(self._is_met_by_value, values))
 
     def check_type(self) -> None:
         """Check that the value could be compared with a value of some run.
@@ -264,77 +270,51 @@ class Filter:
         Raises:
             ConditionError: If all values were numbers, and it is not a number.
         """
-        if self._operand.compared == {False}:
-            name, symbol, value = self.condition
-            raise ConditionError(f"'{value}' is not a number, and all values of '{name}' that {symbol} compares are.")
+        if self._compared == {False}:
+            name, symbol = self.name.text, self._symbol
+            raise ConditionError(
+                f"'{self._text}' is not a number, and all values of '{name}' that {symbol} compares are."
+            )
+
+    # What the database can use to leave out runs.
 
     def is_on_header(self) -> bool:
         """Return True if the run's own row and its annotations are enough to evaluate it."""
-        return self.condition.name in HEADER_FIELDS
+        return self.name.text in HEADER_FIELDS
 
     def earliest_start(self) -> Optional[datetime]:
         """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
-        name, symbol, value = self.condition
-        return _parse_started(value)[0] if name == "started" and symbol in ("=", ">", ">=") else None
+        is_limit = self.name.text == "started" and self._symbol in ("=", ">", ">=")
+        return _parse_started(self._text)[0] if is_limit else None
 
     def header_texts(self) -> List[str]:
         """Return texts that a run's own row must contain to meet the condition, ignoring case."""
-        name, symbol, value = self.condition
-        if name == "status" and symbol == "=" and parse_status(value, DIED) not in (UNKNOWN, *DIED):
-            return [json.dumps(parse_status(value))]
-        return []
+        is_written = self.name.text == "status" and self._symbol == "=" and self._text not in (UNKNOWN, *DIED)
+        return [json.dumps(self._text)] if is_written else []
 
     def tags(self) -> List[str]:
         """Return tags that a run must have to meet the condition, in its own row or added later."""
-        name, symbol, value = self.condition
         # Other software may escape characters outside ASCII differently.
-        return [value] if name == "tag" and symbol == "=" and value and value.isascii() else []
+        is_tag = self.name.text == "tag" and self._symbol == "=" and self._text and self._text.isascii()
+        return [self._text] if is_tag else []
 
-
-def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
-    """Return a filter for each condition. `where` may be a single condition.
-
-    Raises:
-        ConditionError: If a condition is not valid.
-    """
-    conditions = [where] if isinstance(where, (str, Condition)) else where
-    return [Filter(condition) for condition in conditions]
-
-
-class _Operand:
-    """The right-hand side of a condition, and the comparison of values with it."""
-
-    def __init__(self, condition: Condition) -> None:
-        name, self._symbol, self._text = condition
-        self._operator = OPERATORS.get(self._symbol, operator.eq)
-        self._number = parse_number(self._text)
-        self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
-        self.compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
-        if name in ("status", "state") and self._symbol in ("=", "!="):
-            self._text = parse_status(self._text, DIED)
-        elif name == "duration" and self._symbol != "~":
-            self._number = _parse_duration(self._text)
-        elif name == "started" and self._symbol != "~":
-            self._start, self._end = (time.timestamp() for time in _parse_started(self._text))
-
-    def compare(self, value: Any) -> bool:
+    def _is_met_by_value(self, value: Any) -> bool:
         if self._symbol == "~":
             return self._text.lower() in as_text(value).lower()
         if self._symbol in (ONE_OF, NONE_OF):
             return (value in map(str.strip, self._text.split(","))) == (self._symbol == ONE_OF)
-        if self._symbol == "!=":
-            return not self._equals(value)
-        if self._symbol == "=":
-            return self._equals(value)
+        if self._symbol in ("=", "!="):
+            return self._equals(value) == (self._symbol == "=")
+        compare = OPERATORS[self._symbol]
         if isinstance(value, datetime):
             if self._start < self._end and self._symbol in (">", "<="):
                 return (value.timestamp() >= self._end) == (self._symbol == ">")
-            return bool(self._operator(value.timestamp(), self._start))
+            return bool(compare(value.timestamp(), self._start))
         if not is_number(value) and not isinstance(value, str):
             return False
         is_same_type = is_number(value) == (self._number is not None)
-        self.compared.add(is_same_type or isinstance(value, str))
-        return is_same_type and bool(self._operator(value, self._text if self._number is None else self._number))
+        self._compared.add(is_same_type or isinstance(value, str))
+        return is_same_type and bool(compare(value, self._text if self._number is None else self._number))
 
     def _equals(self, value: Any) -> bool:
         if isinstance(value, str):
@@ -343,15 +323,22 @@ class _Operand:
             time = value.timestamp()
             return time == self._start or self._start <= time < self._end
         if is_number(value):
-            return self._number is not None and (value == self._number or (value != value and self._is_nan()))
+            is_nan = value != value and self._number != self._number
+            return self._number is not None and (value == self._number or is_nan)
         if isinstance(value, bool):
             return self._text.lower() == str(value).lower()
         if value is None:
             return self._text.lower() in ("none", "null")
         return _as_json(value) == _as_json(_parse_json(self._text))
 
-    def _is_nan(self) -> bool:
-        return self._number != self._number
+
+def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
+    """Return a filter for each condition. `where` may be a single condition.
+
+    Raises:
+        ConditionError: If a condition is not valid.
+    """
+    return [Filter(each) for each in ([where] if isinstance(where, (str, Condition)) else where)]
 
 
 def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) -> List[RunSummary]:
