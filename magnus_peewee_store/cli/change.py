@@ -1,5 +1,6 @@
 """The commands that change runs: tag, untag, note, mark-failed, delete, prune."""
 
+import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import is_seen_again
 from magnus_peewee_store.runs.read import find_by_place, find_runs, has_run
 from magnus_peewee_store.runs.search import Condition
-from magnus_peewee_store.runs.upkeep import check_reuse, decide, deletable_folders, delete_folder, delete_unless_kept
+from magnus_peewee_store.runs.upkeep import check_reuse, decide, deletable_folders, delete_unless_kept
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import format_duration, format_time
 
@@ -261,7 +262,7 @@ def _delete(
         is_wanted = may_delete(run_id)
         # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
         if is_wanted and run_id in folders:
-            delete_folder(folders[run_id])
+            shutil.rmtree(folders[run_id])
         return is_wanted
 
     deleted = 0

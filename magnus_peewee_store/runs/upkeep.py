@@ -1,7 +1,6 @@
 """Look after a database: check it, choose old runs, delete runs and their data, create views for SQL clients."""
 
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -177,15 +176,6 @@ def _names_catalog(handler: Any, catalog: Path) -> bool:
     return bool(parts) and Path(os.path.abspath(catalog)).parts[-len(parts) :] == parts
 
 
-def delete_folder(folder: Path) -> None:
-    """Delete the folder of a run.
-
-    Raises:
-        OSError: If it cannot be deleted.
-    """
-    shutil.rmtree(folder)
-
-
 ONE_DAY = timedelta(days=1)
 
 
@@ -286,7 +276,7 @@ def delete_runs(store: DBStore, run_ids: Sequence[str], should_force: bool = Fal
     if not should_force:
         check_reuse(store, run_ids)
     for run_id in run_ids:
-        yield from _delete_run(store, run_id)
+        yield _delete_run(store, run_id)
 
 
 def delete_unless_kept(
@@ -313,19 +303,17 @@ def delete_unless_kept(
         if is_kept:
             held.update(originals_of(run_id, originals))
         else:
-            for _ in _delete_run(store, run_id):
-                pass
+            _delete_run(store, run_id)
         yield run_id, not is_kept
 
 
-def _delete_run(store: DBStore, run_id: str) -> Iterator[int]:
+def _delete_run(store: DBStore, run_id: str) -> int:
     start = time.monotonic()
     is_finished = any(has_ended(row) for row in store.table.read_runs([run_id], fragments.RUN_LOG))
     count = store.table.delete(run_id, is_being_written=not is_finished)
-    pause = time.monotonic() - start
-    yield count
     # SQLite allows one writer at a time. A pause as long as the deletion lets others write.
-    time.sleep(pause)
+    time.sleep(time.monotonic() - start)
+    return count
 
 
 def check_reuse(store: DBStore, run_ids: Sequence[str]) -> None:
