@@ -1,4 +1,4 @@
-"""Follow a run: what `show --follow_run` does."""
+"""Follow a run: what `show --follow` does."""
 
 import time
 from datetime import datetime, timedelta
@@ -29,7 +29,6 @@ def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
     """Show a run until it has ended or seems dead: on a terminal as a tree, elsewhere as a line for each change.
 
     Args:
-        run_id: The id of the run, or a beginning of it.
         give_up_after: How long a stale run may be silent.
 
     Returns:

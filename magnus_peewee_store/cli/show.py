@@ -291,13 +291,7 @@ def diff_table(run_ids: Sequence[str], differences: Differences, width: int, is_
     """Return what differs between three or more runs, as a table with a column for each run.
 
     What the ids begin with is the heading of the labels. If the ids have no room, numbers stand for them. A label that
-    is longer than its column has a line of its own.
-
-    Args:
-        run_ids: The runs.
-        differences: What differs between them.
-        width: The width of the console, in characters.
-        is_full: Whether to show long values and sections in full.
+    is longer than its column has a line of its own. Unless `is_full`, long values and sections are shortened.
     """
     beginning = _common_beginning(run_ids)
     rows = [[printable(beginning), *(printable(run_id[len(beginning) :]) for run_id in run_ids)]]

@@ -33,10 +33,7 @@ class Note:
 
 
 def tag_run(store: DBStore, run_id: str, *names: str) -> None:
-    """Add tags to a run. The tag that `magnus execute --tag` set stays.
-
-    Args:
-        run_id: The whole id.
+    """Add tags to a run, given by its whole id. The tag that `magnus execute --tag` set stays.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -54,11 +51,7 @@ def tag_run(store: DBStore, run_id: str, *names: str) -> None:
 
 
 def untag_run(store: DBStore, run_id: str, *names: str) -> None:
-    """Remove tags that `tag_run` added.
-
-    Args:
-        run_id: The whole id.
-        names: The tags. A tag that the run does not have is ignored.
+    """Remove tags that `tag_run` added to a run, given by its whole id. Tags that the run does not have are ignored.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -68,13 +61,7 @@ def untag_run(store: DBStore, run_id: str, *names: str) -> None:
 
 
 def add_note(store: DBStore, run_id: str, text: str) -> int:
-    """Add a note to a run.
-
-    Args:
-        run_id: The whole id.
-
-    Returns:
-        The number of the note.
+    """Add a note to a run, given by its whole id, and return the number of the note.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -87,11 +74,7 @@ def add_note(store: DBStore, run_id: str, text: str) -> int:
 
 
 def edit_note(store: DBStore, run_id: str, number: int, text: str) -> None:
-    """Replace the text of a note. Its number, its user and its time stay.
-
-    Args:
-        run_id: The whole id.
-        number: The number of the note; see `Note.number`.
+    """Replace the text of a note, given by the run's whole id and `Note.number`. Its number, user and time stay.
 
     Raises:
         InvalidValueError: If the run has no such note, or the text is empty.
@@ -110,14 +93,7 @@ def edit_note(store: DBStore, run_id: str, number: int, text: str) -> None:
 
 
 def delete_note(store: DBStore, run_id: str, number: int) -> str:
-    """Delete a note. The other notes keep their numbers.
-
-    Args:
-        run_id: The whole id.
-        number: The number of the note; see `Note.number`.
-
-    Returns:
-        The text of the note.
+    """Delete a note, given as for `edit_note`, and return its text. The other notes keep their numbers.
 
     Raises:
         InvalidValueError: If the run has no such note.
@@ -215,13 +191,10 @@ def _time_of(key: str) -> Optional[datetime]:
 
 
 def mark_failed(store: DBStore, run_id: str) -> List[str]:
-    """End a run that died. The status of the run and of its unfinished steps and branches becomes FAIL.
+    """End a run that died, given by its whole id. The run and its unfinished steps and branches become FAIL.
 
     Each of those steps gets a message that says who marked it and when. The run gets a note. Steps and branches that
     have ended do not change. This function does not check whether a process still works on the run.
-
-    Args:
-        run_id: The whole id.
 
     Returns:
         The internal names of the steps and branches that were unfinished.

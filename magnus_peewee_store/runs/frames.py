@@ -25,18 +25,11 @@ def to_dataframe(
     """Find runs like `search`, and return a DataFrame with one row per run.
 
     Its columns are the fields of `search`, then `params.<name>` and `metrics.<step>.<name>`, as in
-    `mlflow.search_runs`. `started` is a time in UTC, and `duration` is in seconds.
-
-    Args:
-        where: The conditions, such as `"rmse<0.5"`.
-        order_by: The name to sort by.
-        limit: The largest number of runs.
-        descending: Whether to sort from large to small.
+    `mlflow.search_runs`. `started` is a time in UTC, and `duration` is in seconds. The arguments are those of `search`.
 
     Raises:
         MissingLibraryError: If pandas is not installed.
-        ConditionError: If a condition is not valid.
-        ConditionError: If no run has a name of `where` or `order_by`.
+        ConditionError: As for `search`.
     """
     pandas = _import_pandas()
     found = search(store, where, order_by, limit, descending)
@@ -69,18 +62,11 @@ def metrics_dataframe(
     - `value`: a float; empty for what is no number.
     - `text`: the value as written, exact for large integers.
 
-    The branches of a map are rows, so that they can be grouped or drawn as lines.
-
-    Args:
-        where: The conditions, such as `"rmse<0.5"`.
-        order_by: The name to sort the runs by.
-        limit: The largest number of runs.
-        descending: Whether to sort from large to small.
+    The branches of a map are rows, so that they can be grouped or drawn as lines. The arguments are those of `search`.
 
     Raises:
         MissingLibraryError: If pandas is not installed.
-        ConditionError: If a condition is not valid.
-        ConditionError: If no run has a name of `where` or `order_by`.
+        ConditionError: As for `search`.
     """
     run_ids = [run.run_id for run in search(store, where, order_by, limit, descending)]
     return _frame_of_points(_points(store, run_ids))
@@ -93,7 +79,7 @@ def metric_history(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
 
     Args:
         run_ids: The whole ids.
-        metric: The name of the metric. The last part of it is enough.
+        metric: The name of the metric, or the last part of it.
 
     Raises:
         MissingLibraryError: If pandas is not installed.
@@ -152,11 +138,7 @@ def plot(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
     """Return a plotly figure with the curve of one metric of several runs.
 
     If the metric belongs to several branches or steps of a run, each has a curve of its own. A value without iterations
-    is one point.
-
-    Args:
-        run_ids: The whole ids.
-        metric: The name of the metric. The last part of it is enough.
+    is one point. The arguments are those of `metric_history`.
 
     Raises:
         MissingLibraryError: If plotly is not installed.

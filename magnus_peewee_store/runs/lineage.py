@@ -62,10 +62,7 @@ class Input(NamedTuple):
 
 
 def hash_of(file_or_hash: str) -> Optional[str]:
-    """Return the hash of a file, as magnus computes it. A hash, or the beginning of one, is returned in lower case.
-
-    Returns:
-        The hash; None if the text is neither a file nor a hash.
+    """Return the hash of a file, as magnus computes it, or a hash or the beginning of one in lower case; else None.
 
     Raises:
         IsADirectoryError: If it is a folder.
@@ -94,7 +91,6 @@ def read_output(catalog: Path, folders: Iterable[Path], name: str, limit: int) -
     Args:
         catalog: The folder of the catalog. The reader names it, since a row may name any folder.
         folders: What `upkeep.run_folders` returns for the run.
-        name: The path of the file in the catalog.
         limit: The largest number of bytes to read.
     """
     try:
@@ -162,12 +158,9 @@ def versions(store: DBStore, name: str) -> List[DataVersion]:
 
 
 def upstream(store: DBStore, run_id: str) -> List[Input]:
-    """Return what a run read that other runs wrote, what these runs read, and so on.
+    """Return what a run, given by its whole id, read that other runs wrote, what these runs read, and so on.
 
     A content comes from the step that wrote it first. What a run read, its steps got from the catalog.
-
-    Args:
-        run_id: The whole id.
 
     Raises:
         RunNotFoundError: If there is no such run.

@@ -107,12 +107,10 @@ def read_exactly(store: DBStore, run_id: str) -> Run:
 
 
 def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[datetime] = None) -> Run:
-    """Return the run that rows hold.
+    """Return the run that rows hold, oldest first.
 
     Args:
-        run_id: The id of the run.
-        rows: attribute_type, attribute_key and attribute_value of its rows, oldest first.
-        created_at: The created_at of the run's own row; without one, of its oldest row.
+        created_at: That of the run's own row; without one, of its oldest row.
         now: The time by the database's clock, if the run has heartbeats.
     """
     unreadable: List[UnreadableRow] = []
@@ -205,10 +203,7 @@ def find_runs(store: DBStore, run_ids: Iterable[str]) -> List[str]:
 
 
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
-    """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names.
-
-    Returns:
-        The whole id; None if the text has none of these forms.
+    """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names; None for a text of another form.
 
     Raises:
         RunNotFoundError: If the database has fewer runs, or none with the status, or if the text is also the id of

@@ -40,7 +40,6 @@ def find_reused(originals: Mapping[str, str], run_ids: Collection[str]) -> Dict[
 
     Args:
         originals: What `read_originals` returned.
-        run_ids: The whole ids.
 
     Returns:
         The ids of the re-runs, without those in `run_ids`, by the id of the run that they take results from.

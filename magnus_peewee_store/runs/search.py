@@ -521,8 +521,7 @@ def search(
         descending: Whether to sort from large to small.
 
     Raises:
-        ConditionError: If a condition is not valid.
-        ConditionError: If no run has a name of `where` or `order_by`.
+        ConditionError: If a condition is not valid, or no run has a name of `where` or `order_by`.
         InvalidValueError: If the limit is less than 1.
 
     Example:
@@ -574,17 +573,10 @@ def search_page(
     descending: bool,
     with_values: bool = True,
 ) -> Tuple[List[RunSummary], int]:
-    """Find runs as `search` does.
+    """Return what `search` does, and how many runs there would be without the limit.
 
     Args:
-        filters: The conditions.
-        order_by: The name to sort by.
-        limit: The largest number of runs.
-        descending: Whether to sort from large to small.
         with_values: As for `summarize`. A filter or `order_by` may need the values.
-
-    Returns:
-        The runs, and how many there would be without the limit.
     """
     if order_by is not None or not all(each.is_on_header() for each in filters):
         found = _search(store, filters, order_by, None, descending, with_values)

@@ -108,8 +108,6 @@ def iter_summaries(
     """Yield what `summarize` returns, reading one batch of runs after the other.
 
     Args:
-        run_ids: The whole ids.
-        with_values: As for `summarize`.
         with_steps: Whether to read the steps. Without them, a run looks as if it had none.
     """
     field_count = len(_STEP_PATHS) if with_values else IS_MOCK if with_steps else 0
@@ -281,10 +279,9 @@ def _fields_of(step: Mapping[str, Any]) -> StepFields:
 
 
 def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str, _RunRows]:
-    """Return what the rows of runs, and of the runs whose steps they reuse, hold, as far as they can be read.
+    """Return what the rows of a batch of runs, and of the runs whose steps they reuse, hold, as far as it can be read.
 
     Args:
-        run_ids: The whole ids of one batch.
         field_count: How many fields of each step to read. With 0, steps are not read.
     """
     types = fragments.RUN_LOG + fragments.ANNOTATIONS + (fragments.PARAMETER if field_count > IS_MOCK else ())

@@ -130,9 +130,6 @@ def deletable_folders(store: DBStore, catalog: Path, run_ids: Iterable[str]) -> 
     The run's row must name this catalog. Each file in the folder must be one that the run, or a run that it continues,
     recorded. Otherwise, a run with the name of any folder could be written to have that folder deleted.
 
-    Args:
-        run_ids: The whole ids.
-
     Returns:
         The folders by the run's id, and why other folders of the runs stay.
     """
@@ -285,7 +282,6 @@ def delete_unless_kept(
     """Delete runs, but keep those that may not be deleted any more, and the runs that these take results from.
 
     Args:
-        run_ids: The whole ids.
         may_delete: Called immediately before each deletion, with the run's id.
         should_force: Whether to delete runs that other runs take results from.
 
