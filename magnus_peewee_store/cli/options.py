@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import traceback
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import click
@@ -13,10 +13,10 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.cli import CATALOG, DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable, say
 from magnus_peewee_store.configuration import check_exists, find_configuration
-from magnus_peewee_store.exceptions import ConfigurationError
-from magnus_peewee_store.runs.search import FIELDS, Condition, parse_condition
+from magnus_peewee_store.exceptions import ConditionError, ConfigurationError
+from magnus_peewee_store.runs.search import FIELDS, conditions_for, parse_condition, parse_started
 from magnus_peewee_store.store import DBStore
-from magnus_peewee_store.times import parse_age, parse_time
+from magnus_peewee_store.times import parse_age
 
 
 class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -39,13 +39,10 @@ class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> datetime:
         """Return the time with its zone."""
-        time = parse_time(value)
-        if time:
-            return time
         try:
-            return datetime.now(timezone.utc) - Age().convert(value, param, ctx)
-        except click.BadParameter:
-            return self.fail(f"'{value}' is not a time. Use 2d (or s, m, h, w) or 2024-01-31T09:00.", param, ctx)
+            return parse_started(value)[0]
+        except ConditionError as error:
+            return self.fail(str(error), param, ctx)
 
 
 T = TypeVar("T")
@@ -78,13 +75,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         since: Optional[datetime],
         **options: Any,
     ) -> T:
-        where: List[Condition] = [parse_condition(text) for text in texts]
-        if status:
-            where.append(Condition("status", "=", status))
-        if tag:
-            where.append(Condition("tag", "=", tag))
-        if since:
-            where.append(Condition("started", ">=", since.isoformat()))
+        where = [*map(parse_condition, texts), *conditions_for(status, tag, since)]
         return command(*arguments, where=where, **options)
 
     return wrapped

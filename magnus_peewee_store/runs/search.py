@@ -16,6 +16,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch, parse_status
 from magnus_peewee_store.metrics import SERIES_VALUES, choose, is_iteration, is_number
+from magnus_peewee_store.runs.merging import is_same_value
 from magnus_peewee_store.runs.read import suggest
 from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics, iter_summaries
 from magnus_peewee_store.store import DBStore
@@ -252,7 +253,7 @@ class Filter:
         elif name == "duration" and symbol != "~":
             self._number = _parse_duration(text)
         elif name == "started" and symbol != "~":
-            self._start, self._end = (time.timestamp() for time in _parse_started(text))
+            self._start, self._end = (time.timestamp() for time in parse_started(text))
 
     def is_met_by(self, run: RunSummary) -> bool:
         """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it.
@@ -285,7 +286,7 @@ class Filter:
     def earliest_start(self) -> Optional[datetime]:
         """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
         is_limit = self.name.text == "started" and self._symbol in ("=", ">", ">=")
-        return _parse_started(self._text)[0] if is_limit else None
+        return parse_started(self._text)[0] if is_limit else None
 
     def header_texts(self) -> List[str]:
         """Return texts that a run's own row must contain to meet the condition, ignoring case."""
@@ -329,7 +330,14 @@ class Filter:
             return self._text.lower() == str(value).lower()
         if value is None:
             return self._text.lower() in ("none", "null")
-        return _as_json(value) == _as_json(_parse_json(self._text))
+        return is_same_value(json.dumps(value), self._text)
+
+
+def conditions_for(status: Optional[str], tag: Optional[str], since: Optional[datetime]) -> List[Condition]:
+    """Return the conditions that a run has this status and tag, and started at this time or later."""
+    started = since and since.astimezone().isoformat()
+    values = (("status", "=", status), ("tag", "=", tag), ("started", ">=", started))
+    return [Condition(name, symbol, value) for name, symbol, value in values if value]
 
 
 def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
@@ -348,23 +356,18 @@ def sort_runs(runs: Sequence[RunSummary], name: Name, descending: bool = False) 
     order.
     """
     choose = max if descending else min
-    numbers: List[Tuple[Any, RunSummary]] = []
-    texts: List[Tuple[Any, RunSummary]] = []
-    incomparable: List[RunSummary] = []
-    missing: List[RunSummary] = []
+    groups: List[List[Tuple[Any, RunSummary]]] = [[], [], [], []]  # each run with what it is sorted by
     for run in runs:
         values = [value.timestamp() if isinstance(value, datetime) else value for value in name.values(run)]
-        own_numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
-        own_texts = [as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
-        if own_numbers:
-            numbers.append((choose(own_numbers), run))
-        elif any(own_texts):
-            texts.append((choose(filter(None, own_texts)), run))
+        numbers = [value for value in values if isinstance(value, (int, float)) and value == value]
+        texts = [as_text(value) for value in values if not isinstance(value, (int, float, type(None)))]
+        if numbers:
+            groups[0].append((choose(numbers), run))
+        elif any(texts):
+            groups[1].append((choose(filter(None, texts)), run))
         else:
-            (incomparable if any(value is not None for value in values) else missing).append(run)
-    for group in (numbers, texts):
-        group.sort(key=operator.itemgetter(0), reverse=descending)
-    return [run for _, run in [*numbers, *texts]] + incomparable + missing
+            groups[2 if any(value is not None for value in values) else 3].append((0, run))
+    return [run for group in groups for _, run in sorted(group, key=operator.itemgetter(0), reverse=descending)]
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # Made once, because `json.dumps` makes one for each call.
@@ -375,17 +378,6 @@ def as_text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return value if isinstance(value, str) else _encode(value)
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def parse_number(text: str) -> Union[int, float, None]:
@@ -406,8 +398,12 @@ def _parse_duration(text: str) -> float:
     return number
 
 
-def _parse_started(text: str) -> Tuple[datetime, datetime]:
-    """Return the time that a text means, twice; for a date, the start and the end of the day."""
+def parse_started(text: str) -> Tuple[datetime, datetime]:
+    """Return the time that a text means, twice; for a date, the start and the end of the day.
+
+    Raises:
+        ConditionError: If it is neither a time nor an age.
+    """
     age = parse_age(text)
     time = datetime.now(timezone.utc) - age if age is not None else parse_time(text)
     if time is None:
@@ -560,9 +556,7 @@ def list_runs(
         >>> [run.status for run in runs.list_runs(store, tag="nightly")]
         ['CREATED']
     """
-    where = [Condition(name, "=", value) for name, value in (("status", status), ("tag", tag)) if value]
-    where += [Condition("started", ">=", since.astimezone().isoformat())] if since else []
-    return search(store, where, limit=limit)
+    return search(store, conditions_for(status, tag, since), limit=limit)
 
 
 def search_page(
