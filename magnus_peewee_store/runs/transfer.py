@@ -28,9 +28,9 @@ from magnus_peewee_store.exceptions import ConfigurationError, PrivilegeError, U
 from magnus_peewee_store.fragments import UNKNOWN
 from magnus_peewee_store.logs import attempts_of, steps_of, time_span
 from magnus_peewee_store.origin import parse_origin
+from magnus_peewee_store.runs.lineage import add_originals
 from magnus_peewee_store.runs.merging import Merge, mask, merge, overwrite
 from magnus_peewee_store.runs.read import has_ended, read_exactly
-from magnus_peewee_store.runs.reuse import add_originals
 from magnus_peewee_store.store import STARTED_BY, DBStore, RunNotFoundError
 from magnus_peewee_store.times import TICK, to_created_at
 

@@ -15,8 +15,8 @@ from magnus_peewee_store.db.schema import Schema
 from magnus_peewee_store.db.table import BATCH_SIZE, StoredRow, batches
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.runs.lineage import find_reused, originals_of, read_originals
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
-from magnus_peewee_store.runs.reuse import find_reused, originals_of, read_originals
 from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search
 from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries, summarize
 from magnus_peewee_store.store import DBStore
