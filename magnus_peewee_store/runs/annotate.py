@@ -14,7 +14,7 @@ from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
-from magnus_peewee_store.times import from_created_at, next_tick, utcnow
+from magnus_peewee_store.times import next_tick, parse_time, utcnow
 
 Values = Dict[str, Dict[str, Any]]  # what rows of tags or notes hold, by attribute_key
 
@@ -103,20 +103,20 @@ def delete_note(store: DBStore, run_id: str, number: int) -> str:
     return str(note["text"])
 
 
-def tags_of(rows: Iterable[Row]) -> List[str]:
-    """Return the tags among rows of a run, oldest first. Rows that cannot be read are left out."""
+def tags_of(rows: Iterable[Row], own_tag: Optional[str]) -> Tuple[str, ...]:
+    """Return the tags among rows of a run besides its own, oldest first. Rows that cannot be read are left out."""
     tags = {row[1]: _parse(row).get("is_set") is True for row in rows if row[0] in fragments.TAG}
-    return [name for name, is_set in tags.items() if is_set]
+    return tuple(name for name, is_set in tags.items() if is_set and name != own_tag)
 
 
-def notes_of(rows: Iterable[Row]) -> List[Note]:
+def notes_of(rows: Iterable[Row]) -> Tuple[Note, ...]:
     """Return the notes among rows of a run, oldest first. Deleted notes, and rows that cannot be read, are left out."""
     values = [(row[1], _parse(row)) for row in _note_rows(rows)]
-    return [
-        Note(value["text"], value["user"] if isinstance(value.get("user"), str) else None, _time_of(key), number)
+    return tuple(
+        Note(value["text"], value["user"] if isinstance(value.get("user"), str) else None, parse_time(key, 0), number)
         for number, (key, value) in enumerate(values, start=1)
         if isinstance(value.get("text"), str)
-    ]
+    )
 
 
 def _note_rows(rows: Iterable[Row]) -> List[Row]:
@@ -181,13 +181,6 @@ def _dump(value: Dict[str, Any], replaced: Dict[str, Any]) -> str:
 def _parse(row: Row) -> Any:
     value = fragments.parse_or_none(*row)
     return value if isinstance(value, dict) else {}
-
-
-def _time_of(key: str) -> Optional[datetime]:
-    try:
-        return from_created_at(datetime.fromisoformat(key))
-    except ValueError:
-        return None
 
 
 def mark_failed(store: DBStore, run_id: str) -> List[str]:

@@ -237,8 +237,7 @@ def read_originals(store: DBStore) -> Dict[str, str]:
             originals[row.run_id] = run_log.original_run_id
             if run_log.status in fragments.ENDED:
                 ended.append(row.run_id)
-    for start in range(0, len(ended), RERUN_BATCH):
-        batch = ended[start : start + RERUN_BATCH]
+    for batch in batches(ended, RERUN_BATCH):
         reusing = {row.run_id for row in store.table.find(fragments.STEP, without=_NOT_MOCK, run_ids=batch)}
         for run_id in batch:
             if run_id not in reusing:

@@ -135,8 +135,8 @@ def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[date
         liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
         origin=origin,
         utc_offset=common_offset(origin, beats),
-        tags=tuple(tag for tag in tags_of(rows) if tag != run_log.tag),
-        notes=tuple(notes_of(rows)),
+        tags=tags_of(rows, run_log.tag),
+        notes=notes_of(rows),
         packages=_packages_of(rows),
     )
 

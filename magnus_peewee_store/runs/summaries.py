@@ -330,7 +330,6 @@ def _parse_rows(store: DBStore, run_id: str, rows: Iterable[Sequence[Any]], fiel
     return _make_run_rows(
         run_id,
         own,
-        own["run_config"],
         from_created_at(store.table.parse_created_at(created_at)),
         annotations,
         params,
@@ -348,7 +347,6 @@ def _read_slowly(store: DBStore, run_id: str) -> _RunRows:
     return _make_run_rows(
         run_id,
         vars(run.run_log),
-        run.run_log.run_config,
         run.started,
         [row.fragment for row in rows],
         run.run_log.parameters,
@@ -360,14 +358,14 @@ def _read_slowly(store: DBStore, run_id: str) -> _RunRows:
 def _make_run_rows(
     run_id: str,
     own: Mapping[str, Any],
-    run_config: Mapping[str, Any],
     started: Optional[datetime],
     annotations: Sequence[Row],
     params: Dict[str, Any],
     steps: Iterable[Tuple[str, StepFields]],
     unreadable: Sequence[str] = (),
 ) -> _RunRows:
-    origin, tag, original_run_id = parse_origin(run_config.get(STARTED_BY)), own["tag"], own["original_run_id"]
+    run_config, tag, original_run_id = own["run_config"], own["tag"], own["original_run_id"]
+    origin = parse_origin(run_config.get(STARTED_BY))
     facts = {
         "run_id": run_id,
         "status": own["status"],
@@ -378,8 +376,8 @@ def _make_run_rows(
         "user": origin.user,
         "host": origin.host,
         "environment": origin.environment,
-        "tags": tuple(each for each in tags_of(annotations) if each != tag) if annotations else (),
-        "notes": tuple(notes_of(annotations)) if annotations else (),
+        "tags": tags_of(annotations, tag),
+        "notes": notes_of(annotations),
     }
     by_name = {name: step for name, step in steps if step[TYPE] not in fragments.TERMINAL_STEP_TYPES}
     has_values = bool(original_run_id) and all(len(step) > IS_MOCK for step in by_name.values())
