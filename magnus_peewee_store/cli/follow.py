@@ -25,23 +25,19 @@ CLOCK_JUMP = 5.0  # seconds by which a clock must jump to show that the machine 
 EXIT_GAVE_UP = 2  # the exit status if the run never ended
 
 
-def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> Run:
+def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> None:
     """Show a run until it has ended or seems dead: on a terminal as a tree, elsewhere as a line for each change.
+
+    Exit with status 1 if the run failed. If it never ended, say why, and exit with status 2.
 
     Args:
         give_up_after: How long a stale run may be silent.
-
-    Returns:
-        The last state of the run.
     """
     states = _poll(store, _wait_for_run(store, run_id), give_up_after)
     console = make_console()
     can_redraw = console.is_terminal and not console.is_dumb_terminal
-    return _show_tree(states, console) if can_redraw else _print_lines(states)
-
-
-def exit_with_status_of(run: Run) -> None:
-    """Exit with status 1 if the run failed. If it never ended, say why, and exit with status 2."""
+    run = _show_tree(states, console) if can_redraw else _print_lines(states)
+    trees.echo_unreadable(run)
     if run.run_log.status not in ENDED:
         say(_explain(run), err=True)
         click.get_current_context().exit(EXIT_GAVE_UP)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG, trees
-from magnus_peewee_store.cli.follow import exit_with_status_of, follow_run
+from magnus_peewee_store.cli.follow import follow_run
 from magnus_peewee_store.cli.lists import shrink
 from magnus_peewee_store.cli.options import Age, RunId, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import (
@@ -32,7 +32,6 @@ from magnus_peewee_store.cli.terminal import (
     say,
     shell_words,
 )
-from magnus_peewee_store.cli.trees import echo_all_unreadable, echo_unreadable, find_step
 from magnus_peewee_store.heartbeat import state_of
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.metrics import last_value
@@ -86,9 +85,7 @@ def show(
     if step and environment:
         raise click.UsageError("Give either --step or --environment.")
     if follow:
-        run = follow_run(store, run_id, give_up_after)
-        trees.echo_unreadable(run)
-        exit_with_status_of(run)
+        follow_run(store, run_id, give_up_after)
         return
     run = runs.read_run(store, run_id)
     console = make_console()
@@ -270,7 +267,7 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json:
         else:
             console.print(diff_table(list(found), differences, console.width, is_full))
     for run in found.values():
-        echo_unreadable(run)
+        trees.echo_unreadable(run)
 
 
 def diff_tree(run_ids: Sequence[str], differences: Differences, is_full: bool) -> TextTree:
@@ -409,7 +406,7 @@ def logs(store: DBStore, run_id: str, step: Optional[str], catalog: Optional[str
       magnus db logs latest:FAIL
     """
     run = runs.read_run(store, run_id)
-    steps = [find_step(run, step)] if step else list(steps_of(run.complete_log))
+    steps = [trees.find_step(run, step)] if step else list(steps_of(run.complete_log))
     shown = [each for each in steps if step or each.status == defaults.FAIL or any(output_files(each))]
     folder = Path(catalog or click.get_current_context().meta[CATALOG])
     folders = run_folders(folder, {run.run_log.run_id, *run.reused.values()})
@@ -425,7 +422,7 @@ def logs(store: DBStore, run_id: str, step: Optional[str], catalog: Optional[str
         _echo_log(each, folder, list(folders.values()))
     if not shown:
         say("The catalog has no output of the steps of this run.", err=True)
-    echo_unreadable(run)
+    trees.echo_unreadable(run)
 
 
 @click.command()
@@ -545,4 +542,4 @@ def report(store: DBStore, where: List[Condition], output: str, only_changed: bo
         outputs = _outputs if with_output else lambda run: {}
         index = write_site(store, shown, Path(output), where, advance, resume_command, outputs)
     say(f"Wrote {index}.")
-    echo_all_unreadable(found)
+    trees.echo_all_unreadable(found)
