@@ -241,10 +241,8 @@ def list_runs(
     # The id is always the first column.
     texts = [text.strip() for text in (columns or "").split(",")]
     names = [Name(text) for text in dict.fromkeys(texts) if text not in ("", "run_id")]
-    filters = make_filters(where)
-    used = [*names, *(each.name for each in filters), *([Name(sort)] if sort else [])]
-    with_values = is_json or is_csv or has_params or has_metrics or any(name.needs_values for name in used)
-    found, total = search_page(store, filters, sort, limit, desc, with_values)
+    with_values = is_json or is_csv or has_params or has_metrics or any(name.needs_values for name in names)
+    found, total = search_page(store, make_filters(where), sort, limit, desc, with_values)
     check_names(store, [name for name in names if not name.is_field and not any(map(name.values, found))])
     for name in names:
         label_branches(store, name, found)

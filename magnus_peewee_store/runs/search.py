@@ -570,7 +570,7 @@ def search_page(
     """Return what `search` does, and how many runs there would be without the limit.
 
     Args:
-        with_values: As for `summarize`. A filter or `order_by` may need the values.
+        with_values: As for `summarize`. If a filter or `order_by` needs the values, they are read in any case.
     """
     if order_by is not None or not all(each.is_on_header() for each in filters):
         found = _search(store, filters, order_by, None, descending, with_values)
@@ -591,6 +591,7 @@ def _search(
         raise InvalidValueError(f"The limit must be at least 1, not {limit}.")
     order = Name(order_by) if order_by is not None else None
     names = {name.text: name for name in [each.name for each in filters] + ([order] if order else [])}
+    with_values = with_values or any(name.needs_values for name in names.values())
     unseen = [name for name in names.values() if not name.is_field]
     found: List[RunSummary] = []
     for run in _candidates(store, filters, None if order else limit, with_values):
