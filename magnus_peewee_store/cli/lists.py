@@ -63,7 +63,7 @@ class _Column:
         self.heading = heading
         self.cells = cells
         self.is_number = is_number
-        self.width = max([cell_len(heading), *map(_width_of, cells)])
+        self.width = max(cell_len(str(cell)) for cell in (heading, *cells))
 
 
 class RunsTable:
@@ -90,10 +90,6 @@ class RunsTable:
                 yield from render_text(cell, console)
                 plain = end
             yield Segment(plain)
-
-
-def _width_of(cell: Cell) -> int:
-    return cell_len(cell) if isinstance(cell, str) else cell.cell_len
 
 
 def _fit(cell: Cell, width: int, is_number: bool) -> Cell:

@@ -5,10 +5,10 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 import click
 
-from magnus_peewee_store import fragments, runs
+from magnus_peewee_store import runs
 from magnus_peewee_store.cli.options import RunId, filter_options, on_database, open_until_command_ends
 from magnus_peewee_store.cli.terminal import count_of_runs, progress_bar, say
-from magnus_peewee_store.runs.read import find_runs
+from magnus_peewee_store.runs.read import find_runs, newest_ids
 from magnus_peewee_store.runs.search import Condition
 from magnus_peewee_store.runs.transfer import FAILED, INCOMPLETE, SKIPPED, UPDATED, WRITTEN, Outcome, find_differing
 from magnus_peewee_store.store import DBStore
@@ -101,7 +101,7 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
         return find_runs(store, run_ids)
     if where:
         return [run.run_id for run in runs.search(store, where)][::-1]
-    return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG)))[::-1]
+    return newest_ids(store)[::-1]
 
 
 def _report_outcomes(outcomes: Iterable[Outcome], total: int, verb: str) -> Tuple[List[str], bool]:

@@ -9,11 +9,11 @@ from typing import Any, Callable, List, Optional, Tuple, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from magnus_peewee_store import fragments
 from magnus_peewee_store.cli import CATALOG, DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable, say
 from magnus_peewee_store.configuration import check_exists, find_configuration
 from magnus_peewee_store.exceptions import ConditionError, ConfigurationError
+from magnus_peewee_store.runs.read import newest_ids
 from magnus_peewee_store.runs.search import FIELDS, conditions_for, parse_condition, parse_started
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age
@@ -94,8 +94,7 @@ class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             with contextlib.closing(configuration.make_store()) as store:
                 store.retry_timeout = 0
                 check_exists(store, configuration.source)
-                found = store.table.runs(fragments.RUN_LOG, prefix=incomplete, limit=MOST_COMPLETED)
-                return [CompletionItem(run_id) for run_id, _ in found]
+                return [*map(CompletionItem, newest_ids(store, prefix=incomplete, limit=MOST_COMPLETED))]
         return []
 
 

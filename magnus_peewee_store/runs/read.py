@@ -185,21 +185,25 @@ def find_run(store: DBStore, run_id: str) -> str:
     found_by_place = find_by_place(store, run_id)
     if found_by_place or has_run(store, run_id):
         return found_by_place or run_id
-    rows = store.table.runs(fragments.RUN_LOG, prefix=run_id, limit=10) if run_id else []
-    found = list(dict.fromkeys(each for each, _ in rows))
+    found = newest_ids(store, prefix=run_id, limit=10) if run_id else []
     if len(found) == 1:
         return found[0]
     if found:
         more = ", ..." if len(found) > 9 else ""
         message = f"More than one run begins with '{run_id}': {', '.join(found[:9])}{more}"
         raise RunNotFoundError(message, nearest=found[:9], is_ambiguous=True)
-    nearest = _nearest(run_id, [each for each, _ in store.table.runs(fragments.RUN_LOG, limit=1000)])
+    nearest = _nearest(run_id, newest_ids(store, limit=1000))
     raise RunNotFoundError(f"There is no run '{run_id}'.{_question(nearest)}", nearest)
 
 
 def find_runs(store: DBStore, run_ids: Iterable[str]) -> List[str]:
     """Return the whole ids of runs, each once. See `find_run`."""
     return list(dict.fromkeys(find_run(store, run_id) for run_id in run_ids))
+
+
+def newest_ids(store: DBStore, **restrictions: Any) -> List[str]:
+    """Return the ids of runs, newest first, each once. The restrictions are those of `LogTable.runs`."""
+    return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, **restrictions)))
 
 
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
@@ -229,7 +233,7 @@ def _find_newest(store: DBStore, text: str) -> str:
     if ":" in text:
         return _find_by_status(store, text, parse_status(text.partition(":")[2]))
     number = int(text.partition("~")[2] or 0) + 1
-    found = list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, limit=number)))
+    found = newest_ids(store, limit=number)
     if len(found) < number:
         raise RunNotFoundError(f"There is no run '{text}': the database has {len(found):,}.")
     return found[-1]
@@ -238,7 +242,7 @@ def _find_newest(store: DBStore, text: str) -> str:
 def _find_by_status(store: DBStore, text: str, status: str) -> str:
     for limit in (10, None):  # Usually one of the newest 10 runs has the status.
         # The text of the status may also occur elsewhere in the run's row.
-        for run_id, _ in store.table.runs(fragments.RUN_LOG, containing=[json.dumps(status)], limit=limit):
+        for run_id in newest_ids(store, containing=[json.dumps(status)], limit=limit):
             header = fragments.parse_or_none(*store.table.read(run_id, fragments.RUN_LOG)[-1])
             if header and header.status == status:
                 return run_id
