@@ -65,11 +65,7 @@ class CommandGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command.
-
-        Raises:
-            click.ClickException: For errors that the user can act on.
-        """
+        """Run a command. An error that the user can act on becomes one of click's."""
         from magnus_peewee_store.cli.terminal import prepare_streams  # lazily, as the commands are
 
         prepare_streams()

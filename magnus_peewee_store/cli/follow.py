@@ -29,9 +29,6 @@ def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> None:
     """Show a run until it has ended or seems dead: on a terminal as a tree, elsewhere as a line for each change.
 
     Exit with status 1 if the run failed. If it never ended, say why, and exit with status 2.
-
-    Args:
-        give_up_after: How long a stale run may be silent.
     """
     states = _poll(store, _wait_for_run(store, run_id), give_up_after)
     console = make_console()

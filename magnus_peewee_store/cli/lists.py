@@ -107,12 +107,7 @@ def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
 def runs_table(
     summaries: Sequence[RunSummary], width: int = UNLIMITED, names: Sequence[Name] = (), has_status: bool = True
 ) -> Tuple[RunsTable, List[str]]:
-    """Return the table of runs, and the names that it has no room for.
-
-    Args:
-        names: The fields, parameters and metrics to show instead of the steps and tags.
-        has_status: Whether to show the status and the times, too.
-    """
+    """Return the table of runs, and the `names` that it has no room for. Without names, it shows the steps and tags."""
     is_wide = width >= WIDE
     columns = [_Column("RUN", [printable(run.run_id) for run in summaries])]
     if has_status:

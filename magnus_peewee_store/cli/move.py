@@ -105,11 +105,7 @@ def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequenc
 
 
 def _report_outcomes(outcomes: Iterable[Outcome], total: int, verb: str) -> Tuple[List[str], bool]:
-    """Report problems as they happen, and the numbers at the end or when interrupted.
-
-    Returns:
-        The names of all outcomes, and True if no run failed or is incomplete.
-    """
+    """Report problems as they happen, and numbers at the end. Return all names, and whether all runs are complete."""
     names: List[str] = []
     counts: Dict[str, int] = dict.fromkeys((WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED), 0)
     try:

@@ -103,11 +103,7 @@ COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and c
 
 
 def on_database(creates: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorate a command: add the options that name the database, and pass the opened store.
-
-    Args:
-        creates: Whether the command creates a missing database and table. Without it they must exist.
-    """
+    """Decorate a command: add the options that name the database, which must exist unless the command creates it."""
 
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
         @click.option("-c", "--config-file", metavar="FILE", help="The configuration file, as for magnus execute -c.")
@@ -166,14 +162,7 @@ def json_option(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def open_until_command_ends(store: DBStore, source: str) -> None:
-    """Resolve the secrets of a store, and close it when the command ends.
-
-    Args:
-        source: Where its connection string comes from (an option, a file or a variable), for error messages.
-
-    Raises:
-        click.ClickException: If its configuration is not valid, or the secrets handler fails.
-    """
+    """Resolve the secrets of a store, and close it when the command ends. Errors name the source of its URL."""
     try:
         store.database  # noqa: B018 - resolves the secrets
     except ConfigurationError as error:

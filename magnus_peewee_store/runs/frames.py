@@ -89,11 +89,7 @@ def metric_history(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
 
 
 def find_history(store: DBStore, run_ids: Sequence[str], metric: str) -> List["MetricPoint"]:
-    """Return the values of one metric of several runs, in the order of iterations.
-
-    Raises:
-        ConditionError: If no run has such a metric.
-    """
+    """Return the values of one metric of several runs, in the order of iterations. There must be some."""
     name = Name(metric, has_ending=False)
     known: Set[str] = set()
     found = []

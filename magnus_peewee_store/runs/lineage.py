@@ -67,11 +67,7 @@ class Input(NamedTuple):
 
 
 def hash_of(file_or_hash: str) -> Optional[str]:
-    """Return the hash of a file, as magnus computes it, or a hash or the beginning of one in lower case; else None.
-
-    Raises:
-        IsADirectoryError: If it is a folder.
-    """
+    """Return the hash of a file, as magnus computes it, or a hash or the beginning of one in lower case; else None."""
     if os.path.isdir(file_or_hash):
         raise IsADirectoryError(errno.EISDIR, "It is a folder. Name a file", file_or_hash)
     if os.path.isfile(file_or_hash):
@@ -91,12 +87,9 @@ class Output(NamedTuple):
 
 
 def read_output(catalog: Path, folders: Iterable[Path], name: str, limit: int) -> Output:
-    """Read the end of a file that `output_files` names. A file outside of the folders is not opened.
+    """Read the end of a file that `output_files` names, at most `limit` bytes.
 
-    Args:
-        catalog: The folder of the catalog. The reader names it, since a row may name any folder.
-        folders: What `upkeep.run_folders` returns for the run.
-        limit: The largest number of bytes to read.
+    A row may name any path. So the reader names the catalog, and a file outside of the run's folders is not opened.
     """
     try:
         path = Path(os.path.realpath(catalog / name))
@@ -246,14 +239,7 @@ def read_originals(store: DBStore) -> Dict[str, str]:
 
 
 def find_reused(originals: Mapping[str, str], run_ids: Collection[str]) -> Dict[str, List[str]]:
-    """Return which of these runs other runs take results from, also through several re-runs.
-
-    Args:
-        originals: What `read_originals` returned.
-
-    Returns:
-        The ids of the re-runs, without those in `run_ids`, by the id of the run that they take results from.
-    """
+    """Return the other runs that take results from these runs, also through several re-runs, by these runs' ids."""
     chosen = set(run_ids)
     reused: Dict[str, List[str]] = {}
     for rerun in originals:
@@ -265,11 +251,7 @@ def find_reused(originals: Mapping[str, str], run_ids: Collection[str]) -> Dict[
 
 
 def add_originals(store: DBStore, run_ids: Iterable[str]) -> Dict[str, str]:
-    """Add the existing runs that runs take results from. Each of these comes before its re-runs.
-
-    Returns:
-        By the id of each run, why it was added; empty for the given runs.
-    """
+    """Return the runs and, before them, the existing runs that they take results from, each with why it was added."""
     run_ids = list(run_ids)
     originals, added = read_originals(store), dict.fromkeys(run_ids, "")
     before: Dict[str, str] = {}

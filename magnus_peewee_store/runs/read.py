@@ -95,11 +95,7 @@ def complete_run(store: DBStore, run: Run) -> Run:
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read a run by its whole id, as far as its rows can be read. Its reused steps are not completed.
-
-    Raises:
-        RunNotFoundError: If there is no such run.
-    """
+    """Read an existing run by its whole id, as far as its rows can be read. Its reused steps are not completed."""
     run = _read_if_there(store, run_id)
     if not run:
         raise RunNotFoundError(f"There is no run '{run_id}'.")
@@ -209,10 +205,7 @@ def newest_ids(store: DBStore, **restrictions: Any) -> List[str]:
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
     """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names; None for a text of another form.
 
-    Raises:
-        RunNotFoundError: If the database has fewer runs, or none with the status, or if the text is also the id of
-            another run.
-        ConditionError: If the text after `latest:` is not a status.
+    The text may also be the id of a run. If it names another one by its place, it is ambiguous.
     """
     if not re.fullmatch(f"{LATEST}(~[0-9]{{1,6}}|:.*)?", text):
         return None

@@ -99,9 +99,6 @@ def parse_condition(text: str) -> Condition:
 
     The first operator ends the name. A name that contains an operator must be in quotes. Quotes around the name or the
     value are removed.
-
-    Raises:
-        ConditionError: If the text is not a condition.
     """
     parts = _CONDITION.fullmatch(text)
     name = next((parts[key] for key in ("double", "single", "bare") if parts[key] is not None), "") if parts else ""
@@ -149,9 +146,8 @@ class Name:
         elif text.startswith(METRICS):
             self._metric = text[len(METRICS) :]
             self._lookups = [(None, True), (text, False)]
-        whole, _, self._ending = text.rpartition(".")
-        is_ending = has_ending and whole and (self._ending in SERIES_VALUES or is_iteration(self._ending))
-        self._whole = Name(whole, has_ending=False) if is_ending else None
+        whole, self._ending = _split_ending(text) if has_ending else (text, "")
+        self._whole = Name(whole, has_ending=False) if self._ending else None
         self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
         self.labels: Dict[str, str] = {}
         """See `label_branches`."""
@@ -233,11 +229,7 @@ def _branch_label(metric: str, steps: Set[str]) -> str:
 
 
 class Filter:
-    """A condition that is ready to be evaluated on many runs.
-
-    Raises:
-        ConditionError: If it is not a condition, or its value does not suit the field.
-    """
+    """A condition that is ready to be evaluated on many runs. Its value must suit the field."""
 
     def __init__(self, condition: AnyCondition) -> None:
         name, symbol, text = parse_condition(condition) if isinstance(condition, str) else condition
@@ -266,11 +258,7 @@ class Filter:
         return quantifier(map(self._is_met_by_value, values))
 
     def check_type(self) -> None:
-        """Check that the value could be compared with a value of some run.
-
-        Raises:
-            ConditionError: If all values were numbers, and it is not a number.
-        """
+        """Raise a ConditionError if all compared values were numbers, and its own value is not one."""
         if self._compared == {False}:
             name, symbol = self.name.text, self._symbol
             raise ConditionError(
@@ -341,11 +329,7 @@ def conditions_for(status: Optional[str], tag: Optional[str], since: Optional[da
 
 
 def make_filters(where: Union[AnyCondition, Sequence[AnyCondition]]) -> List[Filter]:
-    """Return a filter for each condition. `where` may be a single condition.
-
-    Raises:
-        ConditionError: If a condition is not valid.
-    """
+    """Return a filter for each condition. `where` may be a single condition."""
     return [Filter(each) for each in ([where] if isinstance(where, (str, Condition)) else where)]
 
 
@@ -399,11 +383,7 @@ def _parse_duration(text: str) -> float:
 
 
 def parse_started(text: str) -> Tuple[datetime, datetime]:
-    """Return the time that a text means, twice; for a date, the start and the end of the day.
-
-    Raises:
-        ConditionError: If it is neither a time nor an age.
-    """
+    """Return the time that a time or an age means, twice; for a date, the start and the end of the day."""
     age = parse_age(text)
     time = datetime.now(timezone.utc) - age if age is not None else parse_time(text)
     if time is None:
@@ -460,9 +440,16 @@ def headings(names: Sequence[str]) -> List[str]:
 
 
 def _last_part(name: str) -> str:
-    start, _, last = name.rpartition(".")
-    has_ending = last in SERIES_VALUES or is_iteration(last)
-    return f"{start.rpartition('.')[2]}.{last}" if start and has_ending else last or name
+    whole, ending = _split_ending(name)
+    last = whole.rpartition(".")[2] or whole
+    return f"{last}.{ending}" if ending else last
+
+
+def _split_ending(name: str) -> Tuple[str, str]:
+    """Return a name without the ending that chooses a value of a series, and this ending; empty if it has none."""
+    whole, _, ending = name.rpartition(".")
+    has_ending = whole and (ending in SERIES_VALUES or is_iteration(ending))
+    return (whole, ending) if has_ending else (name, "")
 
 
 def rounded(value: Any) -> Any:
@@ -567,11 +554,7 @@ def search_page(
     descending: bool,
     with_values: bool = True,
 ) -> Tuple[List[RunSummary], int]:
-    """Return what `search` does, and how many runs there would be without the limit.
-
-    Args:
-        with_values: As for `summarize`. If a filter or `order_by` needs the values, they are read in any case.
-    """
+    """Return what `search` does, and how many runs there would be without the limit. Values are read where needed."""
     if order_by is not None or not all(each.is_on_header() for each in filters):
         found = _search(store, filters, order_by, None, descending, with_values)
         return found[:limit], len(found)
@@ -642,11 +625,7 @@ def _candidates(
 
 
 def check_names(store: DBStore, names: Sequence[Name]) -> None:
-    """Check that each name is a parameter or metric of some run, unless there are no runs.
-
-    Raises:
-        ConditionError: If one is not.
-    """
+    """Raise a ConditionError unless each name is a parameter or metric of some run, or there are no runs."""
     if not names:
         return
     unseen, has_runs = list(names), False

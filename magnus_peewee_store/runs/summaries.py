@@ -105,11 +105,7 @@ def summarize(store: DBStore, run_ids: Sequence[str], with_values: bool = True) 
 def iter_summaries(
     store: DBStore, run_ids: Sequence[str], with_values: bool = True, with_steps: bool = True
 ) -> Iterator[RunSummary]:
-    """Yield what `summarize` returns, reading one batch of runs after the other.
-
-    Args:
-        with_steps: Whether to read the steps. Without them, a run looks as if it had none.
-    """
+    """Yield what `summarize` returns, one batch after the other. Without its steps, a run looks as if it had none."""
     field_count = len(_STEP_PATHS) if with_values else IS_MOCK if with_steps else 0
     for batch in batches(run_ids):
         known = _read(store, batch, field_count)
@@ -247,11 +243,7 @@ def _extracted_steps_parser(field_count: int) -> Any:
 
 
 def _parse_steps(values: Sequence[str], field_count: int) -> List[StepFields]:
-    """Return the fields of steps. Each value is a list of fields that the database extracted, or a whole step log.
-
-    Raises:
-        ValueError: If a value does not have the form that magnus writes.
-    """
+    """Return the fields of steps. Each value is a list of fields that the database extracted, or a whole step log."""
     if not values:
         return []
     # All at once, because many calls take longer. Usually, all values have the same form.
@@ -281,8 +273,7 @@ def _fields_of(step: Mapping[str, Any]) -> StepFields:
 def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str, _RunRows]:
     """Return what the rows of a batch of runs, and of the runs whose steps they reuse, hold, as far as it can be read.
 
-    Args:
-        field_count: How many fields of each step to read. With 0, steps are not read.
+    With a `field_count` of 0, steps are not read.
     """
     types = fragments.RUN_LOG + fragments.ANNOTATIONS + (fragments.PARAMETER if field_count > IS_MOCK else ())
     field_types, paths = fragments.STEP if field_count else (), _STEP_PATHS[:field_count]
@@ -304,12 +295,7 @@ def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str,
 
 
 def _parse_rows(store: DBStore, run_id: str, rows: Iterable[Sequence[Any]], field_count: int) -> _RunRows:
-    """Return what the rows of a run hold.
-
-    Raises:
-        IndexError: If the run has no row of its own.
-        ValueError: If a row does not have the form that magnus writes.
-    """
+    """Return what the rows of a run hold. Raise IndexError or ValueError if a row is missing or not as expected."""
     headers: List[Tuple[str, Any]] = []
     annotations: List[Row] = []
     params: Dict[str, Any] = {}

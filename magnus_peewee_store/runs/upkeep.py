@@ -1,4 +1,4 @@
-"""Look after a database: check it, choose old runs, delete runs and their data, create views for SQL clients."""
+"""Look after a database: check it, choose old runs, delete runs and their data."""
 
 import os
 import time
@@ -129,9 +129,7 @@ def deletable_folders(store: DBStore, catalog: Path, run_ids: Iterable[str]) -> 
 
     The run's row must name this catalog. Each file in the folder must be one that the run, or a run that it continues,
     recorded. Otherwise, a run with the name of any folder could be written to have that folder deleted.
-
-    Returns:
-        The folders by the run's id, and why other folders of the runs stay.
+    The second result says why other folders of the runs stay.
     """
     folders, stays = run_folders(catalog, run_ids), []
     locations: Dict[str, Any] = {}
@@ -281,12 +279,7 @@ def delete_unless_kept(
 ) -> Iterator[Tuple[str, bool]]:
     """Delete runs, but keep those that may not be deleted any more, and the runs that these take results from.
 
-    Args:
-        may_delete: Called immediately before each deletion, with the run's id.
-        should_force: Whether to delete runs that other runs take results from.
-
-    Yields:
-        The id of each run, and whether it was deleted.
+    `may_delete` is called immediately before each deletion. Yield the id of each run, and whether it was deleted.
     """
     originals = {} if should_force else read_originals(store)
     held = set(find_reused(originals, run_ids))
@@ -313,11 +306,7 @@ def _delete_run(store: DBStore, run_id: str) -> int:
 
 
 def check_reuse(store: DBStore, run_ids: Sequence[str]) -> None:
-    """Check that no other run takes results from these runs.
-
-    Raises:
-        RunIsReusedError: If there is one.
-    """
+    """Raise a RunIsReusedError if other runs take results from these runs."""
     reused = find_reused(read_originals(store), run_ids)
     if reused:
         parts = (f"{', '.join(reruns)} would lose what {run_id} has logged" for run_id, reruns in reused.items())
