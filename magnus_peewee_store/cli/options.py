@@ -67,16 +67,9 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         help="Only runs that started since this time: 2024-01-31T09:00, or 2d for two days ago (or s, m, h, w).",
     )
     @functools.wraps(command)
-    def wrapped(
-        *arguments: Any,
-        texts: Tuple[str, ...],
-        status: Optional[str],
-        tag: Optional[str],
-        since: Optional[datetime],
-        **options: Any,
-    ) -> T:
-        where = [*map(parse_condition, texts), *conditions_for(status, tag, since)]
-        return command(*arguments, where=where, **options)
+    def wrapped(*arguments: Any, texts: Tuple[str, ...], **options: Any) -> T:
+        fields = conditions_for(options.pop("status"), options.pop("tag"), options.pop("since"))
+        return command(*arguments, where=[*map(parse_condition, texts), *fields], **options)
 
     return wrapped
 

@@ -23,15 +23,8 @@ from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time, to_created_at
 
 PARAMS, METRICS = "params.", "metrics."  # prefixes that say whether a name is a parameter or a metric
-OPERATORS: Dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "~": operator.contains,
-}
+COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+OPERATORS = ("=", "!=", *COMPARISONS, "~")  # `~` means "contains"
 ONE_OF, NONE_OF = "one of", "none of"  # what `=` and `!=` with several tags mean
 # The fields that the run's own row, its annotations and its heartbeats hold.
 HEADER_FIELDS = ("run_id", "status", "state", "tag", "note", "pipeline", "started", "user", "host", "environment")
@@ -294,7 +287,7 @@ class Filter:
             return (value in map(str.strip, self._text.split(","))) == (self._symbol == ONE_OF)
         if self._symbol in ("=", "!="):
             return self._equals(value) == (self._symbol == "=")
-        compare = OPERATORS[self._symbol]
+        compare = COMPARISONS[self._symbol]
         if isinstance(value, datetime):
             if self._start < self._end and self._symbol in (">", "<="):
                 return (value.timestamp() >= self._end) == (self._symbol == ">")
