@@ -168,7 +168,7 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, force: bool, dry
         say(f"There is no run '{run_id}'. Give the whole id to delete a run.", err=True)
     if not force:
         check_reuse(store, existing)
-    if existing or not unknown:
+    if existing:
         _delete(store, existing, {}, yes, dry_run, should_force=force)
     if unknown:
         click.get_current_context().exit(1)

@@ -232,9 +232,8 @@ def read_originals(store: DBStore) -> Dict[str, str]:
                 ended.append(row.run_id)
     for batch in batches(ended, RERUN_BATCH):
         reusing = {row.run_id for row in store.table.find(fragments.STEP, without=_NOT_MOCK, run_ids=batch)}
-        for run_id in batch:
-            if run_id not in reusing:
-                originals.pop(run_id, None)
+        for run_id in {*batch} - reusing:
+            originals.pop(run_id, None)
     return originals
 
 
