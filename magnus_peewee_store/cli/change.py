@@ -22,6 +22,7 @@ from magnus_peewee_store.cli.terminal import (
     say,
     shell_words,
 )
+from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import is_seen_again
 from magnus_peewee_store.runs.read import find_by_place, find_runs, has_run
@@ -74,7 +75,7 @@ def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
         message = f"Run '{run.run_log.run_id}' has no tag '{unknown[0]}'."
         if run.run_log.tag in unknown:
             message += " That tag was given to magnus execute and stays."
-        raise click.ClickException(printable(message))
+        raise InvalidValueError(message)
     runs.untag_run(store, run.run_log.run_id, *names)
     say(f"Removed {list_of(names)} from {run.run_log.run_id}.")
 

@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from typing import Any, Collection, Dict, Mapping, Optional, Sequence, Union
 
-import click
 from magnus import defaults
 from magnus.datastore import BranchLog, RunLog, StepLog
 from rich.filesize import decimal
@@ -23,6 +22,7 @@ from magnus_peewee_store.cli.terminal import (
     say,
     status_text,
 )
+from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.logs import attempts_of, code_version, code_versions, elapsed, results_of, steps_of, tags_text
@@ -117,10 +117,9 @@ def find_step(run: Run, name: str) -> StepLog:
         return found[0]
     if found:
         names = list_of([step.internal_name for step in found])
-        message = printable(f"More than one step of run '{run.run_log.run_id}' is named '{name}'")
-        raise click.ClickException(f"{message}: {names}")
+        raise InvalidValueError(f"More than one step of run '{run.run_log.run_id}' is named '{name}': {names}")
     known = [each for step in steps for each in (step.internal_name, step.name)]
-    raise click.ClickException(printable(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}"))
+    raise InvalidValueError(f"The run '{run.run_log.run_id}' has no step '{name}'.{suggest(name, known)}")
 
 
 def check_table(report: CheckReport) -> Table:
