@@ -337,7 +337,7 @@ def test_secrets_handler_resolves_placeholders(
 ) -> None:
     (tmp_path / "magnus-config.yaml").write_text("defaults:\n  secrets:\n    type: env-secrets-manager\n")
     monkeypatch.setenv("NAME", "secret")
-    before = SimpleNamespace(secrets_handler=None)
+    before = SimpleNamespace(secrets_handler=None, run_id="")  # A heartbeat of an earlier test may read it.
     monkeypatch.setattr(context, "run_context", before)
     assert "Created" in run("create-tables", "--connection-string", "sqlite:///${NAME}.db").output
     assert (tmp_path / "secret.db").exists()
