@@ -1,9 +1,11 @@
 """Run a function, or magnus, in many processes at the same time."""
 
+import atexit
 import multiprocessing
 import multiprocessing.connection
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -56,24 +58,28 @@ def run_magnus_in_forked_process(command: List[str], folder: Path, environment: 
 
     A new process does the same, but uses four times the CPU time. Many threads can call this.
     """
-    process = FORKSERVER.Process(target=_run_magnus, args=(command, folder, environment))
-    # start() and join() also poll all other child processes, which is not thread-safe.
-    with _start_lock:
-        process.start()
-    multiprocessing.connection.wait([process.sentinel], 240)
-    with _start_lock:
-        process.join(1)
-    return process.exitcode if process.exitcode is not None else -1, (folder / "printed").read_text()
+    with tempfile.NamedTemporaryFile() as printed:
+        process = FORKSERVER.Process(target=_run_magnus, args=(command, folder, environment, printed.name))
+        # start() and join() also poll all other child processes, which is not thread-safe.
+        with _start_lock:
+            process.start()
+        multiprocessing.connection.wait([process.sentinel], 240)
+        with _start_lock:
+            process.join(1)
+        return process.exitcode if process.exitcode is not None else -1, printed.read().decode()
 
 
-def _run_magnus(command: List[str], folder: Path, environment: Dict[str, str]) -> None:
+def _run_magnus(command: List[str], folder: Path, environment: Dict[str, str], printed: str) -> None:
     from magnus.cli import cli
 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    output = os.open("printed", os.O_WRONLY | os.O_CREAT)
+    output = os.open(printed, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.argv = command
-    cli()
+    try:
+        cli()
+    finally:
+        atexit._run_exitfuncs()  # A child of the forkserver does not run what its imports have registered.

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple, Type, Union
 import pytest
 from browser import IS_INSTALLED, Browser
 from certificates import make_certificates
+from concurrency import run_magnus_in_forked_process
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
@@ -242,6 +243,7 @@ class Project:
             name: value for name, value in os.environ.items() if not name.startswith(("MAGNUS_", "COVERAGE_"))
         }
         self.environment["COLUMNS"] = "200"
+        self._usual_environment = dict(self.environment)
 
     def write(self, **files: Any) -> None:
         """Write files. `pipeline_yaml=...` writes pipeline.yaml. Values that are not strings are written as JSON."""
@@ -262,9 +264,14 @@ class Project:
 
     def run(self, *command: str, fails: bool = False) -> str:
         """Run a command and return its output. With `fails`, check that its exit code is not 0."""
-        process = self.start(*command)
-        output, _ = process.communicate(timeout=300)
-        assert (process.returncode != 0) == fails, output[-5000:]
+        # Python and its libraries read some variables when they start.
+        if command[0] == "magnus" and self.environment == self._usual_environment:
+            exit_code, output = run_magnus_in_forked_process([*command], self.folder, self.environment)
+        else:
+            process = self.start(*command)
+            output, _ = process.communicate(timeout=300)
+            exit_code = process.returncode
+        assert (exit_code != 0) == fails, output[-5000:]
         return output
 
     def magnus(self, *arguments: str, fails: bool = False) -> str:
