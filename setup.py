@@ -66,7 +66,7 @@ setup(
             *POSTGRES,
             *MYSQL,
             *REPORT,
-            "matplotlib",
+            "psycopg2-binary>=2.9",
             "sqlalchemy>=2",
         ],
         "docs": ["furo", "myst-parser>=2", "sphinx>=7", "sphinx-click>=5"],

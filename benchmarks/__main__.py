@@ -10,40 +10,41 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import parallel_workloads, process_workloads, report, search_workloads, workloads
-from benchmarks.databases import DATABASES, RAM_DISK, Database, start_database
-from benchmarks.heartbeats import heartbeats
+from benchmarks import lists, pipelines, report, steps, writers
+from benchmarks.databases import PSYCOPG2, RAM_DISK, SERVERS, Database, start_database
 from benchmarks.large_runs import large_runs
-from benchmarks.results import Result
-from benchmarks.timing import FULL, QUICK, Settings
+from benchmarks.timing import Comparison, Settings
 from benchmarks.vanished_hosts import vanished_hosts
 from tests.servers import why_missing
 
-BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Result]]] = {
-    "step": workloads.step,
-    "parameters": workloads.parameters,
-    "full-run-log": workloads.full_run_log,
-    "growth": workloads.growth,
-    "many-processes": workloads.many_processes,
-    "heartbeats": heartbeats,
-    "first-call": process_workloads.first_call,
-    "pipeline": process_workloads.pipeline,
-    "parallel": parallel_workloads.parallel,
-    "runs": workloads.runs,
-    "search": search_workloads.search_runs,
-    "list-command": search_workloads.list_command,
-    "data-frame": search_workloads.data_frame,
-    "report": search_workloads.report_command,
+ON_ALL = ("sqlite", "postgresql", "mariadb")
+ON_SQLITE = ("sqlite",)
+BENCHMARKS: Dict[str, Callable[[Database, Settings], Iterator[Comparison]]] = {
+    "step": steps.step,
+    "parameters": steps.parameters,
+    "full-run-log": steps.full_run_log,
+    "many-processes": writers.many_processes,
+    "heartbeats": writers.heartbeats,
+    "first-call": pipelines.first_call,
+    "pipeline": pipelines.pipeline,
+    "parallel": pipelines.parallel,
+    "newest-runs": lists.newest_runs,
+    "runs-command": lists.runs_command,
+    "search": lists.search_runs,
+    "report": lists.report_command,
     "large-runs": large_runs,
     "vanished-hosts": vanished_hosts,
 }
+DATABASES = {
+    "step": (*ON_ALL, PSYCOPG2, RAM_DISK),
+    **dict.fromkeys(["heartbeats", "runs-command", "report", "large-runs"], ON_SQLITE),
+    "vanished-hosts": ("postgresql", "mariadb"),
+}
+NAMES = [f"{benchmark}/{database}" for benchmark in BENCHMARKS for database in DATABASES.get(benchmark, ON_ALL)]
 FILE_WIDTH = 300  # Columns of output in a file, enough for a table row.
-# On a RAM disk, the disk's wait does not hide what the store costs. Only a step is measured there.
-NAMES = [f"{benchmark}/{database}" for benchmark in BENCHMARKS for database in DATABASES]
-NAMES.append(f"step/{RAM_DISK}")
 
 
-@click.command(help=f"Measure how fast the store is: {', '.join(BENCHMARKS)}, each on {', '.join(DATABASES)}.")
+@click.command(help=f"Measure how fast the store is. The benchmarks are: {', '.join(NAMES)}.")
 @click.option(
     "--only",
     metavar="PATTERN",
@@ -54,30 +55,22 @@ NAMES.append(f"step/{RAM_DISK}")
 @click.option(
     "--quick", is_flag=True, help="Use small sizes to check that the benchmarks work. The results mean little."
 )
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples to this file."
-)
-@click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Plot the cost of a step to this .png or .svg file."
-)
-def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path], plot: Optional[Path]) -> None:
+def main(only: str, rounds: Optional[int], quick: bool) -> None:
     """Run the selected benchmarks and show their results."""
     names = fnmatch.filter(NAMES, only)
     if not names:
         raise click.BadParameter(
             f"No benchmark matches '{only}'. An example of a name is '{NAMES[0]}'.", param_hint="--only"
         )
-    settings = QUICK if quick else FULL
-    settings = settings._replace(rounds=rounds or settings.rounds)
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    results: List[Result] = []
+    settings = Settings(rounds or (1 if quick else 5), quick)
+    comparisons: List[Comparison] = []
     measured: List[Database] = []
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for database_name in (RAM_DISK, *DATABASES):
+        for database_name in DATABASES["step"]:
             selected = [name for name in names if name.endswith(f"/{database_name}")]
-            missing = why_missing(database_name) if selected and "sqlite" not in database_name else ""
-            if missing:
+            missing = why_missing(SERVERS[database_name].kind.kind) if database_name in SERVERS else ""
+            if selected and missing:
                 progress.console.print(f"[yellow]Skipped {', '.join(selected)}: {missing}[/]")
             if missing or not selected:
                 continue
@@ -87,14 +80,10 @@ def main(only: str, rounds: Optional[int], quick: bool, json_file: Optional[Path
                 measured.append(database)
                 for name in selected:
                     task = progress.add_task(name, total=1)
-                    results.extend(BENCHMARKS[name.partition("/")[0]](database, settings))
+                    comparisons.extend(BENCHMARKS[name.partition("/")[0]](database, settings))
                     progress.advance(task)
-    metadata = {**report.machine(measured), "rounds": settings.rounds, "quick": quick}
-    report.show(results, console, metadata)
-    if json_file:
-        report.write_json(results, metadata, json_file)
-    if plot:
-        report.plot(results, plot)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    report.show(comparisons, console, {**report.machine(measured), "rounds": settings.rounds, "quick": quick})
 
 
 if __name__ == "__main__":

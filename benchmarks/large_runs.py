@@ -3,18 +3,17 @@
 import random
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 from magnus.datastore import BranchLog, DataCatalog, RunLog
 
 from benchmarks import logs
-from benchmarks.databases import Database, connect, dialect_of
-from benchmarks.process_workloads import run
-from benchmarks.results import Comparison, Result
+from benchmarks.databases import Database
+from benchmarks.pipelines import run
+from benchmarks.raw import insert_run
 from benchmarks.stores import THIS_STORE
-from benchmarks.timing import Settings
+from benchmarks.timing import Comparison, Settings
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.runs.lineage import OUTPUT_FILE, output_files
 
@@ -77,58 +76,33 @@ def write_outputs(catalog: Path, log: RunLog) -> None:
             (catalog / name).write_text("Epoch 1\nEpoch 2\n", encoding="utf-8")
 
 
-def insert(url: str, log: RunLog) -> None:
-    """Insert a run."""
-    mark = "?" if dialect_of(url) == "sqlite" else "%s"
-    statement = (
-        "INSERT INTO db_log (run_id, attribute_type, attribute_key, attribute_value, created_at) "
-        f"VALUES ({', '.join([mark] * 5)})"
-    )
-    rows = [
-        (log.run_id, *row, f"2026-01-01 12:{number // 60_000:02}:{number // 1000 % 60:02}.{number % 1000:03}000")
-        for number, row in enumerate(logs.rows(log))
-    ]
-    with closing(connect(url)) as connection, closing(connection.cursor()) as cursor:
-        cursor.execute("BEGIN")
-        cursor.executemany(statement, rows)
-        cursor.execute("COMMIT")
-
-
-def large_runs(database: Database, settings: Settings) -> Iterator[Result]:
+def large_runs(database: Database, settings: Settings) -> Iterator[Comparison]:
     """Measure the whole process of commands on a run, and compare with a run of a fifth of its size."""
-    if database.name != "sqlite":
-        return
     magnus = str(Path(sys.executable).parent / "magnus")
+    branches, metrics = settings.size(5000), settings.size(100_000)
     kinds: Dict[str, Callable[..., RunLog]] = {
-        f"a map of {settings.large_map:,} branches": map_of,
-        f"{settings.large_metrics:,} metrics": metrics_of,
-        f"a metric with {settings.large_metrics:,} iterations": series_of,
+        f"a map of {branches:,} branches": map_of,
+        f"{metrics:,} metrics": metrics_of,
+        f"a metric with {metrics:,} iterations": series_of,
     }
     for kind, make in kinds.items():
-        count = settings.large_map if make is map_of else settings.large_metrics
+        count = branches if make is map_of else metrics
         urls = {}
         for size in (count // 5, count):
             urls[size] = url = database.new_url_with_table()
             values = random.Random(0)
             for run_id in ("first", "second", "third"):
                 log = make(run_id, size, values)
-                insert(url, log)
+                insert_run(url, log)
                 write_outputs(database.folder / ".catalog", log)
         for name, arguments in COMMANDS.items():
-            samples: Dict[int, List[float]] = {size: [] for size in urls}
+            rounds: List[Dict[str, float]] = []
             for _ in range(settings.rounds):
+                seconds = {}
                 for size, url in urls.items():
                     start = time.perf_counter()
                     run(magnus, "db", *arguments, "--connection-string", url, folder=database.folder)
-                    samples[size].append(time.perf_counter() - start)
-            yield Comparison(
-                f"magnus db {name}, {kind}",
-                database.title,
-                "s",
-                THIS_STORE,
-                samples[count],
-                "a fifth of the size",
-                samples[count // 5],
-                "value",
-                LIMIT,
-            )
+                    seconds[size] = time.perf_counter() - start
+                rounds.append({THIS_STORE: seconds[count], "a fifth of the size": seconds[count // 5]})
+            workload = f"magnus db {name}, {kind}"
+            yield Comparison(workload, database, rounds, "a fifth of the size", has_ratio=False, at_most=LIMIT)

@@ -1,14 +1,18 @@
 """The logs that are written and read, like those that magnus writes for a real step."""
 
 import json
+import random
 from collections import OrderedDict
+from datetime import datetime, timedelta
 from typing import Any, Dict, Iterator, List, Tuple
 
-from magnus.datastore import BranchLog, CodeIdentity, DataCatalog, RunLog, StepAttempt, StepLog
+from magnus.datastore import CodeIdentity, DataCatalog, RunLog, StepAttempt, StepLog
 
 PARAMETERS = 10  # The number of parameters of a run.
+SHORT_STEPS = 50  # of a short run
 
 Row = Tuple[str, str, str]  # attribute_type, attribute_key, attribute_value
+RowOfRun = Tuple[str, str, str, str, str]  # run_id, the fields of a Row, created_at
 
 
 def step_name(number: int) -> str:
@@ -79,25 +83,6 @@ def run_log(run_id: str, steps: int) -> RunLog:
     return log
 
 
-def branched_run_log(run_id: str, steps: int) -> RunLog:
-    """Return the log of a run with about `steps` steps, most of them in branches of ten steps."""
-    log = run_log(run_id, max(steps // 1000, 1))
-    inner = steps - len(log.steps)
-    for each in log.steps.values():
-        for branch in range(inner // len(log.steps) // 10):
-            name = f"{each.internal_name}.branch{branch}"
-            names = [f"{name}.{step_name(number)}" for number in range(10)]
-            each.branches[name] = BranchLog(
-                internal_name=name, status="SUCCESS", steps=OrderedDict((name, finished(name)) for name in names)
-            )
-    return log
-
-
-def count_steps(log: Any) -> int:
-    """Count the steps of a run or branch, including the steps of its branches."""
-    return len(log.steps) + sum(count_steps(each) for step in log.steps.values() for each in step.branches.values())
-
-
 def step_row(step_log: StepLog) -> Row:
     """Return the row of a step."""
     return "Step", step_log.internal_name, json.dumps(step_log.model_dump(exclude={"branches"}))
@@ -120,3 +105,34 @@ def _rows_of_steps(log: Any) -> Iterator[Row]:
         for name, branch_log in step_log.branches.items():
             yield "Branch", name, json.dumps(branch_log.model_dump(exclude={"steps"}))
             yield from _rows_of_steps(branch_log)
+
+
+def short_runs(count: int) -> Iterator[RowOfRun]:
+    """Yield the rows of runs of 50 steps with short values, without parameters."""
+    for number in range(count):
+        run_id = f"run{number}"
+        created_at = _start_of(number)
+        yield run_id, "RunLog", "run_log", f'{{"run_id": "{run_id}", "status": "SUCCESS"}}', created_at
+        for step in range(SHORT_STEPS):
+            value = f'{{"name": "step{step}", "internal_name": "step{step}", "status": "SUCCESS"}}'
+            yield run_id, "Step", f"step{step}", value, created_at
+
+
+def measured_runs(count: int, steps: int, parameters: int = 3, metrics: int = 1) -> Iterator[RowOfRun]:
+    """Yield the rows of runs like real ones, with some parameters, and some metrics per step."""
+    values = random.Random(0)
+    # What a list does not need, but a run has.
+    run_config = {"pipeline_file": "pipeline.yaml", "executor": {"service_name": "local"}, "dag": ["a step" * 10] * 30}
+    for number in range(count):
+        log = RunLog(run_id=f"run-{number:06}", tag="nightly", status="SUCCESS", run_config=run_config)
+        log.parameters = {f"parameter{index}": values.random() for index in range(parameters)}
+        for index in range(steps):
+            step_log = finished(step_name(index))
+            step_log.user_defined_metrics = {f"metric{each}": values.random() for each in range(metrics)}
+            log.steps[step_log.internal_name] = step_log
+        yield from ((log.run_id, *row, _start_of(number)) for row in rows(log))
+
+
+def _start_of(number: int) -> str:
+    """Return when a run started: a second after the run before it."""
+    return (datetime(2026, 1, 1) + timedelta(seconds=number)).isoformat(" ")

@@ -9,8 +9,7 @@ from typing import Iterator, List, Tuple
 import peewee
 
 from benchmarks.databases import Database
-from benchmarks.results import Comparison, Result
-from benchmarks.timing import Settings
+from benchmarks.timing import Comparison, Settings
 from magnus_peewee_store import DBStore
 from tests.hosts import Host, why_no_hosts
 
@@ -31,9 +30,9 @@ def fail(store: DBStore, statement: str) -> float:
     return time.monotonic()
 
 
-def vanished_hosts(database: Database, settings: Settings) -> Iterator[Result]:
+def vanished_hosts(database: Database, settings: Settings) -> Iterator[Comparison]:
     """Measure calls that wait for an answer, and calls that begin afterwards. All calls are made at the same time."""
-    if database.server is None or why_no_hosts():
+    if why_no_hosts():
         return
     schemes = [scheme for scheme, module in DRIVERS[database.name] if find_spec(module)]
     with contextlib.ExitStack() as stack:
@@ -55,14 +54,13 @@ def vanished_hosts(database: Database, settings: Settings) -> Iterator[Result]:
         for workload, calls in (("a call that waits", waiting), ("a call that begins afterwards", beginning)):
             for scheme in schemes:
                 samples = [call.result() - start for name, call in calls if name == scheme]
+                rounds = [{scheme: sample, "a host that answers": 0.0} for sample in samples]
                 yield Comparison(
                     f"{workload} notices a vanished host",
-                    database.title,
-                    "s",
-                    scheme,
-                    samples,
+                    database,
+                    rounds,
                     "a host that answers",
-                    [0.0],
-                    "value",
-                    LIMIT,
+                    store=scheme,
+                    has_ratio=False,
+                    at_most=LIMIT,
                 )
