@@ -80,7 +80,7 @@ def is_number(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """Return True for a number that is neither NaN nor infinite, and that a float can hold."""
-    if type(value) is float:  # Usually. The rest would take longer.
+    if type(value) is float:  # Most values are. The rest takes longer.
         return math.isfinite(value)
     try:
         return is_number(value) and math.isfinite(value)
@@ -116,7 +116,7 @@ def flatten(
     If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
     `{"a[b]": 1, "a.b": 2}`.
     """
-    if not any(isinstance(value, dict) for value in values.values()):  # Usually. The rest would take longer.
+    if not any(isinstance(value, dict) for value in values.values()):  # Most have none. The rest takes longer.
         # Many runs have the same names. Interned, each name takes memory once.
         return {sys.intern(f"{prefix}{name}"): value for name, value in values.items()}
     leaves = list((find_leaves or _leaves)(values))

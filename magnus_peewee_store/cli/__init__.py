@@ -65,7 +65,7 @@ class CommandGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. An error that the user can act on becomes one of click's."""
+        """Run a command. Turn errors that the user can fix into a `click.ClickException`."""
         from magnus_peewee_store.cli.terminal import prepare_streams  # lazily, as the commands are
 
         prepare_streams()

@@ -167,7 +167,7 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, force: bool, dry
     unknown = [run_id for run_id in run_ids if run_id not in existing]
     for run_id in unknown:
         say(f"There is no run '{run_id}'. Give the whole id to delete a run.", err=True)
-    if not force:
+    if existing and not force:
         check_reuse(store, existing)
     if existing:
         _delete(store, existing, {}, yes, dry_run, should_force=force)

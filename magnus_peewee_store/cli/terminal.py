@@ -268,6 +268,6 @@ def first_values(values: Mapping[str, Any], is_full: bool) -> Tuple[Dict[str, An
     """Return the first values, and a line about the rest. Return all values and an empty line if `is_full`."""
     more = len(values) - MOST_VALUES
     if is_full or more <= 0:
-        return {**values}, ""
+        return dict(values), ""
     line = f"... and {more:,} more. Pipe the output into a pager or a file to see all."
     return dict(islice(values.items(), MOST_VALUES)), line

@@ -1,4 +1,4 @@
-"""Tell what interrupted a call, such as Ctrl-C or a time limit, from the errors of a database."""
+"""Distinguish interrupts of a call, such as Ctrl-C or a time limit, from the errors of a database."""
 
 import os
 import sys

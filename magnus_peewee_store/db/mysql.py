@@ -334,7 +334,8 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
 
     def _initialize_connection(self, connection: Any) -> None:
         if isinstance(self, MySQLConnectorDatabase):
-            # It would ping before each statement. The answer of an interrupted ping would be taken for the statement's.
+            # Its cursors call this before each statement, to ping. After an interrupt, the statement would read the
+            # answer of the ping.
             connection.is_connected = lambda: True
         _notice_vanished_host(connection)
         cursor = connection.cursor()

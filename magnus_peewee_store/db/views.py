@@ -38,7 +38,7 @@ class ViewSql:
         raise NotImplementedError
 
     def to_offset(self, text: str) -> str:
-        """Return the number of seconds that a text is; NULL if it is not an integer of at most 5 digits."""
+        """Convert a text to seconds; to NULL if it is not an integer of at most 5 digits."""
         return f"CASE WHEN {text} {self.matches} '^-?[0-9]{{1,5}}$' THEN CAST({text} AS {self.integer}) END"
 
     def to_utc(self, text: str, offset: str) -> str:
@@ -50,7 +50,7 @@ class ViewSql:
         raise NotImplementedError
 
     def position(self, text: str, value: str) -> str:
-        """Return where a text stands in a value; 0 if it does not."""
+        """Return the position of a text in a value, from 1; 0 if it is absent."""
         return f"INSTR({value}, {text})"
 
     def concat(self, *texts: str) -> str:
@@ -63,7 +63,7 @@ _SQLITE_VALUES = """
     CASE
         WHEN {0}.type IN ('true', 'false') THEN {0}.type
         WHEN {0}.type != 'real' OR CAST(CAST({0}.value AS TEXT) AS REAL) = {0}.value THEN CAST({0}.value AS TEXT)
-        -- The text has 15 digits, which not always tell a number.
+        -- The text has 15 digits. Two numbers may have the same text.
         WHEN CAST(PRINTF('%!.16g', {0}.value) AS REAL) = {0}.value THEN PRINTF('%!.16g', {0}.value)
         ELSE PRINTF('%!.17g', {0}.value)
     END AS text

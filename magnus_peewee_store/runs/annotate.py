@@ -33,7 +33,7 @@ class Note:
 
 
 def tag_run(store: DBStore, run_id: str, *names: str) -> None:
-    """Add tags to a run, given by its whole id. The tag that `magnus execute --tag` set stays.
+    """Add tags to a run. The tag that `magnus execute --tag` set stays. `run_id` is the whole id.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -51,7 +51,7 @@ def tag_run(store: DBStore, run_id: str, *names: str) -> None:
 
 
 def untag_run(store: DBStore, run_id: str, *names: str) -> None:
-    """Remove tags that `tag_run` added to a run, given by its whole id. Tags that the run does not have are ignored.
+    """Remove tags that `tag_run` added. Tags that the run does not have are ignored. `run_id` is the whole id.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -61,7 +61,7 @@ def untag_run(store: DBStore, run_id: str, *names: str) -> None:
 
 
 def add_note(store: DBStore, run_id: str, text: str) -> int:
-    """Add a note to a run, given by its whole id, and return the number of the note.
+    """Add a note to a run. Return the number of the note. `run_id` is the whole id.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -74,7 +74,7 @@ def add_note(store: DBStore, run_id: str, text: str) -> int:
 
 
 def edit_note(store: DBStore, run_id: str, number: int, text: str) -> None:
-    """Replace the text of a note, given by the run's whole id and `Note.number`. Its number, user and time stay.
+    """Replace the text of a note. Its number, user and time stay. `run_id` is the whole id, `number` is `Note.number`.
 
     Raises:
         InvalidValueError: If the run has no such note, or the text is empty.
@@ -93,7 +93,7 @@ def edit_note(store: DBStore, run_id: str, number: int, text: str) -> None:
 
 
 def delete_note(store: DBStore, run_id: str, number: int) -> str:
-    """Delete a note, given as for `edit_note`, and return its text. The other notes keep their numbers.
+    """Delete a note. Return its text. The other notes keep their numbers. The arguments are those of `edit_note`.
 
     Raises:
         InvalidValueError: If the run has no such note.
@@ -184,7 +184,7 @@ def _parse(row: Row) -> Any:
 
 
 def mark_failed(store: DBStore, run_id: str) -> List[str]:
-    """End a run that died, given by its whole id. The run and its unfinished steps and branches become FAIL.
+    """End a run that died: it and its unfinished steps and branches become FAIL. `run_id` is the whole id.
 
     Each of those steps gets a message that says who marked it and when. The run gets a note. Steps and branches that
     have ended do not change. This function does not check whether a process still works on the run.

@@ -89,7 +89,11 @@ def metric_history(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
 
 
 def find_history(store: DBStore, run_ids: Sequence[str], metric: str) -> List["MetricPoint"]:
-    """Return the values of one metric of several runs, in the order of iterations. There must be some."""
+    """Return the values of one metric of several runs, in the order of iterations.
+
+    Raises:
+        ConditionError: If no run has the metric.
+    """
     name = Name(metric, has_ending=False)
     known: Set[str] = set()
     found = []

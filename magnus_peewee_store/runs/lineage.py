@@ -1,4 +1,4 @@
-"""Trace what steps printed, which runs read or wrote a file, and from which runs a run has its inputs and results."""
+"""Find what steps printed, which runs read or wrote a file, and which runs a run depends on."""
 
 import errno
 import json
@@ -67,7 +67,11 @@ class Input(NamedTuple):
 
 
 def hash_of(file_or_hash: str) -> Optional[str]:
-    """Return the hash of a file, as magnus computes it, or a hash or the beginning of one in lower case; else None."""
+    """Return the hash that magnus computes of a file. Return a hash, or its beginning, in lower case; else None.
+
+    Raises:
+        IsADirectoryError: If it is a folder.
+    """
     if os.path.isdir(file_or_hash):
         raise IsADirectoryError(errno.EISDIR, "It is a folder. Name a file", file_or_hash)
     if os.path.isfile(file_or_hash):
@@ -156,7 +160,7 @@ def versions(store: DBStore, name: str) -> List[DataVersion]:
 
 
 def upstream(store: DBStore, run_id: str) -> List[Input]:
-    """Return what a run, given by its whole id, read that other runs wrote, what these runs read, and so on.
+    """Return the inputs of a run that other runs wrote, the inputs of those runs, and so on.
 
     A content comes from the step that wrote it first. What a run read, its steps got from the catalog.
 

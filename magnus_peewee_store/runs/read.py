@@ -95,7 +95,11 @@ def complete_run(store: DBStore, run: Run) -> Run:
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read an existing run by its whole id, as far as its rows can be read. Its reused steps are not completed."""
+    """Read a run by its whole id, as far as its rows can be read. Its reused steps are not completed.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+    """
     run = _read_if_there(store, run_id)
     if not run:
         raise RunNotFoundError(f"There is no run '{run_id}'.")
@@ -205,7 +209,8 @@ def newest_ids(store: DBStore, **restrictions: Any) -> List[str]:
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
     """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names; None for a text of another form.
 
-    The text may also be the id of a run. If it names another one by its place, it is ambiguous.
+    Raises:
+        RunNotFoundError: If there is no such run, or if the text is also the id of another run.
     """
     if not re.fullmatch(f"{LATEST}(~[0-9]{{1,6}}|:.*)?", text):
         return None

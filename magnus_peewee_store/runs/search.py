@@ -222,7 +222,11 @@ def _branch_label(metric: str, steps: Set[str]) -> str:
 
 
 class Filter:
-    """A condition that is ready to be evaluated on many runs. Its value must suit the field."""
+    """A condition that is ready to be evaluated on many runs.
+
+    Raises:
+        ConditionError: If the value does not fit the field.
+    """
 
     def __init__(self, condition: AnyCondition) -> None:
         name, symbol, text = parse_condition(condition) if isinstance(condition, str) else condition
@@ -232,7 +236,7 @@ class Filter:
         self._symbol, self._text = symbol, text
         self._number = parse_number(text)
         self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
-        self._compared: Set[bool] = set()  # for each comparison by size, whether the value is of the same type
+        self._compared: Set[bool] = set()  # whether the values that were compared by size are of the same type
         if name in ("status", "state") and symbol in ("=", "!="):
             self._text = parse_status(text, DIED)
         elif name == "duration" and symbol != "~":
@@ -255,7 +259,7 @@ class Filter:
         if self._compared == {False}:
             name, symbol = self.name.text, self._symbol
             raise ConditionError(
-                f"'{self._text}' is not a number, and all values of '{name}' that {symbol} compares are."
+                f"Cannot compare '{name}' {symbol} '{self._text}': all its values are numbers. Use a number."
             )
 
     # What the database can use to leave out runs.
@@ -376,7 +380,7 @@ def _parse_duration(text: str) -> float:
 
 
 def parse_started(text: str) -> Tuple[datetime, datetime]:
-    """Return the time that a time or an age means, twice; for a date, the start and the end of the day."""
+    """Parse a time or an age. Return its start and its end: of a date, those of the day; otherwise, the same time."""
     age = parse_age(text)
     time = datetime.now(timezone.utc) - age if age is not None else parse_time(text)
     if time is None:

@@ -105,7 +105,7 @@ def summarize(store: DBStore, run_ids: Sequence[str], with_values: bool = True) 
 def iter_summaries(
     store: DBStore, run_ids: Sequence[str], with_values: bool = True, with_steps: bool = True
 ) -> Iterator[RunSummary]:
-    """Yield what `summarize` returns, one batch after the other. Without its steps, a run looks as if it had none."""
+    """Yield what `summarize` returns, reading one batch at a time. Without steps, the fields about steps are empty."""
     field_count = len(_STEP_PATHS) if with_values else IS_MOCK if with_steps else 0
     for batch in batches(run_ids):
         known = _read(store, batch, field_count)
@@ -271,7 +271,7 @@ def _fields_of(step: Mapping[str, Any]) -> StepFields:
 
 
 def _read(store: DBStore, run_ids: Sequence[str], field_count: int) -> Dict[str, _RunRows]:
-    """Return what the rows of a batch of runs, and of the runs whose steps they reuse, hold, as far as it can be read.
+    """Read the rows of a batch of runs, and of the runs whose steps they reuse. Skip what cannot be read.
 
     With a `field_count` of 0, steps are not read.
     """

@@ -17,7 +17,7 @@ from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.lineage import find_reused, originals_of, read_originals
 from magnus_peewee_store.runs.read import UnreadableRow, has_ended
-from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search
+from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search_page
 from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries, summarize
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import utcnow
@@ -129,7 +129,9 @@ def deletable_folders(store: DBStore, catalog: Path, run_ids: Iterable[str]) -> 
 
     The run's row must name this catalog. Each file in the folder must be one that the run, or a run that it continues,
     recorded. Otherwise, a run with the name of any folder could be written to have that folder deleted.
-    The second result says why other folders of the runs stay.
+
+    Returns:
+        The folders by the id of the run, and the reason for each folder that stays.
     """
     folders, stays = run_folders(catalog, run_ids), []
     locations: Dict[str, Any] = {}
@@ -212,8 +214,9 @@ def prunable(
     now = utcnow()
     found = dict(store.table.runs(fragments.RUN_LOG))  # If a run has two rows of its own, the older one counts.
     if where:
-        matching = {run.run_id for run in search(store, where)}
-        found = {run_id: started for run_id, started in found.items() if run_id in matching}
+        matching, _ = search_page(store, make_filters(where), None, None, False, with_values=False)
+        matching_ids = {run.run_id for run in matching}
+        found = {run_id: started for run_id, started in found.items() if run_id in matching_ids}
     old = [
         run_id
         for run_id, started in list(found.items())[keep or 0 :]
@@ -221,7 +224,7 @@ def prunable(
     ]
     chosen = Prunable([], [], {})
     for batch in batches(old[::-1], BATCH_SIZE):
-        run_ids, running, _ = decide(store, batch, older_than, (), keep_tags)  # `where` has been decided.
+        run_ids, running, _ = decide(store, batch, older_than, (), keep_tags)  # The search has applied `where`.
         chosen.run_ids.extend(run_ids)
         chosen.running.extend(running)
         progress(len(batch))
@@ -300,8 +303,8 @@ def _delete_run(store: DBStore, run_id: str) -> int:
     start = time.monotonic()
     is_finished = any(has_ended(row) for row in store.table.read_runs([run_id], fragments.RUN_LOG))
     count = store.table.delete(run_id, is_being_written=not is_finished)
-    # SQLite allows one writer at a time. A pause as long as the deletion lets others write.
-    time.sleep(time.monotonic() - start)
+    if not store.database.has_concurrent_writers:
+        time.sleep(time.monotonic() - start)  # A pause as long as the deletion lets others write.
     return count
 
 

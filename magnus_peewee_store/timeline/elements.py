@@ -46,7 +46,10 @@ def _attribute_name(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
 
 
-_VOID = ("link", "meta")  # the elements without an end tag: https://html.spec.whatwg.org/#void-elements
+_VOID = (
+    "link",
+    "meta",
+)  # of the elements without an end tag, those that are used here: https://html.spec.whatwg.org/#void-elements
 
 
 def to_text(root: ET.Element) -> str:
@@ -65,7 +68,7 @@ def _write(node: ET.Element, write: Callable[[str], Any]) -> None:
         write(f' {name}="{html.escape(value)}"')
     write(">")
     if node.text:
-        # HTML does not unescape a stylesheet. Only our own files are one.
+        # HTML does not unescape a stylesheet, which is always one of our own files.
         write(node.text if node.tag == "style" else html.escape(node.text, quote=False))
     for child in node:
         _write(child, write)
@@ -75,7 +78,7 @@ def _write(node: ET.Element, write: Callable[[str], Any]) -> None:
 
 def replace_invalid(text: str) -> str:
     """Replace control characters by their symbols, such as ␀, and other invalid characters by U+FFFD."""
-    if text.replace("\n", "").isprintable():  # Usually. This is faster than the pattern.
+    if text.replace("\n", "").isprintable():  # Most texts are. The pattern takes longer.
         return text
     return _INVALID.sub(lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else "\ufffd", text)
 
