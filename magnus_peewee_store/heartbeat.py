@@ -260,6 +260,11 @@ def beats_of(rows: Iterable[Row]) -> List[Beat]:
     return [beat for beat in beats if beat]
 
 
+def time_of_last(beats: Iterable[Beat]) -> Optional[datetime]:
+    """Return the time of the last heartbeat; None without heartbeats."""
+    return max(filter(None, (from_created_at(beat.time) for beat in beats)), default=None)
+
+
 def liveness_of(beats: Iterable[Beat], now: datetime) -> Liveness:
     """Return when an unfinished run was last seen, given its heartbeats and the time by the database's clock."""
     known = sorted(beats, key=lambda beat: beat.time)

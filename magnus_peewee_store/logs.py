@@ -22,9 +22,9 @@ from typing import (
 )
 
 from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepLog
+from magnus.defaults import FAIL, SUCCESS
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.metrics import flatten_metrics
 from magnus_peewee_store.origin import Origin, repository_name
@@ -74,24 +74,31 @@ def seconds_of(span: Optional[Tuple[datetime, datetime]]) -> Optional[float]:
 
 
 def duration_of(
-    status: str, started: Optional[datetime], liveness: Liveness, span: Optional[Tuple[datetime, datetime]]
+    status: str,
+    started: Optional[datetime],
+    is_stale: Optional[bool],
+    last_beat: Optional[datetime],
+    span: Optional[Tuple[datetime, datetime]],
 ) -> Optional[float]:
     """Return how many seconds a run took.
 
     Args:
         status: Its status.
         started: When it started, if that is known.
-        liveness: When it was last seen.
+        is_stale: Whether it is unfinished and died.
+        last_beat: The time of its last heartbeat.
         span: The first and the last time of its attempts.
 
     Returns:
-        The length of `span`. If the run has not ended and its start is known, the time until now, or until the run was
-        last seen if it is stale. None if nothing is known.
+        The length of `span`. Of an unfinished run, the time until now. Of a run that died, also if it was marked as
+        failed, at least the time until it was last seen. None if nothing is known.
     """
-    if status in ENDED or not started:
-        return seconds_of(span)
-    until = liveness.last_seen if liveness.is_stale and liveness.last_seen else datetime.now(timezone.utc)
-    return max(0.0, (until - started).total_seconds())
+    length = seconds_of(span)
+    if status == SUCCESS or not started:
+        return length
+    if status != FAIL and not is_stale:
+        return max(0.0, (datetime.now(timezone.utc) - started).total_seconds())
+    return max(length or 0.0, (last_beat - started).total_seconds()) if last_beat else length
 
 
 def project_of(remotes: Iterable[Optional[str]], origin: Origin) -> Optional[str]:
@@ -145,6 +152,8 @@ class RunFacts:
     """When it started, in UTC; None if that cannot be read."""
     liveness: Liveness = field(default_factory=Liveness)
     """When it was last seen, if it has not ended."""
+    last_beat: Optional[datetime] = None
+    """When a process last worked on it, also if it has ended."""
     utc_offset: Optional[int] = None
     """The offset from UTC of the times of its attempts, in seconds; None if it is unknown."""
     origin: Origin = field(default_factory=Origin)
@@ -181,9 +190,9 @@ class RunFacts:
 
     @property
     def duration(self) -> Optional[float]:
-        """In seconds. An unfinished run is measured until now, a stale run until it was last seen."""
+        """In seconds. An unfinished run is measured until now, a run that died until it was last seen."""
         span = time_span(attempts_of(steps_of(self.run_log)), self.utc_offset)
-        return duration_of(self.run_log.status, self.started, self.liveness, span)
+        return duration_of(self.run_log.status, self.started, self.liveness.is_stale, self.last_beat, span)
 
 
 class Steps(NamedTuple):

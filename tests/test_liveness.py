@@ -458,7 +458,7 @@ def test_timeline_and_show_agree_on_the_duration_of_a_stale_run(store: DBStore) 
     store.create_run_log("run", status="PROCESSING")
     run = runs.read_run(store, "run")
     last_seen = run.started + timedelta(minutes=5)
-    run = replace(run, liveness=heartbeat.Liveness(last_seen, 1000, True))
+    run = replace(run, liveness=heartbeat.Liveness(last_seen, 1000, True), last_beat=last_seen)
     assert run.duration == 300
     assert "5m until last seen" in timeline.to_html(run) and "5m until last seen" in timeline.to_svg(run)
 
@@ -585,6 +585,16 @@ def test_mark_failed_ends_all_that_is_unfinished(store: DBStore) -> None:
     assert run_log.steps["done"] == step("done", status="SUCCESS") and run_log.parameters == {"x": 1}
     assert branch.steps["map.1.work"].message.startswith("Marked as failed by ")
     assert [(note.text, note.user) for note in run.notes] == [("Marked as failed", this_process().user)]
+
+
+def test_duration_of_a_run_that_died_stays_when_it_is_marked_failed(store: DBStore) -> None:
+    store.put_run_log(unfinished_run())
+    add_beat(store, age=-300)  # five minutes after the start
+    before = runs.read_run(store, "run").started
+    runs.mark_failed(store, "run")
+    [listed] = runs.list_runs(store)
+    assert listed.started == before and listed.duration == pytest.approx(300, abs=5)
+    assert runs.read_run(store, "run").duration == listed.duration
 
 
 def test_mark_failed_leaves_an_ended_run_as_it_is(store: DBStore) -> None:

@@ -15,7 +15,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row, StoredRow
 from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
-from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of
+from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, time_of_last
 from magnus_peewee_store.logs import RunFacts, complete
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import notes_of, tags_of
@@ -132,6 +132,7 @@ def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[date
         from_created_at(created_at),
         unreadable=unreadable,
         complete_log=run_log,
+        last_beat=time_of_last(beats),
         liveness=liveness_of(beats, now) if now and run_log.status not in ENDED else Liveness(),
         origin=origin,
         utc_offset=common_offset(origin, beats),

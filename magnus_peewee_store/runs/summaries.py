@@ -13,7 +13,7 @@ from pydantic_core import SchemaValidator, core_schema, from_json
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row, batches
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of
+from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
 from magnus_peewee_store.logs import Steps, duration_of, project_of, seconds_of, span_of, steps_of, trace
 from magnus_peewee_store.metrics import Series, flatten, flatten_all_metrics, last_value
 from magnus_peewee_store.origin import Origin, parse_origin
@@ -109,8 +109,10 @@ def iter_summaries(
     field_count = len(_STEP_PATHS) if with_values else IS_MOCK if with_steps else 0
     for batch in batches(run_ids):
         known = _read(store, batch, field_count)
-        # An ended run may have many heartbeats, one for each pod. They do not matter any more.
-        needing_beats = [run_id for run_id in batch if not _has_ended(known[run_id]) or _has_two_spans(known[run_id])]
+        # A run may have many heartbeats, one for each pod. They do not matter if it has succeeded.
+        needing_beats = [
+            run_id for run_id in batch if not _has_succeeded(known[run_id]) or _has_two_spans(known[run_id])
+        ]
         rows: Dict[str, List[Row]] = {}
         for row in store.table.read_runs(needing_beats, fragments.HEARTBEAT):
             rows.setdefault(row.run_id, []).append(row.fragment)
@@ -145,6 +147,10 @@ def _has_ended(run: _RunRows) -> bool:
     return run.facts["status"] in ENDED
 
 
+def _has_succeeded(run: _RunRows) -> bool:
+    return bool(run.facts["status"] == defaults.SUCCESS)
+
+
 def _has_two_spans(run: _RunRows) -> bool:
     """Return True if the length of a run depends on its UTC offset, since a clock was changed for the summer."""
     utc_offset = run.origin.utc_offset
@@ -162,7 +168,7 @@ def _progress_of(run: _RunRows, liveness: Liveness, beats: Sequence[Beat]) -> Di
     failed = [name for name, status in zip(steps, statuses) if status == defaults.FAIL]
     span = _span(run, common_offset(run.origin, beats))
     return {
-        "duration": duration_of(facts["status"], facts["started"], liveness, span),
+        "duration": duration_of(facts["status"], facts["started"], liveness.is_stale, time_of_last(beats), span),
         "steps_done": statuses.count(defaults.SUCCESS),
         "steps_known": len(steps) + sum(name.partition(" ")[0] in fragments.STEP for name in facts["unreadable"]),
         "failed_step": next(
