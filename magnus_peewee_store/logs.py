@@ -189,6 +189,16 @@ class RunFacts:
         return project_of((code.code_identifier_url for code in codes), self.origin)
 
     @property
+    def is_resumable(self) -> bool:
+        """Whether a step has succeeded. Without its data, magnus' file-system catalog refuses a re-run."""
+        return any(step.status == SUCCESS for step in self.run_log.steps.values())
+
+    @property
+    def resume_label(self) -> str:
+        """What introduces the command that resumes it."""
+        return "Resume it with" if self.is_resumable else "Start it again with"
+
+    @property
     def duration(self) -> Optional[float]:
         """In seconds. An unfinished run is measured until now, a run that died until it was last seen."""
         span = time_span(attempts_of(steps_of(self.run_log)), self.utc_offset)

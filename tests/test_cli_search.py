@@ -383,9 +383,9 @@ def test_latest_is_deleted_and_exported(magnus_db: Command) -> None:
 
 
 def test_show_of_a_successful_run_has_no_resume_command(magnus_db: Command) -> None:
-    resumed = "Resume it with: its script, with execute(..., use_cached='four')"
-    assert resumed in magnus_db("show", "four").output
-    assert "Resume" not in magnus_db("show", "one").output and "rmse: 0.123457" in magnus_db("show", "one").output
+    assert "Start it again with: its script, with execute(...)" in magnus_db("show", "four").output
+    successful = magnus_db("show", "one").output
+    assert "Start it" not in successful and "Resume" not in successful and "rmse: 0.123457" in successful
 
 
 def test_tags_and_failed_steps_stay_on_the_line_of_the_run(magnus_db: Command) -> None:

@@ -141,7 +141,7 @@ def test_killed_run_becomes_stale(project: Project, reader: DBStore, any_databas
     until(lambda: summary(reader).is_stale)
     run = summary(reader)
     assert run.status == "PROCESSING" and not run.is_interrupted
-    assert run.duration == pytest.approx((run.last_seen - run.started).total_seconds())
+    assert run.duration >= (run.last_seen - run.started).total_seconds() > 0
     assert " STALE " in db("runs", "--connection-string", any_database.url)
 
 
@@ -632,7 +632,7 @@ def test_mark_failed_asks_if_the_run_was_just_seen(sqlite_file: SqliteFile) -> N
     command = ("mark-failed", "run", "--connection-string", sqlite_file.url)
     assert "may be alive. It was not changed" in db(*command, exit_code=1)
     assert store.get_run_log_by_id("run").status == "PROCESSING"
-    assert "with 3 unfinished" in db(*command, "--yes")
+    assert "as FAIL, with its unfinished steps and branches: map, map.1, map.1.work." in db(*command, "--yes")
     assert store.get_run_log_by_id("run").status == "FAIL"
     assert "has already ended: FAIL" in db(*command, exit_code=1)
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import textwrap
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import pytest
 from conftest import Project, SqliteFile
@@ -15,7 +15,7 @@ from magnus.datastore import RunLog
 from test_cli import run_on_terminal
 from test_liveness import INTERRUPTED, add_beat, db
 
-from magnus_peewee_store import DBStore, runs
+from magnus_peewee_store import ConditionError, DBStore, RunNotFoundError, runs
 
 RUN_IDS = ("calm-hoover-1432", "keen-curie-1433", "odd-lamarr-1440", "vigilant-shannon-1501", "happy-turing-1502")
 
@@ -62,6 +62,21 @@ def trained(sqlite_file: SqliteFile) -> DBStore:
 def test_how_did_the_loss_develop(trained: DBStore) -> None:
     history = runs.metric_history(trained, ["steady"], "loss")
     assert history["iteration"].tolist() == [*range(101)] and history["value"].tolist()[-1] == 1
+
+
+@pytest.mark.parametrize("run_ids", ["steady", "stea", ["steady"], "latest~1", "found"])
+def test_the_loss_of_a_run_that_is_named_in_any_way(trained: DBStore, run_ids: Any) -> None:
+    found = runs.search(trained, "run_id=steady")
+    history = runs.metric_history(trained, found if run_ids == "found" else run_ids, "loss")
+    assert set(history["run_id"]) == {"steady"}
+    with pytest.raises(RunNotFoundError, match="There is no run 'missing'"):
+        runs.metric_history(trained, ["steady", "missing"], "loss")
+
+
+def test_a_text_has_no_curve(trained: DBStore) -> None:
+    trained.add_step_log(step("train", user_defined_metrics={"model": "linear"}), "steady")
+    with pytest.raises(ConditionError, match="The metric 'model' has no numbers"):
+        runs.plot(trained, "steady", "model")
 
 
 def test_how_do_the_curves_of_two_runs_compare(trained: DBStore, tmp_path: Path) -> None:
@@ -143,11 +158,16 @@ def test_which_runs_have_died(sqlite_file: SqliteFile) -> None:
 def test_how_to_resume_a_run_that_died(sqlite_file: SqliteFile, age: float, state: str) -> None:
     with contextlib.closing(DBStore(connection_string=sqlite_file.url)) as store:
         store.create_run_log("run", status="PROCESSING", tag="every night")
-        store.set_run_config("run", {"pipeline_file": "a b.yaml", "configuration_file": "c.yaml"})
+        store.set_run_config(
+            "run", {"pipeline_file": "a b.yaml", "configuration_file": "c.yaml", "parameters_file": "p"}
+        )
         add_beat(store, age=age, state=state)
-    shown = db("show", "run", "--connection-string", sqlite_file.url)
-    command = "Resume it with: magnus execute -f 'a b.yaml' -c c.yaml --tag 'every night' --use-cached run"
-    assert (command in shown) == (age > 0) and ("Resume" in shown) == (age > 0)
+        start = "magnus execute -f 'a b.yaml' -c c.yaml --tag 'every night'"
+        shown = db("show", "run", "--connection-string", sqlite_file.url)
+        assert (f"Start it again with: {start} -p p" in shown) == (age > 0) and "Resume" not in shown
+        store.add_step_log(step("load", status="SUCCESS"), "run")
+        shown = db("show", "run", "--connection-string", sqlite_file.url)
+        assert (f"Resume it with: {start} --use-cached run" in shown) == (age > 0) and "Start it" not in shown
 
 
 def test_how_to_resume_a_run_of_the_sdk(project: Project) -> None:

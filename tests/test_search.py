@@ -258,7 +258,7 @@ def test_unknown_name_error_suggests_the_nearest(three_runs: DBStore) -> None:
 
 
 def test_order_of_numbers_and_a_text_is_refused(three_runs: DBStore) -> None:
-    with pytest.raises(ConditionError, match="'abc' is not a number, and all values of 'lr'"):
+    with pytest.raises(ConditionError, match="Cannot compare 'lr' > 'abc': all its values are numbers"):
         runs.search(three_runs, ["lr>abc"])
     put(three_runs, "other", {}, lr="low")
     assert ids(runs.search(three_runs, ["lr>abc"])) == ["other"]
@@ -320,11 +320,11 @@ def test_empty_database_has_no_unknown_names(store: DBStore) -> None:
         ("duration>long", "'long' is not a duration. Use seconds, or 90s, 15m, 12h, 2d or 1w."),
         (
             "epochs>=10 and lr<0.1",
-            "'epochs>=10 and lr<0.1' looks like two conditions, but a run must meet one at a time. "
-            "Write --where 'epochs>=10' --where 'lr<0.1'.",
+            "'epochs>=10 and lr<0.1' looks like two conditions. "
+            "Write each in its own --where: --where 'epochs>=10' --where 'lr<0.1'.",
         ),
         ("tag=a && lr<0.1", "'tag=a && lr<0.1' looks like two conditions"),
-        ("a=1 OR a = 2", "'a=1 OR a = 2' looks like two conditions"),
+        ("a=1 OR a = 2", "'a=1 OR a = 2' looks like two conditions. There is no 'or'. Run the command once"),
         ("started>yesterday", "'yesterday' is not a time. Use 2d"),
         (runs.Condition("a", "<>", "1"), "'<>' is not one of = != < <= > >= ~"),
     ],

@@ -275,12 +275,12 @@ def text_of(page: str) -> str:
 
 
 def test_page_shows_the_facts_of_a_run() -> None:
-    page = text_of(to_html(trained_run(), resume_command="magnus execute --use-cached run"))
+    page = text_of(to_html(trained_run(), resume_command="magnus execute"))
     for text in (
         "Status ✗ failed Started 2024-02-29 12:00:00.000",
         "Duration 9s Tags nightly, release User ada Host lab Project forecast Pipeline pipeline.yaml",
         "Code git 5f0f5e2 (changed) The <best> so far. bob",
-        "Resume it with: magnus execute --use-cached run",
+        "Start it again with: magnus execute",
     ):
         assert text in page
     assert page.index("Parameters") < page.index("Curves") < page.index("Timeline") < page.index("Details")

@@ -114,8 +114,8 @@ def note(store: DBStore, run_id: str, text: Optional[str], edit: Optional[int], 
 def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
     """End runs that died. The runs and their unfinished steps become FAIL.
 
-    The command first waits for a heartbeat of the run, at most for a minute. It asks if a process works on the run.
-    Each step gets a message that says who marked it and when. The run gets a note.
+    The command first waits for a heartbeat of the run, at most for a minute. If a process may work on the run, the
+    command asks before it goes on. Each step gets a message that says who marked it and when. The run gets a note.
 
     \b
     Example:
@@ -135,13 +135,14 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
                 raise click.ClickException(f"{warning} It was not changed. To end it anyway, add --yes.")
             click.confirm(f"{warning} End it anyway?", abort=True)
         ended = runs.mark_failed(store, run.run_id)
-        say(f"Marked run '{run.run_id}' as FAIL, with {len(ended)} unfinished steps and branches.")
+        unfinished = f", with its unfinished steps and branches: {', '.join(ended)}" if ended else ""
+        say(f"Marked run '{run.run_id}' as FAIL{unfinished}.")
     if has_ended:
         click.get_current_context().exit(1)
 
 
 def _is_alive(store: DBStore, run_id: str) -> bool:
-    say(f"Waiting for a sign of life of run '{run_id}' ...", err=True)
+    say(f"Waiting for a heartbeat of run '{run_id}', at most for a minute ...", err=True)
     return is_seen_again(store.table, run_id)
 
 

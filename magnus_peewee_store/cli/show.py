@@ -104,7 +104,7 @@ def show(
         console.print(trees.run_tree(run, is_full=not console.is_terminal))
         command = resume_command(run)
         if command:
-            say(f"Resume it with: {command}")
+            say(f"{run.resume_label}: {command}")
     trees.echo_unreadable(run)
 
 
@@ -201,18 +201,19 @@ def _outputs(run: runs.Run) -> Dict[str, str]:
 
 
 def resume_command(run: runs.Run) -> str:
-    """Return the command that runs a run again from where it failed or died; empty if it did neither."""
+    """Return the command that runs a run again, from where it failed or died if possible; empty if it did neither."""
     run_log = run.run_log
     if run_log.status != defaults.FAIL and not run.liveness.is_stale:
         return ""
     config = run_log.run_config
     if not config.get("pipeline_file"):  # a run of the SDK
-        tag = f", tag={run_log.tag!r}" if run_log.tag else ""
-        return f"{_start_of(run.origin.script)}, with execute(..., use_cached={run_log.run_id!r}{tag})"
-    files = {"-f": "pipeline_file", "-c": "configuration_file", "-p": "parameters_file"}
-    options = [(option, str(config[key])) for option, key in files.items() if config.get(key)]
-    options += [("--tag", run_log.tag)] if run_log.tag else []
-    words = [word for option in [*options, ("--use-cached", run_log.run_id)] for word in option]
+        options = {"use_cached": run_log.run_id if run.is_resumable else "", "tag": run_log.tag}
+        arguments = "".join(f", {name}={value!r}" for name, value in options.items() if value)
+        return f"{_start_of(run.origin.script)}, with execute(...{arguments})"
+    options = {"-f": config["pipeline_file"], "-c": config.get("configuration_file"), "--tag": run_log.tag}
+    # A re-run takes the parameters of the run, whatever file is named.
+    options.update({"--use-cached": run_log.run_id} if run.is_resumable else {"-p": config.get("parameters_file")})
+    words = [word for option, value in options.items() if value for word in (option, str(value))]
     return shell_words("magnus", "execute", *words)
 
 
@@ -298,7 +299,10 @@ def diff_table(run_ids: Sequence[str], differences: Differences, width: int, is_
         for head, names in _grouped(shown, " " if section == "data" else "."):
             rows += [[f"  {printable(head)}"]] if head else []
             for name in names:
-                cells = _cells(section, [values_of[name].get(run_id) for run_id in run_ids], is_full)
+                values = [values_of[name].get(run_id) for run_id in run_ids]
+                last = [last_value(value) for value in values]
+                # A cell has no room for the minimum of a series.
+                cells = _cells(section, last if not is_full and len({*map(str, last)}) > 1 else values, is_full)
                 short = [shorten(cell, LONGEST_CELL) for cell in cells]
                 is_clear = not is_full and len({*short}) == len({*cells})
                 indent = "    " if head else "  "

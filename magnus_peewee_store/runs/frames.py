@@ -6,10 +6,12 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Se
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, MissingLibraryError
 from magnus_peewee_store.metrics import Point, Series, flatten_metrics, is_finite, is_number
-from magnus_peewee_store.runs.read import suggest
+from magnus_peewee_store.runs.read import find_runs, suggest
 from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, AnyCondition, Name, as_text, search
-from magnus_peewee_store.runs.summaries import iter_metrics
+from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics
 from magnus_peewee_store.store import DBStore
+
+AnyRuns = Union[str, RunSummary, Sequence[Union[str, RunSummary]]]
 
 MOST_MARKERS = 50  # A longer curve is a line without points.
 NUMBERS = {"duration": "float64", "steps_done": "int64", "steps_known": "int64"}
@@ -72,32 +74,31 @@ def metrics_dataframe(
     return _frame_of_points(_points(store, run_ids))
 
 
-def metric_history(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
+def metric_history(store: DBStore, run_ids: AnyRuns, metric: str) -> Any:
     """Return a DataFrame with the values of one metric of several runs, in the order of iterations.
 
     Its columns are those of `metrics_dataframe`.
 
     Args:
-        run_ids: The whole ids.
+        run_ids: The runs: ids, beginnings of ids, `latest`, or what `search` returns; or one of these.
         metric: The name of the metric, or the last part of it.
 
     Raises:
         MissingLibraryError: If pandas is not installed.
+        RunNotFoundError: If there is no such run.
         ConditionError: If no run has such a metric.
     """
     return _frame_of_points(find_history(store, run_ids, metric))
 
 
-def find_history(store: DBStore, run_ids: Sequence[str], metric: str) -> List["MetricPoint"]:
-    """Return the values of one metric of several runs, in the order of iterations.
-
-    Raises:
-        ConditionError: If no run has the metric.
-    """
+def find_history(store: DBStore, run_ids: AnyRuns, metric: str) -> List["MetricPoint"]:
+    """Return the points of `metric_history`."""
+    each_run = [run_ids] if isinstance(run_ids, (str, RunSummary)) else run_ids
+    whole_ids = find_runs(store, [run if isinstance(run, str) else run.run_id for run in each_run])
     name = Name(metric, has_ending=False)
     known: Set[str] = set()
     found = []
-    for point in _points(store, run_ids):
+    for point in _points(store, whole_ids):
         known.add(point.full_name)
         if name.means(point.full_name):
             found.append(point)
@@ -134,7 +135,7 @@ def _points(store: DBStore, run_ids: Sequence[str]) -> Iterator[MetricPoint]:
                     yield MetricPoint(run_id, step, branch, metric, iteration, each)
 
 
-def plot(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
+def plot(store: DBStore, run_ids: AnyRuns, metric: str) -> Any:
     """Return a plotly figure with the curve of one metric of several runs.
 
     If the metric belongs to several branches or steps of a run, each has a curve of its own. A value without iterations
@@ -142,7 +143,8 @@ def plot(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
 
     Raises:
         MissingLibraryError: If plotly is not installed.
-        ConditionError: If no run has such a metric.
+        RunNotFoundError: If there is no such run.
+        ConditionError: If no run has such a metric, or it has no numbers.
     """
     try:
         from plotly import graph_objects
@@ -152,6 +154,8 @@ def plot(store: DBStore, run_ids: Sequence[str], metric: str) -> Any:
     for point in find_history(store, run_ids, metric):
         if is_number(point.value):
             curves.setdefault((point.run_id, point.full_name), []).append(point)
+    if not curves:
+        raise ConditionError(f"The metric '{metric}' has no numbers.")
     names = {name for _, name in curves}
     figure = graph_objects.Figure()
     for (run_id, name), points in curves.items():

@@ -62,7 +62,7 @@ _CONDITION = re.compile(
 
 
 _SECOND_CONDITION = re.compile(
-    r"(?P<value>.*?)\s+(?:and|or|&&|\|\|)\s+(?P<rest>.+?(?:[=<>~]).*)", re.DOTALL | re.IGNORECASE
+    r"(?P<value>.*?)\s+(?P<link>and|or|&&|\|\|)\s+(?P<rest>.+?(?:[=<>~]).*)", re.DOTALL | re.IGNORECASE
 )
 
 
@@ -104,9 +104,11 @@ def parse_condition(text: str) -> Condition:
     second = None if is_quoted else _SECOND_CONDITION.fullmatch(value)
     if second:
         first = text[: text.rindex(value)] + second["value"]
+        advice = f"Write each in its own --where: --where '{first.strip()}' --where '{second['rest']}'."
+        if second["link"].lower() in ("or", "||"):
+            advice = "There is no 'or'. Run the command once for each."
         raise ConditionError(
-            f"'{text.strip()}' looks like two conditions, but a run must meet one at a time. Write "
-            f"--where '{first.strip()}' --where '{second['rest']}'. If it is one value, put the value in quotes."
+            f"'{text.strip()}' looks like two conditions. {advice} If it is one value, put the value in quotes."
         )
     symbol = "=" if parts["operator"] == "==" else parts["operator"]
     if name == "tag" and "," in value and not is_quoted:

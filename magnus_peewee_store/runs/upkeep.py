@@ -314,7 +314,8 @@ def check_reuse(store: DBStore, run_ids: Sequence[str]) -> None:
     if reused:
         parts = (f"{', '.join(reruns)} would lose what {run_id} has logged" for run_id, reruns in reused.items())
         raise RunIsReusedError(
-            f"Nothing was deleted. Re-runs take the results of their reused steps: {'; '.join(parts)}."
+            f"Nothing was deleted. Re-runs take the results of their reused steps: {'; '.join(parts)}. "
+            "Delete the re-runs, too, or use --force (should_force)."
         )
 
 

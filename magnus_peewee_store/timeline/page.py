@@ -187,7 +187,7 @@ def _draw_facts(run: RunFacts, row: ChartRow, resume_command: str) -> ET.Element
         add(paragraph, "bdi", note.text)
         add(paragraph, "span", who, class_="secondary")
     if resume_command:
-        add(header, "p", "Resume it with:", class_="note")
+        add(header, "p", f"{run.resume_label}:", class_="note")
         add(header, "pre", resume_command)
     return header
 
