@@ -162,9 +162,9 @@ def test_how_to_resume_a_run_that_died(sqlite_file: SqliteFile, age: float, stat
             "run", {"pipeline_file": "a b.yaml", "configuration_file": "c.yaml", "parameters_file": "p"}
         )
         add_beat(store, age=age, state=state)
-        start = "magnus execute -f 'a b.yaml' -c c.yaml --tag 'every night'"
+        start = "magnus execute -f 'a b.yaml' -c c.yaml -p p --tag 'every night'"
         shown = db("show", "run", "--connection-string", sqlite_file.url)
-        assert (f"Start it again with: {start} -p p" in shown) == (age > 0) and "Resume" not in shown
+        assert (f"Start it again with: {start}" in shown) == (age > 0) and "Resume" not in shown
         store.add_step_log(step("load", status="SUCCESS"), "run")
         shown = db("show", "run", "--connection-string", sqlite_file.url)
         assert (f"Resume it with: {start} --use-cached run" in shown) == (age > 0) and "Start it" not in shown

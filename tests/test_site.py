@@ -213,7 +213,7 @@ def test_output_of_a_failed_step_is_shown_only_if_asked_for(
         page = Path("out/runs", page_name("a-run")) if command == "report" else Path(target)
         text = page.read_text("utf-8")
         assert ("epoch 3 inside" in text) is is_shown and "outside<" not in text
-        assert "magnus execute -f p.yaml --use-cached a-run" in text
+        assert "magnus execute -f p.yaml<" in text
 
 
 # The browser

@@ -210,9 +210,13 @@ def resume_command(run: runs.Run) -> str:
         options = {"use_cached": run_log.run_id if run.is_resumable else "", "tag": run_log.tag}
         arguments = "".join(f", {name}={value!r}" for name, value in options.items() if value)
         return f"{_start_of(run.origin.script)}, with execute(...{arguments})"
-    options = {"-f": config["pipeline_file"], "-c": config.get("configuration_file"), "--tag": run_log.tag}
-    # A re-run takes the parameters of the run, whatever file is named.
-    options.update({"--use-cached": run_log.run_id} if run.is_resumable else {"-p": config.get("parameters_file")})
+    options = {
+        "-f": config["pipeline_file"],
+        "-c": config.get("configuration_file"),
+        "-p": config.get("parameters_file"),
+        "--tag": run_log.tag,
+        "--use-cached": run_log.run_id if run.is_resumable else "",
+    }
     words = [word for option, value in options.items() if value for word in (option, str(value))]
     return shell_words("magnus", "execute", *words)
 
