@@ -76,8 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item
 def needs_its_driver(item: Any) -> bool:
     """Return False for a test on SECOND_DRIVER that says nothing which the other driver's does not."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    databases = (parameters.get("database"), parameters.get("any_store"))
-    return SECOND_DRIVER not in databases or item.path.stem in TESTS_OF_DRIVERS
+    databases = [parameters.get(name) for name in ("database", "any_store", "private_database")]
+    return SECOND_DRIVER not in databases or (item.path.stem in TESTS_OF_DRIVERS and "project" not in item.fixturenames)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

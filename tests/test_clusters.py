@@ -309,9 +309,9 @@ class ClusterDatabase:
             for store in stores:
                 store.close()
 
-    def run_in_processes(self, work: Callable[..., Any], count: int = PROCESS_COUNT) -> List[Any]:
-        """Call `work(number, url)` in `count` processes at once, distributed over the nodes."""
-        return run_in_processes(count, call_with_node_url, work, self.urls)
+    def run_in_processes(self, work: Callable[..., Any]) -> List[Any]:
+        """Call `work(number, url)` in many processes at once, distributed over the nodes."""
+        return run_in_processes(PROCESS_COUNT, call_with_node_url, work, self.urls)
 
 
 @pytest.fixture(params=CLUSTERS)
@@ -376,12 +376,11 @@ def test_many_writers_of_one_run_on_all_nodes_lose_nothing(nodes: ClusterDatabas
     assert len(rows) == len(set(rows)) == 2 + PROCESS_COUNT + PROCESS_COUNT * 5 * 2 + 1
 
 
-@pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("table", ["missing", "existing"])
-def test_only_one_node_creates_a_run(nodes: ClusterDatabase, table: str, count: int) -> None:
+def test_only_one_node_creates_a_run(nodes: ClusterDatabase, table: str) -> None:
     if table == "existing":
         db.create_tables(nodes.urls[0])
-    created = nodes.run_in_processes(create_run, count)
+    created = nodes.run_in_processes(create_run)
     assert created.count(True) == 1
     with nodes.stores() as stores:
         assert [store.get_run_log_by_id("run").tag for store in stores] == [str(created.index(True))] * 3
@@ -411,9 +410,8 @@ def create_table(number: int, url: str) -> None:
     db.create_tables(url)
 
 
-@pytest.mark.parametrize("count", [2, 8])
-def test_create_tables_on_all_nodes_at_once(nodes: ClusterDatabase, count: int) -> None:
-    nodes.run_in_processes(create_table, count)
+def test_create_tables_on_all_nodes_at_once(nodes: ClusterDatabase) -> None:
+    nodes.run_in_processes(create_table)
     with nodes.stores() as stores:
         stores[0].create_run_log("run")
         assert stores[1].get_run_log_by_id("run").run_id == "run"

@@ -19,7 +19,7 @@ from servers import Database
 from magnus_peewee_store import DBStore, InvalidValueError, MissingTableError, WrongTableError, db
 from magnus_peewee_store.db import table
 
-PROCESS_COUNT = 8
+PROCESS_COUNT = 6
 RUN_IDS = [f"run {number:02}" for number in range(25)]
 # A collation may treat these as equal: they differ in case, accent, trailing space or expansion (ss, ß).
 SIMILAR_NAMES = ["x", "xy", "a", "A", "a ", "e", "\u00e9", "ss", "\u00df"]

@@ -32,7 +32,7 @@ from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.store import RunNotFoundError
 
 INTERVAL = 0.2
-KINDS = ["sqlite", "postgresql+psycopg", "mysql+pymysql"]
+KINDS = ["sqlite", "postgresql+psycopg"]
 # "a" is a task, because magnus refuses to re-run a run with an empty catalog. "pause" waits for the file "go on".
 STEPS = {**PIPELINE["dag"]["steps"], "a": {"type": "task", "command": "functions.a", "next": "pause"}}
 PAUSE = """

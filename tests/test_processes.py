@@ -220,7 +220,7 @@ def kill_during(work: Callable[..., None], url: str, after: int) -> int:
 
 def test_acknowledged_writes_survive_kill(store: DBStore, database: Any) -> None:
     store.create_run_log("run")
-    for _ in range(15):
+    for _ in range(8):
         last = kill_during(write_until_killed, database.url, after=random.randrange(1, 15))
         steps = store.get_run_log_by_id("run", full=True).steps
         assert [f"s{number}" for number in range(last + 1)] == list(steps)[: last + 1]
@@ -230,7 +230,7 @@ def test_acknowledged_writes_survive_kill(store: DBStore, database: Any) -> None
 
 
 def test_killed_process_leaves_no_partial_run_log(store: DBStore, database: Any) -> None:
-    for _ in range(15):
+    for _ in range(8):
         last = kill_during(put_until_killed, database.url, after=random.randrange(1, 15))
         assert version_of(store.get_run_log_by_id("run", full=True)) >= last
         database.sql("DELETE FROM db_log")
