@@ -4,6 +4,7 @@ Every magnus command imports this module, in each pod, too. So it imports a comm
 https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands.
 """
 
+import gc
 import importlib
 import logging
 import os
@@ -47,6 +48,8 @@ USER_ERRORS = (RunLogStoreError, OSError, exceptions.RunLogNotFoundError, peewee
 DATABASE = "magnus_peewee_store.database"  # a key in click's context, for the masked URL and its source
 CATALOG = "magnus_peewee_store.catalog"  # the same, for the folder of the configured catalog
 EXIT_INTERRUPTED = 130  # the exit status after Ctrl-C
+# A command makes many objects that live until its end. At its default, 700, Python would look at them again and again.
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
 class CommandGroup(click.Group):
@@ -69,6 +72,8 @@ class CommandGroup(click.Group):
         from magnus_peewee_store.cli.terminal import prepare_streams  # lazily, as the commands are
 
         prepare_streams()
+        thresholds = gc.get_threshold()
+        gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -81,6 +86,8 @@ class CommandGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except USER_ERRORS as error:
             raise click.ClickException(message_for(error, *ctx.meta.get(DATABASE, ("", "")))) from None
+        finally:
+            gc.set_threshold(*thresholds)
 
 
 def message_for(error: Exception, masked_url: str, source: str) -> str:
