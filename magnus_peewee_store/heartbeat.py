@@ -249,6 +249,9 @@ class Liveness(NamedTuple):
     """Whether the process that ran the pipeline exited before the run ended."""
 
 
+DIED = ("STALE", "INTERRUPTED")  # the states that are not statuses of magnus
+
+
 def state_of(status: str, is_stale: Optional[bool], is_interrupted: bool) -> str:
     """Return `STALE` or `INTERRUPTED` for an unfinished run that died, otherwise its status."""
     return "INTERRUPTED" if is_interrupted else "STALE" if is_stale else status

@@ -150,6 +150,8 @@ def test_which_runs_have_died(sqlite_file: SqliteFile) -> None:
     database = ("--connection-string", sqlite_file.url)
     assert "silent" in db("runs", "--status", "STALE", *database)
     assert "killed" in db("runs", "--status", "INTERRUPTED", *database)
+    assert db("show", "latest:STALE", *database).startswith("silent STALE")
+    assert db("show", "latest:INTERRUPTED", *database).startswith("killed INTERRUPTED")
     assert [run.run_id for run in runs.search(store, "status=STALE")] == ["silent"]
     assert [run.run_id for run in runs.search(store, "status=PROCESSING")] == ["killed", "silent", "alive"]
 

@@ -15,7 +15,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row, StoredRow
 from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
-from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, time_of_last
+from magnus_peewee_store.heartbeat import DIED, Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
 from magnus_peewee_store.logs import RunFacts, complete
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import notes_of, tags_of
@@ -177,7 +177,7 @@ def find_run(store: DBStore, run_id: str) -> str:
 
     Args:
         run_id: The id, or a beginning of it that no other run shares. `latest` means the newest run, `latest~1` the
-            run before it, and `latest:FAIL` the newest run with this status.
+            run before it, and `latest:FAIL` or `latest:STALE` the newest run with this status or state.
 
     Raises:
         RunNotFoundError: If there is no such run, or several ids begin like this.
@@ -230,7 +230,7 @@ def find_by_place(store: DBStore, text: str) -> Optional[str]:
 
 def _find_newest(store: DBStore, text: str) -> str:
     if ":" in text:
-        return _find_by_status(store, text, parse_status(text.partition(":")[2]))
+        return _find_by_status(store, text, parse_status(text.partition(":")[2], DIED))
     number = int(text.partition("~")[2] or 0) + 1
     found = newest_ids(store, limit=number)
     if len(found) < number:
@@ -239,13 +239,20 @@ def _find_newest(store: DBStore, text: str) -> str:
 
 
 def _find_by_status(store: DBStore, text: str, status: str) -> str:
+    written = [] if status in DIED else [json.dumps(status)]
     for limit in (10, None):  # Usually one of the newest 10 runs has the status.
         # The text of the status may also occur elsewhere in the run's row.
-        for run_id in newest_ids(store, containing=[json.dumps(status)], limit=limit):
+        for run_id in newest_ids(store, containing=written, limit=limit):
             header = fragments.parse_or_none(*store.table.read(run_id, fragments.RUN_LOG)[-1])
-            if header and header.status == status:
+            if header and status in (header.status, _state(store, run_id, header.status)):
                 return run_id
     raise RunNotFoundError(f"There is no run '{text}', since no run has the status '{status}'.")
+
+
+def _state(store: DBStore, run_id: str, status: str) -> str:
+    beats = beats_of(store.table.read(run_id, fragments.HEARTBEAT)) if status not in ENDED else []
+    liveness = liveness_of(beats, store.database.retry(store.database.now)) if beats else Liveness()
+    return state_of(status, liveness.is_stale, liveness.is_interrupted)
 
 
 def has_run(store: DBStore, run_id: str) -> bool:

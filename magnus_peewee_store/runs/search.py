@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch, parse_status
+from magnus_peewee_store.heartbeat import DIED
 from magnus_peewee_store.metrics import SERIES_VALUES, choose, is_iteration, is_number
 from magnus_peewee_store.runs.merging import is_same_value
 from magnus_peewee_store.runs.read import suggest
@@ -52,7 +53,6 @@ FIELDS: Dict[str, Callable[[RunSummary], Any]] = {
     "environment": lambda run: run.environment or "",
 }
 MOST_COLUMNS = 20  # parameters and metrics that a notebook shows
-DIED = ("STALE", "INTERRUPTED")  # the states that are not statuses of magnus
 
 _CONDITION = re.compile(
     r"""\s*(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )\s*
