@@ -285,8 +285,8 @@ class Server:
     def _serves(self) -> bool:
         return bool(self.sql("SELECT 1"))
 
-    def _wait_until(self, condition: Callable[[], bool], aim: str) -> None:
-        deadline = time.monotonic() + DEADLINE
+    def _wait_until(self, condition: Callable[[], bool], aim: str, seconds: float = DEADLINE) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self._complaint(aim))
@@ -555,7 +555,8 @@ class GroupNode(ClusterNode, MySQL):
 
     def start(self, *options: str) -> None:
         super().start(*options)
-        self._wait_until(self._is_admitted, "join the group")
+        # The server gives up an attempt after 90 s, which happens if the group is busy with another member.
+        self._wait_until(self._is_admitted, "join the group", 4 * DEADLINE)
         self._wait_until(lambda: ("ONLINE",) in self._members(f"member_port = {self.port}"), "catch up with the group")
 
     def wait_for_cluster_of(self, size: int) -> None:

@@ -333,9 +333,10 @@ def cluster(request: pytest.FixtureRequest, kind: str) -> Iterator[Subject]:
     nodes = ClusterDatabase(request.getfixturevalue("clusters")(kind))
 
     def crash_node(trial: Trial) -> None:
-        database = random.choice(nodes.databases)
+        database, survivor, _ = random.sample(nodes.databases, 3)
         database.server.stop(immediate=True)
         try:
+            survivor.server.wait_for_cluster_of(2)
             trial.wait_for_operations(5, except_url=database.url)
         finally:
             database.server.start()
