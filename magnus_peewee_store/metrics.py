@@ -158,7 +158,7 @@ def _metric_leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[Leaf]
 
 def _series_leaves(values: Mapping[str, Any], path: Path) -> Iterator[Leaf]:
     """Yield the series in a dictionary by iteration. Its values may be dictionaries, with one series for each name."""
-    if not any(isinstance(value, dict) for value in values.values()):  # Usually. The rest would take longer.
+    if not any(isinstance(value, dict) for value in values.values()):  # Most have none. The rest takes longer.
         yield path, _series(map(Point, map(int, values), values.values()))
         return
     points: Dict[Path, List[Point]] = {}

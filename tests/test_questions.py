@@ -163,6 +163,7 @@ def test_how_to_resume_a_run_that_died(sqlite_file: SqliteFile, age: float, stat
         store.set_run_config(
             "run", {"pipeline_file": "a b.yaml", "configuration_file": "c.yaml", "parameters_file": "p"}
         )
+        store.add_step_log(step("load", status="FAIL"), "run")
         add_beat(store, age=age, state=state)
         start = "magnus execute -f 'a b.yaml' -c c.yaml -p p --tag 'every night'"
         shown = db("show", "run", "--connection-string", sqlite_file.url)

@@ -135,7 +135,7 @@ def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
                 raise click.ClickException(f"{warning} It was not changed. To end it anyway, add --yes.")
             click.confirm(f"{warning} End it anyway?", abort=True)
         ended = runs.mark_failed(store, run.run_id)
-        unfinished = f", with its unfinished steps and branches: {', '.join(ended)}" if ended else ""
+        unfinished = f", with its unfinished steps and branches: {list_of(ended)}" if ended else ""
         say(f"Marked run '{run.run_id}' as FAIL{unfinished}.")
     if has_ended:
         click.get_current_context().exit(1)

@@ -38,7 +38,6 @@ from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.compare import Differences, StepState
 from magnus_peewee_store.runs.lineage import Input, hash_of, output_files, read_output
-from magnus_peewee_store.runs.read import find_runs
 from magnus_peewee_store.runs.search import Condition, without_equal
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
@@ -163,7 +162,7 @@ def plot(store: DBStore, metric: str, run_ids: Tuple[str, ...], output: Optional
     path = Path(output or f"{metric.replace(os.sep, '_')}.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"'{path}' does not end in .html.")
-    figure = runs.plot(store, find_runs(store, run_ids), metric)
+    figure = runs.plot(store, run_ids, metric)
     write_atomically(path, figure.to_html())
     say(f"Wrote {path}.")
 
