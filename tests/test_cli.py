@@ -20,7 +20,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import click
 import pytest
@@ -38,6 +38,7 @@ from magnus_peewee_store import DBStore, cli, open_store, runs
 from magnus_peewee_store.cli.lists import runs_table
 from magnus_peewee_store.configuration import CONNECTION_STRING_VARIABLE
 from magnus_peewee_store.exceptions import MissingTableError
+from magnus_peewee_store.runs.search import Name
 from magnus_peewee_store.runs.summaries import RunSummary
 
 MAGNUS = str(Path(sys.executable).parent / "magnus")
@@ -608,11 +609,11 @@ def test_tables_fit_the_terminal(default_store: DBStore, tmp_path: Path, columns
             assert any("characters)" in line for line in lines)
 
 
-def draw_list(*found: RunSummary, **options: Any) -> List[str]:
-    """Return the lines of a list that is 80 columns wide."""
-    console = Console(width=80, file=io.StringIO(), **options)
+def draw_list(*found: RunSummary, names: Sequence[str] = (), width: int = 80, **options: Any) -> List[str]:
+    """Return the lines of a list."""
+    console = Console(width=width, file=io.StringIO(), **options)
     with console.capture() as capture:
-        console.print(runs_table(found, console.width)[0])
+        console.print(runs_table(found, console.width, [*map(Name, names)])[0])
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
@@ -620,7 +621,17 @@ def listed_run(run_id: str, status: str, **fields: Any) -> RunSummary:
     """Return a run that started at a time which is the same day in every time zone."""
     unknown = {field.name: None for field in dataclasses.fields(RunSummary)}
     started = datetime(2024, 1, 31, 11, tzinfo=timezone.utc)
-    other = {"started": started, "steps_done": 0, "steps_known": 0, "unreadable": [], "tags": (), "notes": ()}
+    other = {
+        "started": started,
+        "steps_done": 0,
+        "steps_known": 0,
+        "unreadable": [],
+        "tags": (),
+        "notes": (),
+        "params": {},
+        "metrics": {},
+        "series": {},
+    }
     return RunSummary(**{**unknown, **other, "run_id": run_id, "status": status, **fields})
 
 
@@ -634,9 +645,30 @@ def test_list_cuts_long_cells_and_aligns_columns() -> None:
     )
     assert lines == [
         "RUN                     STATUS   STARTED         TOOK      STEPS  TAG     FAILED",
-        "run-xxxxxxxxxxxxxxxxx…  FAIL     Jan 31  2024    9.5s       0/10  weekly  a-ste…",
+        "run-xxxxxxxxxxxxxxxxx…  FAIL     Jan 31  2024    9.5s       0/10  weekly  …-name",
         "走る                    SUCCESS  Jan 31  2024  2m 05s  1000/1000",
     ]
+
+
+@pytest.mark.parametrize(("width", "ending"), [(80, "….work"), (110, "….work"), (200, "each.feb.csv.work")])
+def test_no_heading_is_cut(width: int, ending: str) -> None:
+    busy = {"tag": "t" * 30, "duration": 43000.0, "steps_known": 1000, "steps_done": 1000}
+    found = [
+        listed_run("x" * 83, "FAIL", failed_step="each.feb.csv.work", **busy),
+        listed_run("imported", "PROCESSING"),
+        listed_run("dead", "PROCESSING", is_stale=True, is_interrupted=True, silence=700.0),
+    ]
+    heading, failed, *_ = draw_list(*found, width=width, color_system=None)
+    assert heading.split()[:7] == ["RUN", "STATUS", "STARTED", "TOOK", "STEPS", "TAG", "FAILED"]
+    assert failed.endswith(f" {ending}")
+    names = [f"metrics.each.{month}.csv.work.loss" for month in ("september", "february")]
+    heading = draw_list(*found, names=names, width=140, color_system=None)[0]
+    assert heading.endswith("…september.csv.work.loss  ….february.csv.work.loss")
+
+
+def test_list_names_a_failed_step_where_there_is_room() -> None:
+    heading, failed = draw_list(listed_run("bad", "FAIL", failed_step="each.feb.csv.work"), color_system=None)
+    assert heading.endswith(" FAILED STEP") and failed.endswith(" each.feb.csv.work")
 
 
 def test_list_is_coloured() -> None:

@@ -454,6 +454,17 @@ def test_check_lists_stale_runs(store: DBStore) -> None:
     assert report.stale == ["run"] and report.is_healthy
 
 
+@pytest.mark.parametrize(("state", "shown"), [("", "STALE 16m ago"), (INTERRUPTED, "INTERRUPTED 16m ago")])
+def test_durations_of_a_run_that_died_are_named(sqlite_file: SqliteFile, state: str, shown: str) -> None:
+    store = DBStore(connection_string=sqlite_file.url)
+    store.create_run_log("run", status="PROCESSING")
+    store.add_step_log(attempted_step("load", "10:00:00", "10:00:12"), "run")
+    add_beat(store, 1000, state=state)
+    options = ("--connection-string", sqlite_file.url)
+    assert db("show", "run", *options).startswith(f"run {shown}, took 12s started ")
+    assert f" run {shown} 20" in db("runs", *options)
+
+
 def test_timeline_and_show_agree_on_the_duration_of_a_stale_run(store: DBStore) -> None:
     store.create_run_log("run", status="PROCESSING")
     run = runs.read_run(store, "run")

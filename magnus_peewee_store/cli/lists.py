@@ -50,8 +50,8 @@ from magnus_peewee_store.times import format_duration, format_time
 WIDE = 110  # a terminal with room for whole times
 GAP = 2  # between two columns
 LONGEST_VALUE = 24  # of a value on a terminal
-SHORTEST = {"RUN": 30, "TAG": 6, "FAILED": 6}  # of these columns if there is little room
-SHORTEST_RUN_ID = 18  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
+SHORTEST = {"RUN": 30, "TAG": 6, "FAILED STEP": 6}  # of these columns if there is little room
+SHORTEST_RUN_ID = 8  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
 
 Cell = Union[str, Text]  # a Text only if it has a style, because a Text is slower to create and to print
 
@@ -93,15 +93,19 @@ class RunsTable:
 
 
 def _fit(cell: Cell, width: int, is_number: bool) -> Cell:
-    """Return a cell of exactly this width: cut with an ellipsis, or filled with spaces. A Text is changed in place."""
+    """Return a cell of exactly this width: shortened, or filled with spaces. A Text is changed in place."""
+    text = str(cell)
+    spare = width - cell_len(text)
+    if spare >= 0:
+        text = " " * spare + text if is_number else text + " " * spare
+    elif isinstance(cell, Text):  # a heading or a failed step: such names begin alike and differ at the end
+        text = "…" + set_cell_size(text[::-1], width - 1)[::-1]
+    else:
+        text = set_cell_size(text, width - 1) + "…"
     if isinstance(cell, Text):
-        cell.truncate(width, overflow="ellipsis")
-        cell.align("right" if is_number else "left", width)
+        cell.plain = text
         return cell
-    spare = width - cell_len(cell)
-    if spare < 0:
-        return set_cell_size(cell, width - 1) + "…"
-    return " " * spare + cell if is_number else cell + " " * spare
+    return text
 
 
 def runs_table(
@@ -122,7 +126,7 @@ def runs_table(
         details = [
             _Column("TAG", [printable(tags_text(run.tag, run.tags)) for run in summaries]),
             _Column(
-                "FAILED STEP" if is_wide else "FAILED",
+                "FAILED STEP",
                 [Text(printable(run.failed_step), "red") if run.failed_step else "" for run in summaries],
             ),
         ]
@@ -140,6 +144,9 @@ def runs_table(
     widths = [each.width for each in columns] + [min(each.width, longest) for each in wanted]
     shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
     shrink(widths, [SHORTEST_RUN_ID], width)
+    for column, column_width in zip(columns, widths):
+        if len(column.heading) > column_width:
+            column.heading = column.heading.split()[0]  # FAILED STEP is the only one of two words.
     return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
 
 

@@ -434,7 +434,7 @@ def logs(store: DBStore, run_id: str, step: Optional[str], catalog: Optional[str
 
 @click.command()
 @click.argument("what", metavar="FILE|HASH|NAME", required=False)
-@click.option("--upstream", metavar="RUN_ID", help="Show which runs wrote what this run read, and so on.")
+@click.option("--upstream", metavar="RUN_ID", help="Show which runs first wrote what this run read, and so on.")
 @on_database()
 @json_option
 def lineage(store: DBStore, what: Optional[str], upstream: Optional[str], is_json: bool) -> None:

@@ -252,8 +252,8 @@ def run_status_text(status: str, seen: Union[Liveness, RunSummary]) -> Text:
         return status_text(status)
     if seen.is_stale is None:
         return status_text(status).append(" (unknown)", "dim")
-    ago = format_duration(seen.silence).split(" ")[0]
-    return Text(f"{state_of(status, seen.is_stale, seen.is_interrupted)} {ago}".rstrip(), "bold red")
+    ago = f" {format_duration(seen.silence).split(' ')[0]} ago" if seen.silence is not None else ""
+    return Text(state_of(status, seen.is_stale, seen.is_interrupted) + ago, "bold red")
 
 
 def format_value(value: Any, is_full: bool = True) -> str:

@@ -151,7 +151,10 @@ def check_table(report: CheckReport) -> Table:
 
 
 def _run_label(run: Run, seconds: Optional[float]) -> Text:
-    return _label(run.run_log.run_id, run_status_text(run.run_log.status, run.liveness), seconds)
+    status = run_status_text(run.run_log.status, run.liveness)
+    if run.liveness.is_stale and seconds is not None:
+        status.append(", took", "dim")  # The status has a duration, too: how long ago the run was last seen.
+    return _label(run.run_log.run_id, status, seconds)
 
 
 def _last_seen(liveness: Liveness) -> str:

@@ -162,7 +162,8 @@ def versions(store: DBStore, name: str) -> List[DataVersion]:
 def upstream(store: DBStore, run_id: str) -> List[Input]:
     """Return the inputs of a run that other runs wrote, the inputs of those runs, and so on.
 
-    A content comes from the step that wrote it first. What a run read, its steps got from the catalog.
+    What a run read, its steps got from the catalog. A content comes from the step that wrote it first, even if the run
+    has written it again: a step gets only what a step of its own run has put into the catalog.
 
     Raises:
         RunNotFoundError: If there is no such run.
