@@ -4,14 +4,14 @@ import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import click
 
 from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG
 from magnus_peewee_store.cli.lists import runs_table
-from magnus_peewee_store.cli.options import Age, RunId, filter_options, name_database, on_database
+from magnus_peewee_store.cli.options import age, complete_run_id, filter_options, name_database, on_database
 from magnus_peewee_store.cli.terminal import (
     LIST_LENGTH,
     count_of_runs,
@@ -59,7 +59,7 @@ def tag(store: DBStore, words: Tuple[str, ...], more: Tuple[str, ...], where: Li
 
 
 @click.command()
-@click.argument("run_id", type=RunId())
+@click.argument("run_id", shell_complete=complete_run_id)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @on_database()
 def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
@@ -81,7 +81,7 @@ def untag(store: DBStore, run_id: str, names: Tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("run_id", type=RunId())
+@click.argument("run_id", shell_complete=complete_run_id)
 @click.argument("text", required=False)
 @click.option("--edit", type=int, metavar="N", help="Replace the text of note N. magnus db show numbers the notes.")
 @click.option("--delete", type=int, metavar="N", help="Delete note N.")
@@ -108,7 +108,7 @@ def note(store: DBStore, run_id: str, text: Optional[str], edit: Optional[int], 
 
 
 @click.command("mark-failed")
-@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Neither wait nor ask, even if a process may still work on a run.")
 @on_database()
 def mark_failed(store: DBStore, run_ids: Tuple[str, ...], yes: bool) -> None:
@@ -147,7 +147,7 @@ def _is_alive(store: DBStore, run_id: str) -> bool:
 
 
 @click.command()
-@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also delete runs that other runs take results from.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
@@ -171,13 +171,13 @@ def delete(store: DBStore, run_ids: Tuple[str, ...], yes: bool, force: bool, dry
     if existing and not force:
         check_reuse(store, existing)
     if existing:
-        _delete(store, existing, {}, yes, dry_run, should_force=force)
+        _delete(store, existing, yes, dry_run, should_force=force)
     if unknown:
         click.get_current_context().exit(1)
 
 
 @click.command()
-@click.option("--older-than", type=Age(), metavar="AGE", help="Only runs older than this, such as 90d (or s, m, h, w).")
+@click.option("--older-than", type=age, metavar="AGE", help="Only runs older than this, such as 90d (or s, m, h, w).")
 @click.option("--keep", type=click.IntRange(min=0), metavar="COUNT", help="Always keep the newest COUNT runs.")
 @click.option(
     "--keep-tag", "keep_tags", multiple=True, metavar="NAME", help="Keep runs with this tag. Can be repeated."
@@ -229,26 +229,26 @@ def prune(
         advice = shell_words("--catalog", place)
         say(f"The data of {count_of_runs(list(folders))} stays in the catalog. To delete it, too, add {advice}")
         folders = {}
-    _delete(
-        store,
-        found.run_ids,
-        folders,
-        yes,
-        dry_run,
-        lambda run_id: bool(decide(store, [run_id], older_than, where, keep_tags).run_ids),
-    )
+
+    def may_delete(run_id: str) -> bool:
+        is_wanted = bool(decide(store, [run_id], older_than, where, keep_tags).run_ids)
+        # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
+        if is_wanted and run_id in folders:
+            shutil.rmtree(folders[run_id])
+        return is_wanted
+
+    _delete(store, found.run_ids, yes, dry_run, may_delete)
 
 
 def _delete(
     store: DBStore,
     run_ids: Sequence[str],
-    folders: Mapping[str, Path],
     yes: bool,
     dry_run: bool,
     may_delete: Callable[[str], bool] = lambda run_id: True,
     should_force: bool = False,
 ) -> None:
-    """Show runs, ask, and delete the runs and their folders. The arguments are those of `delete_unless_kept`."""
+    """Show runs, ask, and delete the runs. The arguments are those of `delete_unless_kept`."""
     if not run_ids:
         say("There is nothing to delete.")
         return
@@ -259,27 +259,17 @@ def _delete(
         return
     if not yes:
         _confirm(run_ids, summaries)
-
-    def may_delete_with_folder(run_id: str) -> bool:
-        is_wanted = may_delete(run_id)
-        # The folder goes first. If it cannot be deleted, the run is still there and can be pruned again.
-        if is_wanted and run_id in folders:
-            shutil.rmtree(folders[run_id])
-        return is_wanted
-
-    deleted = 0
-    kept: List[str] = []
+    deleted: Dict[str, bool] = {}
     try:
         with progress_bar("runs", len(run_ids)) as advance:
-            for run_id, is_deleted in delete_unless_kept(store, run_ids, may_delete_with_folder, should_force):
-                deleted += is_deleted
-                if not is_deleted:
-                    kept.append(run_id)
+            for run_id, is_deleted in delete_unless_kept(store, run_ids, may_delete, should_force):
+                deleted[run_id] = is_deleted
                 advance(1)
     finally:
+        kept = [run_id for run_id, is_deleted in deleted.items() if not is_deleted]
         if kept:
             say(f"{count_of_runs(kept)} kept, because of changes in the meantime: {list_of(kept)}", err=True)
-        say(f"{deleted:,} of {count_of_runs(run_ids)} deleted.")
+        say(f"{len(deleted) - len(kept):,} of {count_of_runs(run_ids)} deleted.")
 
 
 def _show_some(store: DBStore, run_ids: Sequence[str]) -> List[runs.RunSummary]:

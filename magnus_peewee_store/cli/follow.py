@@ -36,7 +36,13 @@ def follow_run(store: DBStore, run_id: str, give_up_after: timedelta) -> None:
     run = _show_tree(states, console) if can_redraw else _print_lines(states)
     trees.echo_unreadable(run)
     if run.run_log.status not in ENDED:
-        say(_explain(run), err=True)
+        run_id = run.run_log.run_id
+        what = "was interrupted" if run.liveness.is_interrupted else "is stale: it was last seen"
+        say(
+            f"Gave up: run '{run_id}' {what} {format_duration(run.liveness.silence)} ago. "
+            f"If it is dead, end it: {shell_words('magnus', 'db', 'mark-failed', run_id)}",
+            err=True,
+        )
         click.get_current_context().exit(EXIT_GAVE_UP)
     if run.run_log.status != defaults.SUCCESS:
         click.get_current_context().exit(1)
@@ -64,29 +70,18 @@ def _is_over(run: Run, give_up_after: timedelta) -> bool:
     return run.run_log.status in ENDED or bool(is_dead)
 
 
-def _explain(run: Run) -> str:
-    run_id = run.run_log.run_id
-    what = "was interrupted" if run.liveness.is_interrupted else "is stale: it was last seen"
-    return (
-        f"Gave up: run '{run_id}' {what} {format_duration(run.liveness.silence)} ago. "
-        f"If it is dead, end it: {shell_words('magnus', 'db', 'mark-failed', run_id)}"
-    )
-
-
 def _poll(store: DBStore, run_id: str, give_up_after: timedelta) -> Iterator[Run]:
     """Yield a run again and again until it is over. The last state is yielded, too."""
     offset = clock_offset()
-    run = read_exactly(store, run_id)
     while True:
+        run = read_exactly(store, run_id)
+        yield run
         if _is_over(run, give_up_after):
             was_suspended = abs(clock_offset() - offset) > CLOCK_JUMP
             if run.run_log.status in ENDED or not was_suspended or not is_seen_again(store.table, run_id):
-                break
+                return
             offset = clock_offset()
-        yield run
         time.sleep(POLL_SECONDS)
-        run = read_exactly(store, run_id)
-    yield run
 
 
 def clock_offset() -> float:

@@ -1,12 +1,13 @@
 """The commands that move runs: export, import, copy."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 import click
 
 from magnus_peewee_store import runs
-from magnus_peewee_store.cli.options import RunId, filter_options, on_database, open_until_command_ends
+from magnus_peewee_store.cli.options import complete_run_id, filter_options, on_database, open_until_command_ends
 from magnus_peewee_store.cli.terminal import count_of_runs, progress_bar, say
 from magnus_peewee_store.runs.read import find_runs, newest_ids
 from magnus_peewee_store.runs.search import Condition
@@ -15,7 +16,7 @@ from magnus_peewee_store.store import DBStore
 
 
 @click.command("export")
-@click.argument("run_ids", type=RunId(), nargs=-1, metavar="[RUN_ID]...")
+@click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, metavar="[RUN_ID]...")
 @click.option("--all", "is_all", is_flag=True, help="Export all runs.")
 @filter_options
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write to.")
@@ -27,7 +28,9 @@ def export_runs(store: DBStore, run_ids: Tuple[str, ...], is_all: bool, where: L
     Example:
       magnus db export calm-hoover -o exported
     """
-    chosen = _choose(store, run_ids, is_all or bool(where), where)
+    if bool(run_ids) == (is_all or bool(where)):
+        raise click.UsageError("Give either the ids of runs, or conditions, or --all.")
+    chosen = _choose(store, run_ids, where)
     if not _report_outcomes(runs.export_runs(store, chosen, Path(output)), len(chosen), "exported")[1]:
         click.get_current_context().exit(1)
 
@@ -50,7 +53,7 @@ def import_runs(store: DBStore, paths: Tuple[str, ...]) -> None:
 
 
 @click.command("copy")
-@click.argument("run_ids", type=RunId(), nargs=-1, metavar="[RUN_ID]...")
+@click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, metavar="[RUN_ID]...")
 @filter_options
 @click.option("--to", required=True, metavar="URL", help="The connection string of the database to copy to.")
 @click.option("--verify", is_flag=True, help="Check afterwards that the target has all rows, or newer ones.")
@@ -70,10 +73,12 @@ def copy_runs(
     Example:
       magnus db copy --to 'postgresql://magnus:${password}@db.example.com/run_logs'
     """
+    if run_ids and where:
+        raise click.UsageError("Give either the ids of runs, or conditions.")
     target = DBStore(connection_string=to, retry_timeout=store.retry_timeout)
     target.set_secrets_handler(store.secrets_handler)
     open_until_command_ends(target, "--to")
-    chosen = _choose(store, run_ids, not run_ids, where)
+    chosen = _choose(store, run_ids, where)
     copied, is_complete = _report_outcomes(runs.copy_runs(store, target, chosen, overwrite), len(chosen), "copied")
     if verify:
         is_complete = _verify(store, target, copied) and is_complete
@@ -92,22 +97,17 @@ def _verify(store: DBStore, target: DBStore, run_ids: Sequence[str]) -> bool:
     return not differing
 
 
-def _choose(store: DBStore, run_ids: Sequence[str], is_all: bool, where: Sequence[Condition]) -> List[str]:
-    """Return the whole ids of the given runs, or of all runs that meet the conditions, oldest first."""
-    if bool(run_ids) == is_all or (run_ids and where):
-        has_all = any(option.name == "is_all" for option in click.get_current_context().command.params)
-        raise click.UsageError(f"Give either the ids of runs, or conditions{', or --all' if has_all else ''}.")
-    if not is_all:
+def _choose(store: DBStore, run_ids: Sequence[str], where: Sequence[Condition]) -> List[str]:
+    """Return the whole ids of the given runs. Without any, return all runs that meet the conditions, oldest first."""
+    if run_ids:
         return find_runs(store, run_ids)
-    if where:
-        return [run.run_id for run in runs.search(store, where)][::-1]
-    return newest_ids(store)[::-1]
+    return ([run.run_id for run in runs.search(store, where)] if where else newest_ids(store))[::-1]
 
 
 def _report_outcomes(outcomes: Iterable[Outcome], total: int, verb: str) -> Tuple[List[str], bool]:
     """Report problems as they happen, and numbers at the end. Return all names, and whether all runs are complete."""
     names: List[str] = []
-    counts: Dict[str, int] = dict.fromkeys((WRITTEN, INCOMPLETE, UPDATED, SKIPPED, FAILED), 0)
+    counts: Dict[str, int] = Counter()
     try:
         with progress_bar("runs", total) as advance:
             for outcome in outcomes:
@@ -120,6 +120,6 @@ def _report_outcomes(outcomes: Iterable[Outcome], total: int, verb: str) -> Tupl
         parts = [f"{counts[WRITTEN] + counts[INCOMPLETE]:,} {verb}"]
         endings = {UPDATED: "updated", SKIPPED: "existed already", FAILED: "failed"}
         parts += [f"{counts[status]:,} {ending}" for status, ending in endings.items() if counts[status]]
-        if any(counts.values()) or not total:
+        if names or not total:
             say(f"{', '.join(parts)}.")
     return names, not (counts[INCOMPLETE] or counts[FAILED])

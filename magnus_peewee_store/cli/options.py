@@ -4,10 +4,9 @@ import contextlib
 import functools
 import traceback
 from datetime import datetime, timedelta
-from typing import Any, Callable, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, Optional, Tuple, TypeVar, Union
 
 import click
-from click.shell_completion import CompletionItem
 
 from magnus_peewee_store.cli import CATALOG, DATABASE, message_for
 from magnus_peewee_store.cli.terminal import printable, say
@@ -19,30 +18,20 @@ from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age
 
 
-class Age(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """An age: `90s`, `15m`, `12h`, `2d` or `1w`."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> timedelta:
-        """Return the age as a timedelta. click 8.0 also passes defaults that it has converted."""
-        age = value if isinstance(value, timedelta) else parse_age(value)
-        if age is not None:
-            return age
-        return self.fail(f"'{value}' is not an age. Use 90s, 15m, 12h, 2d or 1w.", param, ctx)
+def age(value: Union[str, timedelta]) -> timedelta:
+    """Return the age that an option gives. click 8.0 also passes defaults that it has converted."""
+    found = parse_age(value) if isinstance(value, str) else value
+    if found is None:
+        raise click.BadParameter(f"'{value}' is not an age. Use 90s, 15m, 12h, 2d or 1w.")
+    return found
 
 
-class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A time: an age, or a date and time in ISO 8601. Without a time zone it is local time."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> datetime:
-        """Return the time with its zone."""
-        try:
-            return parse_started(value)[0]
-        except ConditionError as error:
-            return self.fail(str(error), param, ctx)
+def time(text: str) -> datetime:
+    """Return the time that an option gives: an age, or a date and time in ISO 8601. Without a zone it is local time."""
+    try:
+        return parse_started(text)[0]
+    except ConditionError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 T = TypeVar("T")
@@ -63,7 +52,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     @click.option("--tag", help="Only runs with this tag.")
     @click.option(
         "--since",
-        type=Time(),
+        type=time,
         help="Only runs that started since this time: 2024-01-31T09:00, or 2d for two days ago (or s, m, h, w).",
     )
     @functools.wraps(command)
@@ -74,22 +63,18 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     return wrapped
 
 
-class RunId(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """The id of a run. A shell completes it from the database that the command line names."""
+def complete_run_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> List[str]:
+    """Return the newest runs whose id begins like this; none if the database cannot be read at once."""
+    with contextlib.suppress(Exception):  # A message would stand in the middle of the command line.
+        configuration = find_configuration(ctx.params.get("config_file"), ctx.params.get("connection_string"))
+        with contextlib.closing(configuration.make_store()) as store:
+            store.retry_timeout = 0
+            check_exists(store, configuration.source)
+            return newest_ids(store, prefix=incomplete, limit=MOST_COMPLETED)
+    return []
 
-    name = "text"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> List[CompletionItem]:
-        """Return the newest runs whose id begins like this; none if the database cannot be read at once."""
-        with contextlib.suppress(Exception):  # A message would stand in the middle of the command line.
-            options = ctx.params.get("config_file"), ctx.params.get("connection_string")
-            configuration = find_configuration(*options)
-            with contextlib.closing(configuration.make_store()) as store:
-                store.retry_timeout = 0
-                check_exists(store, configuration.source)
-                return [*map(CompletionItem, newest_ids(store, prefix=incomplete, limit=MOST_COMPLETED))]
-        return []
-
+json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 
 MOST_COMPLETED = 50  # runs that a shell offers
 COMMAND_RETRY_TIMEOUT = 5.0  # seconds; short, because a person is waiting and can repeat the command
@@ -147,11 +132,6 @@ def describe_database(store: DBStore) -> str:
     """Return a sentence that says which database a command uses, and what decided."""
     masked_url, source = click.get_current_context().meta[DATABASE]
     return f"The database is {store.find_file() or masked_url} ({source})."
-
-
-def json_option(command: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a command: add the option --json."""
-    return click.option("--json", "is_json", is_flag=True, help="Print JSON.")(command)
 
 
 def open_until_command_ends(store: DBStore, source: str) -> None:

@@ -18,7 +18,7 @@ from magnus_peewee_store import runs
 from magnus_peewee_store.cli import CATALOG, trees
 from magnus_peewee_store.cli.follow import follow_run
 from magnus_peewee_store.cli.lists import shrink
-from magnus_peewee_store.cli.options import Age, RunId, filter_options, json_option, on_database
+from magnus_peewee_store.cli.options import age, complete_run_id, filter_options, json_option, on_database
 from magnus_peewee_store.cli.terminal import (
     TextLines,
     TextTree,
@@ -48,13 +48,13 @@ from magnus_peewee_store.times import format_duration, format_time
 
 
 @click.command()
-@click.argument("run_id", type=RunId())
+@click.argument("run_id", shell_complete=complete_run_id)
 @click.option("--step", metavar="NAME", help="Show only this step, with its whole log.")
 @click.option("--environment", is_flag=True, help="Show which Python, magnus and packages it was started with.")
 @click.option("--follow", is_flag=True, help="Update until the run has ended. The exit status is 0 if it succeeded.")
 @click.option(
     "--give-up-after",
-    type=Age(),
+    type=age,
     default="10m",
     show_default=True,
     metavar="AGE",
@@ -115,7 +115,7 @@ with_output_option = click.option(
 
 
 @click.command()
-@click.argument("run_id", type=RunId())
+@click.argument("run_id", shell_complete=complete_run_id)
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write. It ends in .html or .svg.")
 @with_output_option
 @on_database()
@@ -149,7 +149,7 @@ def _echo_environment(run: runs.Run, is_json: bool) -> None:
 
 @click.command()
 @click.argument("metric")
-@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, required=True, metavar="RUN_ID...")
 @click.option("-o", "--output", metavar="FILE.html", help="The file to write. The default is METRIC.html.")
 @on_database()
 def plot(store: DBStore, metric: str, run_ids: Tuple[str, ...], output: Optional[str]) -> None:
@@ -235,7 +235,7 @@ SHORTEST_LABEL = 14
 
 
 @click.command()
-@click.argument("run_ids", type=RunId(), nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
+@click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
 @click.option("--only", metavar="SECTION,...", help=f"Show only these sections: {', '.join(Differences._fields)}.")
 @on_database()
 @json_option
@@ -398,7 +398,7 @@ LARGEST_OUTPUT = 10_000_000  # bytes of a file that `logs` prints
 
 
 @click.command()
-@click.argument("run_id", type=RunId())
+@click.argument("run_id", shell_complete=complete_run_id)
 @click.argument("step", required=False)
 @click.option("--catalog", metavar="DIR", help="The folder of the file-system catalog, instead of the configured one.")
 @on_database()
