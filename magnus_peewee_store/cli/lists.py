@@ -52,6 +52,7 @@ GAP = 2  # between two columns
 LONGEST_VALUE = 24  # of a value on a terminal
 SHORTEST = {"RUN": 30, "TAG": 6, "FAILED STEP": 6}  # of these columns if there is little room
 SHORTEST_RUN_ID = 8  # of the column RUN if the table is still too wide. The beginning of an id can name a run.
+DEFAULT_LIMIT = 20  # runs
 
 Cell = Union[str, Text]  # a Text only if it has a style, because a Text is slower to create and to print
 
@@ -69,15 +70,14 @@ class _Column:
 class RunsTable:
     """A table that rich prints, one line a row. A `rich.table.Table` takes ten times as long."""
 
-    def __init__(self, columns: Sequence[_Column], widths: Sequence[int]) -> None:
+    def __init__(self, columns: Sequence[_Column]) -> None:
         self._columns = columns
-        self._widths = widths
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield each line as few segments, because rich takes long for each of them."""
         columns = [
-            [_fit(cell, width, column.is_number) for cell in [Text(column.heading, "bold"), *column.cells]]
-            for column, width in zip(self._columns, self._widths)
+            [_fit(cell, column.width, column.is_number) for cell in [Text(column.heading, "bold"), *column.cells]]
+            for column in self._columns
         ]
         ends = [" " * GAP] * (len(columns) - 1) + ["\n"]
         for row in zip(*columns):
@@ -131,23 +131,24 @@ def runs_table(
             ),
         ]
         columns += [column for column in details if is_wide or any(map(bool, column.cells))]
-    longest = UNLIMITED if width == UNLIMITED else LONGEST_VALUE
-    room = width - sum(min(each.width, SHORTEST.get(each.heading, UNLIMITED)) + GAP for each in columns)
-    wanted: List[_Column] = []
+    shortest = [SHORTEST.get(each.heading, UNLIMITED) for each in columns]
+    room = width - sum(min(each.width, least) + GAP for each, least in zip(columns, shortest))
     for heading, name in zip(headings([each.text for each in names]), names):
         cells = [_value_cell(name, run, _format) for run in summaries]
         column = _Column(printable(heading), cells, _is_numeric(name, summaries))
-        room -= min(column.width, longest) + GAP
+        column.width = column.width if width == UNLIMITED else min(column.width, LONGEST_VALUE)
+        room -= column.width + GAP
         if room < -GAP:
             break
-        wanted.append(column)
-    widths = [each.width for each in columns] + [min(each.width, longest) for each in wanted]
-    shrink(widths, [SHORTEST.get(each.heading, UNLIMITED) for each in columns], width)
+        columns.append(column)
+    widths = [each.width for each in columns]
+    shrink(widths, shortest, width)
     shrink(widths, [SHORTEST_RUN_ID], width)
     for column, column_width in zip(columns, widths):
-        if len(column.heading) > column_width:
-            column.heading = column.heading.split()[0]  # FAILED STEP is the only one of two words.
-    return RunsTable([*columns, *wanted], widths), [name.text for name in names[len(wanted) :]]
+        column.width = column_width
+        if column.heading == "FAILED STEP" and column_width < len(column.heading):
+            column.heading = "FAILED"
+    return RunsTable(columns), [name.text for name in names[len(columns) - len(shortest) :]]
 
 
 def shrink(widths: List[int], shortest: Sequence[int], total: int, gap: int = GAP) -> None:
@@ -176,9 +177,6 @@ def _format(name: str, value: Any) -> str:
 
 def _is_numeric(name: Name, summaries: Sequence[RunSummary]) -> bool:
     return not name.labels and all(isinstance(value, (int, float)) for run in summaries for value in name.values(run))
-
-
-DEFAULT_LIMIT = 20
 
 
 @click.command("runs")

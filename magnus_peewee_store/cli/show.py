@@ -37,14 +37,23 @@ from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.metrics import last_value
 from magnus_peewee_store.report.site import write_site
 from magnus_peewee_store.runs.compare import Differences, StepState
-from magnus_peewee_store.runs.lineage import Input, hash_of, output_files, read_output
+from magnus_peewee_store.runs.lineage import hash_of, output_files, read_output
 from magnus_peewee_store.runs.search import Condition, without_equal
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.runs.upkeep import run_folders
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.timeline import to_html, to_svg
 from magnus_peewee_store.timeline.layout import shorten
+from magnus_peewee_store.timeline.page import HASH_LENGTH, shorten_hash
 from magnus_peewee_store.times import format_duration, format_time
+
+LARGEST_OUTPUT = 10_000_000  # bytes of a file that `logs` prints
+OUTPUT_ON_PAGE = 20_000  # bytes of the output of a step on the page of its run
+LONG_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
+STAGES = {"get": "read", "put": "wrote"}
+# Widths in the table of three or more runs, in characters.
+LONGEST_CELL = 26
+SHORTEST_LABEL = 14
 
 
 @click.command()
@@ -227,13 +236,6 @@ def _start_of(script: Optional[str]) -> str:
     return f"the notebook {shell_words(script)}" if script.endswith(".ipynb") else shell_words("python", script)
 
 
-OUTPUT_ON_PAGE = 20_000  # bytes of the output of a step on the page of its run
-HASH_LENGTH = 12  # digits of a hash that are shown
-# Widths in the table of three or more runs, in characters.
-LONGEST_CELL = 26
-SHORTEST_LABEL = 14
-
-
 @click.command()
 @click.argument("run_ids", shell_complete=complete_run_id, nargs=-1, required=True, metavar="RUN_ID RUN_ID...")
 @click.option("--only", metavar="SECTION,...", help=f"Show only these sections: {', '.join(Differences._fields)}.")
@@ -385,16 +387,7 @@ def _cell(section: str, value: Any, is_full: bool) -> str:
         reused = f" (reused from {value.reused})" if value.reused else ""
         return f"{printable(value.status)} {format_duration(value.duration)}".rstrip() + printable(reused)
     text = format_value(value, is_full)
-    return _LONG_HASH.sub(r"\1", text) if section in ("run", "data", "code") else text
-
-
-_LONG_HASH = re.compile(rf"\b([0-9a-f]{{{HASH_LENGTH}}})[0-9a-f]{{20,}}\b")
-
-
-STAGES = {"get": "read", "put": "wrote"}
-
-
-LARGEST_OUTPUT = 10_000_000  # bytes of a file that `logs` prints
+    return LONG_HASH.sub(lambda match: shorten_hash(match[0]), text) if section in ("run", "data", "code") else text
 
 
 @click.command()
@@ -470,34 +463,31 @@ def lineage(store: DBStore, what: Optional[str], upstream: Optional[str], is_jso
         if is_content:
             say(f"\nVersions of {text}:")
         rows = [
-            [version.data_hash[:HASH_LENGTH], *map(format_time, version[1:3]), list_of(version.run_ids)]
+            [shorten_hash(version.data_hash), *map(format_time, version[1:3]), list_of(version.run_ids)]
             for version in found
         ]
         _echo_table(("HASH", "FIRST SEEN", "LAST SEEN", "RUNS"), rows)
 
 
 def _echo_upstream(store: DBStore, run_id: str, is_json: bool) -> None:
+    """Print the inputs of a run, below each the inputs of the run that wrote it. A run is drawn in full once."""
     inputs = runs.upstream(store, run_id)
     if is_json:
         echo_json([{**each._asdict(), "source": each.source._asdict()} for each in inputs])
-    elif inputs:
-        make_console().print(_upstream_tree(run_id, inputs))
-    else:
+        return
+    if not inputs:
         say(f"No other run wrote what {run_id} read.", err=True)
-
-
-def _upstream_tree(run_id: str, inputs: Sequence[Input]) -> TextTree:
-    """Return the inputs of a run, below each the inputs of the run that wrote it. A run is drawn in full once."""
+        return
     tree = TextTree(Text(printable(run_id), "bold"))
     branches = {run_id: tree}
     for each in inputs:
         source = each.source
-        label = f"{each.name} {source.data_hash[:HASH_LENGTH]} from "
+        label = f"{each.name} {shorten_hash(source.data_hash)} from "
         text = Text.assemble(
             (printable(label), "dim"), (printable(source.run_id), "bold"), f" {printable(source.step)}"
         )
         branches.setdefault(source.run_id, branches[each.run_id].add(text))
-    return tree
+    make_console().print(tree)
 
 
 def _echo_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -109,22 +109,11 @@ def _draw_text(text: Text, console: Console, width: int, first: str = "", others
 
 
 def render_text(text: Text, console: Console, end: str = "") -> Iterator[Segment]:
-    """Yield a text and its end, without wrapping.
-
-    `Text.render` takes twice as long, and ignores the style of a text without spans. But it knows overlapping spans.
-    """
-    plain, style, position = text.plain, console.get_style(text.style), 0
-    if any(span.end > after.start for span, after in zip(text.spans, text.spans[1:])):
+    """Yield a text and its end, without wrapping. `Text.render` ignores the style of a text without spans."""
+    if text.spans:
         yield from text.render(console, end)
-        return
-    for span in text.spans:
-        if span.start > position:
-            yield Segment(plain[position : span.start], style)
-        yield Segment(plain[span.start : span.end], style + console.get_style(span.style))
-        position = span.end
-    if position < len(plain):
-        yield Segment(plain[position:], style)
-    if end:
+    else:
+        yield Segment(text.plain, console.get_style(text.style))
         yield Segment(end)
 
 
@@ -197,11 +186,7 @@ def shell_words(*words: str) -> str:
 
 def echo_json(value: Any, indent: int = 2) -> None:
     """Print a value as JSON: times in ISO 8601, NaN and infinity as texts, because strict parsers refuse them."""
-    try:
-        text = json.dumps(value, indent=indent, default=datetime.isoformat, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_with_finite_numbers(value), indent=indent, default=datetime.isoformat)
-    click.echo(text)
+    click.echo(json.dumps(_with_finite_numbers(value), indent=indent, default=datetime.isoformat))
 
 
 def _with_finite_numbers(value: Any) -> Any:

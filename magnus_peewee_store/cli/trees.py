@@ -24,11 +24,9 @@ from magnus_peewee_store.cli.terminal import (
 )
 from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.fragments import ENDED
-from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.logs import attempts_of, code_version, code_versions, elapsed, results_of, steps_of, tags_text
 from magnus_peewee_store.metrics import Series, flatten_metrics, is_finite
 from magnus_peewee_store.runs import Run
-from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.runs.read import suggest
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.upkeep import CheckReport
@@ -41,10 +39,13 @@ SPARKLINE_WIDTH = 24  # characters
 def run_tree(run: Run, is_full: bool) -> TextTree:
     """Return a run as a tree of its steps and branches. Unless `is_full`, long values and lists are shortened."""
     run_log = run.complete_log
-    user, host = run.origin.user, run.origin.host
+    user, host, liveness = run.origin.user, run.origin.host, run.liveness
+    last_seen = "unknown, since the run has no heartbeats"
+    if liveness.last_seen:
+        last_seen = f"{format_time(liveness.last_seen)} ({format_duration(liveness.silence)} ago)"
     facts = {
         "started": format_time(run.started) + (f" by {user} on {host}" if user and host else ""),
-        "last seen": "" if run_log.status in ENDED else _last_seen(run.liveness),
+        "last seen": "" if run_log.status in ENDED else last_seen,
         "tag": tags_text(run_log.tag, run.tags),
         "project": run.project,
         "pipeline": run.pipeline,
@@ -53,7 +54,9 @@ def run_tree(run: Run, is_full: bool) -> TextTree:
         "code": ", ".join(code_versions(run_log)),
     }
     lines = [_fact(name, value) for name, value in facts.items() if value]
-    lines += [_note_line(note) for note in run.notes]
+    for note in run.notes:
+        suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
+        lines.append(_fact(f"note {note.number}", note.text, f" ({suffix})"))
     tree = TextTree(Text("\n").join([_run_label(run, run.duration), *lines]))
     if run_log.parameters:
         _add_values(tree.add(Text("parameters", "bold")), run_log.parameters, is_full, results=results_of(run.run_log))
@@ -155,17 +158,6 @@ def _run_label(run: Run, seconds: Optional[float]) -> Text:
     if run.liveness.is_stale and seconds is not None:
         status.append(", took", "dim")  # The status has a duration, too: how long ago the run was last seen.
     return _label(run.run_log.run_id, status, seconds)
-
-
-def _last_seen(liveness: Liveness) -> str:
-    if liveness.last_seen is None:
-        return "unknown, since the run has no heartbeats"
-    return f"{format_time(liveness.last_seen)} ({format_duration(liveness.silence)} ago)"
-
-
-def _note_line(note: Note) -> Text:
-    suffix = " ".join(filter(None, [format_time(note.time), note.user and f"by {note.user}"]))
-    return _fact(f"note {note.number}", note.text, f" ({suffix})")
 
 
 def _fact(name: str, value: str, suffix: str = "") -> Text:
