@@ -258,8 +258,8 @@ def diff(store: DBStore, run_ids: Tuple[str, ...], only: Optional[str], is_json:
     found = {run.run_log.run_id: run for run in [runs.read_run(store, run_id) for run_id in run_ids]}
     if len(run_ids) < 2:
         raise click.UsageError("Give at least two runs.")
-    left_out = {*Differences._fields} - {*sections} if sections else ()
-    differences = runs.compare(list(found.values()))._replace(**{section: {} for section in left_out})
+    left_out: Dict[str, Any] = {name: {} for name in Differences._fields if sections and name not in sections}
+    differences = runs.compare(list(found.values()))._replace(**left_out)
     if is_json:
         names = ["a", "b"] if len(found) == 2 else list(found)
         echo_json(_to_json(differences, dict(zip(found, names))))

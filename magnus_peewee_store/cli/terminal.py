@@ -148,12 +148,10 @@ def make_console(stderr: bool = False) -> Console:
 
 def printable(text: Any) -> str:
     """Return a text with control characters escaped as Python escapes them."""
-    text = str(text)
-    return text if text.isprintable() else "".join(map(_escape, text))
-
-
-def _escape(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in plain)
 
 
 def say(message: str, err: bool = False, **style: Any) -> None:
