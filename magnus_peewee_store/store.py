@@ -14,8 +14,9 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT, Backend
 from magnus_peewee_store.db.legacy import open_table
-from magnus_peewee_store.db.table import LogTable, Requirement
+from magnus_peewee_store.db.table import Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
+from magnus_peewee_store.db.whole_runs import RunTable
 from magnus_peewee_store.exceptions import ConfigurationError, RunLogStoreError
 from magnus_peewee_store.heartbeat import Heartbeat
 from magnus_peewee_store.origin import this_process
@@ -449,7 +450,7 @@ class DBStore(BaseRunLogStore):
         return make_database(url, self._get_secret, self.retry_timeout, self._folder, self._base)
 
     @_MadeOnce
-    def table(self) -> LogTable:
+    def table(self) -> RunTable:
         """The table, for queries that magnus' interface does not offer. The first use creates it if it is missing."""
         return open_table(self.database)
 

@@ -22,7 +22,7 @@ from magnus import exceptions
 from test_liveness import any_database, db
 
 from magnus_peewee_store import ConfigurationError, DBStore, runs
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.runs import annotate, merging
 from magnus_peewee_store.runs.transfer import find_differing
 

@@ -12,7 +12,7 @@ from magnus.datastore import BranchLog, RunLog
 from test_liveness import add_beat
 
 from magnus_peewee_store import ConditionError, DBStore, InvalidValueError, MissingLibraryError, fragments, runs
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.heartbeat import INTERRUPTED
 from magnus_peewee_store.report.run_table import field_columns
 from magnus_peewee_store.runs.search import FIELDS, Name, make_filters, parse_condition, search_page

@@ -10,7 +10,7 @@ from magnus.datastore import RunLog, StepLog
 from servers import Database
 
 from magnus_peewee_store import DBStore, create_tables, runs
-from magnus_peewee_store.db.table import LogTable
+from magnus_peewee_store.db.whole_runs import RunTable
 
 # Names that some collations treat as equal, and names with the same beginning.
 SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
@@ -122,7 +122,7 @@ def test_create_tables_replaces_index_that_confuses_names(confusing_database: An
         for run_id in ("run", "RUN"):
             write_similar_names(store, run_id)
         assert store.get_parameters("run") == {name: name for name in SIMILAR_NAMES}
-        assert type(store.table) is LogTable
+        assert type(store.table) is RunTable
 
 
 def test_name_of_an_index_is_quoted(database: AnyDatabase) -> None:

@@ -19,7 +19,7 @@ from magnus.datastore import RunLog
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
 
 from magnus_peewee_store import DBStore, runs
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.runs.transfer import Outcome, write_atomically
 from magnus_peewee_store.times import utcnow

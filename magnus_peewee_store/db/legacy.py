@@ -8,20 +8,21 @@ import peewee
 from magnus_peewee_store.db.base import Backend
 from magnus_peewee_store.db.queries import Queries
 from magnus_peewee_store.db.schema import Schema
-from magnus_peewee_store.db.table import LogTable, Requirement, Row
+from magnus_peewee_store.db.table import Requirement, Row
+from magnus_peewee_store.db.whole_runs import RunTable
 from magnus_peewee_store.times import utcnow
 
 
-def open_table(database: Backend) -> LogTable:
+def open_table(database: Backend) -> RunTable:
     """Connect to a database and open its table. Create the table if it is missing."""
     schema = Schema(database)
     database.retry(schema.create_if_missing)
     layout = database.retry(schema.inspect)
-    return (LogTable if layout.has_unique_index else LegacyTable)(schema, layout)
+    return (RunTable if layout.has_unique_index else LegacyTable)(schema, layout)
 
 
-class LegacyTable(LogTable):
-    """The rows of a table without the unique index. It becomes a `LogTable` when a write shows that it has one now."""
+class LegacyTable(RunTable):
+    """The rows of a table without the unique index. It becomes a `RunTable` when a write shows that it has one now."""
 
     def _transaction(self, run_id: str) -> ContextManager[Any]:
         return self.database.run_lock(run_id)
@@ -39,7 +40,7 @@ class LegacyTable(LogTable):
             if not layout.has_unique_index:
                 raise
         self._queries = Queries(self._log, layout)
-        self.__class__ = LogTable  # type: ignore[assignment]
+        self.__class__ = RunTable  # type: ignore[assignment]
         return self._upsert(run_id, rows, requires)
 
     def _write(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement] = ()) -> bool:

@@ -126,7 +126,7 @@ class Queries:
 
     @compiled
     def select_fields(self, run_count: int, types: Types, field_types: Types, paths: Paths) -> Any:
-        """Read rows of several runs; see `LogTable.read_fields`. Params: run_id_0, run_id_1 and so on."""
+        """Read rows of several runs; see `RunTable.read_fields`. Params: run_id_0, run_id_1 and so on."""
         log = self._log
         run_id, value = self.comparable(log.run_id), log.attribute_value
         if field_types:

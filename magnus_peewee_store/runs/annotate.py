@@ -9,7 +9,8 @@ from magnus import defaults
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
-from magnus_peewee_store.db.table import Row, StoredRow
+from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time

@@ -12,7 +12,7 @@ from magnus import utils
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import batches
+from magnus_peewee_store.db.whole_runs import batches
 from magnus_peewee_store.logs import steps_of
 from magnus_peewee_store.runs.read import read_run
 from magnus_peewee_store.store import DBStore

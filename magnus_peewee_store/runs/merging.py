@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from magnus import defaults
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import StoredRow
+from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.heartbeat import parse_beat
 
 

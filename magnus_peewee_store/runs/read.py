@@ -12,7 +12,8 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Se
 from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Row, StoredRow
+from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
 from magnus_peewee_store.heartbeat import DIED, Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
@@ -203,7 +204,7 @@ def find_runs(store: DBStore, run_ids: Iterable[str]) -> List[str]:
 
 
 def newest_ids(store: DBStore, **restrictions: Any) -> List[str]:
-    """Return the ids of runs, newest first, each once. The restrictions are those of `LogTable.runs`."""
+    """Return the ids of runs, newest first, each once. The restrictions are those of `RunTable.runs`."""
     return list(dict.fromkeys(run_id for run_id, _ in store.table.runs(fragments.RUN_LOG, **restrictions)))
 
 

@@ -11,7 +11,8 @@ from magnus import defaults
 from pydantic_core import SchemaValidator, core_schema, from_json
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import Row, batches
+from magnus_peewee_store.db.table import Row
+from magnus_peewee_store.db.whole_runs import batches
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
 from magnus_peewee_store.logs import Steps, duration_of, project_of, seconds_of, span_of, steps_of, trace

@@ -23,7 +23,7 @@ import peewee
 from magnus.datastore import BranchLog, RunLog, StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.table import StoredRow, batches
+from magnus_peewee_store.db.whole_runs import StoredRow, batches
 from magnus_peewee_store.exceptions import ConfigurationError, PrivilegeError, UnreadableRowError
 from magnus_peewee_store.fragments import UNKNOWN
 from magnus_peewee_store.logs import attempts_of, steps_of, time_span

@@ -12,7 +12,7 @@ from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.schema import Schema
-from magnus_peewee_store.db.table import BATCH_SIZE, StoredRow, batches
+from magnus_peewee_store.db.whole_runs import BATCH_SIZE, StoredRow, batches
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.lineage import find_reused, originals_of, read_originals
