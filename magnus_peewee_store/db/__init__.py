@@ -2,7 +2,7 @@
 
 from typing import List
 
-from magnus_peewee_store.db.schema import DBLog, Schema
+from magnus_peewee_store.db.schema import DBLog, open_schema
 from magnus_peewee_store.db.url import make_database
 
 __all__ = ["DBLog", "create_tables"]
@@ -33,6 +33,6 @@ def create_tables(connection_string: str) -> List[str]:
     """
     database = make_database(connection_string)
     try:
-        return database.retry(Schema(database).create)
+        return database.retry(open_schema(database).create)
     finally:
         database.close()

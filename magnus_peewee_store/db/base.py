@@ -28,7 +28,6 @@ from typing import (
 )
 
 import peewee
-from peewee import fn
 
 from magnus_peewee_store.db.interrupts import as_peewee_error, find_interrupt, is_interrupt
 from magnus_peewee_store.exceptions import CannotConnectError, PrivilegeError, RunLogStoreError
@@ -38,14 +37,6 @@ logger = logging.getLogger("magnus.db")
 MASK = "***"
 
 TABLE = "db_log"
-KEY_COLUMNS = ("run_id", "attribute_type", "attribute_key")
-
-# Why a unique index does not tell which rows are duplicates.
-PREFIX = "compares only the beginnings of names"
-INEXACT = "does not compare names byte for byte"
-DEFERRABLE = "belongs to a deferrable constraint"
-PARTIAL = "does not cover all rows"
-
 RETRY_TIMEOUT = 60.0  # seconds
 SHORTEST_CONNECT_TIMEOUT = 5  # seconds
 FIRST_PAUSE = 0.05  # seconds
@@ -98,8 +89,6 @@ class Backend(peewee.Database):
         "CREATED_AT": "DATETIME",
     }
     settings: ClassVar[Dict[str, Any]] = {}  # arguments of each connection; the connection string can override them
-    table_settings: ClassVar[Tuple[str, ...]] = ()
-    has_transactional_ddl = True
     has_conflict_target = True  # whether ON CONFLICT names the unique columns
     has_json_rows = True
     has_concurrent_writers = True  # whether several transactions may write at the same time
@@ -306,14 +295,6 @@ class Backend(peewee.Database):
             CorruptFileError: If it is damaged.
         """
 
-    def check_schema(self) -> None:
-        """Check that there is a schema for the table.
-
-        Raises:
-            MissingTableError: If it does not exist.
-            PrivilegeError: If the role may not use it.
-        """
-
     def quoted(self, name: str) -> str:
         """Return a name as SQL text, whatever characters it has."""
         first, last = self.quote[0], self.quote[1]
@@ -343,10 +324,6 @@ class Backend(peewee.Database):
 
     def version_string(self) -> str:
         """Return the product's name and version."""
-        raise NotImplementedError
-
-    def table_size(self) -> int:
-        """Return the size of the table with its indexes, in bytes."""
         raise NotImplementedError
 
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
@@ -382,14 +359,6 @@ class Backend(peewee.Database):
         """
         return document
 
-    def next_pk(self) -> Any:
-        """Return the SQL expression for the next pk, if pk has no default. It then comes from the sequence `id_seq`."""
-        return fn.NEXTVAL("id_seq")
-
-    def max_value_bytes(self, column: Any) -> Optional[int]:
-        """Return the maximum size of a text column in bytes; None if there is no limit that matters."""
-        return None
-
     def binary(self, column: Any) -> Any:
         """Return the SQL expression that compares a column of a legacy table byte for byte."""
         return column
@@ -399,36 +368,6 @@ class Backend(peewee.Database):
         """Open a transaction with an exclusive lock on the run, for a table without the unique index."""
         with self.atomic():
             yield
-
-    def has_complete_columns(self, columns: Dict[str, Any]) -> bool:
-        """Return True if a table's columns are as `create_tables` creates them."""
-        return bool(columns["pk"].identity)
-
-    def complete_columns(self, model: Any) -> None:
-        """Change the columns of a legacy table to what `create_tables` creates."""
-
-    def is_narrow(self, column: Any) -> bool:
-        """Return True if a column is an integer of 32 bits."""
-        return column.data_type.lower() in ("int", "integer")
-
-    def widen_pk_sql(self) -> str:
-        """Return the SQL that changes pk to a BIGINT."""
-        raise NotImplementedError
-
-    def compares_bytes(self) -> bool:
-        """Return True if the key columns of the table compare byte for byte: `a`, `A` and `a ` are three names."""
-        return True
-
-    def unusable_indexes(self) -> Dict[str, str]:
-        """Return the indexes that do not tell exactly which rows are duplicates: index name to reason."""
-        return {}
-
-    def drop_index(self, name: str) -> None:
-        """Drop an index of the table."""
-        self.execute_sql(f"DROP INDEX {self.quoted(name)}")
-
-    def after_create(self) -> None:
-        """Change a table that was just created."""
 
     def _update_target(self) -> bool:
         """Resolve the secrets again, and return whether that changed anything."""
@@ -461,7 +400,7 @@ class Backend(peewee.Database):
             if explanation is not None:
                 self.close()
                 raise explanation from None  # Not chained; see below.
-            reason = self._mask(str(error).strip())
+            reason = self.mask(str(error).strip())
             if isinstance(error, peewee.ImproperlyConfigured):
                 reason = f"its driver is not installed. Install magnus-peewee-store with its extra '{self.extra}'."
             if "certificate" in reason.lower():
@@ -473,11 +412,12 @@ class Backend(peewee.Database):
 
     def _privilege_error(self, privilege: str, command: str, reason: str) -> PrivilegeError:
         return PrivilegeError(
-            f"The role lacks {privilege} in {self.masked_url}: {self._mask(reason)}. "
-            f"Have an administrator run: {self._mask(command)}"
+            f"The role lacks {privilege} in {self.masked_url}: {self.mask(reason)}. "
+            f"Have an administrator run: {self.mask(command)}"
         )
 
-    def _mask(self, text: str) -> str:
+    def mask(self, text: str) -> str:
+        """Return a text without the secrets of the connection string."""
         for secret in sorted(self._target.secrets, key=len, reverse=True):
             # The driver's own words may contain a short secret. To mask them would tell the secret.
             pattern = "{}" if len(secret) >= SHORTEST_WORD else _QUOTED

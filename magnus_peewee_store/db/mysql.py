@@ -12,12 +12,8 @@ from peewee import SQL, NodeList, fn
 from playhouse.mysql_ext import MariaDBConnectorDatabase, MySQLConnectorDatabase
 
 from magnus_peewee_store.db.base import (
-    INEXACT,
     KEEPALIVE_INTERVAL,
-    KEY_COLUMNS,
-    PREFIX,
     SILENCE_TIMEOUT,
-    TABLE,
     Backend,
 )
 from magnus_peewee_store.exceptions import CannotConnectError, ConfigurationError, PrivilegeError, RunLogStoreError
@@ -93,9 +89,6 @@ TABLE_DENIED = 1142
 # In every language, the privileges come first and the table comes last.
 DENIED = re.compile(r"(?P<privileges>[A-Z]{4,}\b(?:,? [A-Z]{4,}\b)*).*[`'](?P<table>[^`']+)[`']")
 
-# The endings of collations that compare byte for byte, including trailing spaces: MariaDB's, MySQL's, VARBINARY's.
-EXACT_COLLATIONS = ("_nopad_bin", "_0900_bin", "binary")
-
 
 class MySQLBackend(Backend, peewee.MySQLDatabase):
     """MariaDB and MySQL."""
@@ -106,7 +99,6 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         **peewee.MySQLDatabase.field_types,
         **{name.upper(): column_type for name, column_type in COLUMN_TYPES.items()},
     }
-    has_transactional_ddl = False
     has_conflict_target = False
     extra = "mysql"
     # https://mariadb.com/kb/en/mariadb-error-codes/ and
@@ -184,14 +176,6 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         names = ("attribute_type", "attribute_key", "attribute_value")
         return table, SQL("new_rows.ordinal"), [SQL(f"new_rows.{name}") for name in names]
 
-    def next_pk(self) -> Any:
-        """Use MariaDB's syntax. MySQL has no sequences."""
-        return SQL("NEXT VALUE FOR id_seq")
-
-    def max_value_bytes(self, column: Any) -> Optional[int]:
-        """Return the limit of the column's type: https://mariadb.com/kb/en/text/."""
-        return {"tinytext": 255, "text": 65_535, "mediumtext": 16_777_215}.get(column.data_type.lower())
-
     def now(self) -> datetime:
         """Return the time of the server in UTC."""
         [[now]] = self.execute_sql("SELECT UTC_TIMESTAMP(6)").fetchall()
@@ -202,18 +186,9 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
         [[version]] = self.execute_sql("SELECT VERSION()").fetchall()
         return str(version) if "MariaDB" in version else f"MySQL {version}"
 
-    def table_size(self) -> int:
-        """Return the server's estimate of the table's size with its indexes, in bytes."""
-        [[size]] = self.execute_sql(
-            "SELECT data_length + index_length FROM information_schema.tables "
-            "WHERE table_schema = DATABASE() AND table_name = %s",
-            (TABLE,),
-        ).fetchall()
-        return int(size)
-
     def binary(self, column: Any) -> Any:
         """Compare code points and trailing spaces, whatever collation the column has."""
-        return NodeList((fn.CONVERT(NodeList((column, SQL("USING utf8mb4")))), SQL(f"COLLATE {self._collation()}")))
+        return NodeList((fn.CONVERT(NodeList((column, SQL("USING utf8mb4")))), SQL(f"COLLATE {self.collation()}")))
 
     @contextlib.contextmanager
     def run_lock(self, run_id: str) -> Iterator[None]:
@@ -252,8 +227,8 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             user = self.connect_params.get("user")
             grant = f"GRANT SELECT, INSERT, UPDATE ON `{self.database}`.* TO '{user}'@'%'"
             return PrivilegeError(
-                f"Cannot connect to {self.masked_url}: {self._mask(reason)}. The database does not exist, or the role "
-                f"has no privilege on it. Have an administrator run: {self._mask(grant)}"
+                f"Cannot connect to {self.masked_url}: {self.mask(reason)}. The database does not exist, or the role "
+                f"has no privilege on it. Have an administrator run: {self.mask(grant)}"
             )
         denied = code == TABLE_DENIED and DENIED.search(reason)
         if not denied or self.is_closed():
@@ -266,53 +241,10 @@ class MySQLBackend(Backend, peewee.MySQLDatabase):
             reason,
         )
 
-    @property
-    def table_settings(self) -> Tuple[str, ...]:  # type: ignore[override]
-        """Options of CREATE TABLE: keys compare byte for byte, whatever the database's default is."""
-        return ("ENGINE=InnoDB", "ROW_FORMAT=DYNAMIC", "DEFAULT CHARSET=utf8mb4", f"COLLATE={self._collation()}")
-
-    def has_complete_columns(self, columns: Dict[str, Any]) -> bool:
-        """Return True if the columns have the types of `COLUMN_TYPES` and pk has a default."""
-        return bool(columns["pk"].identity) and all(
-            columns[name].full_type.upper() == column_type for name, column_type in COLUMN_TYPES.items()
-        )
-
-    def complete_columns(self, model: Any) -> None:
-        """Set the columns' types and collation and the default of pk, in one copy of the table."""
-        changes = [f"MODIFY {name} {column_type} NOT NULL" for name, column_type in COLUMN_TYPES.items()]
-        self.execute_sql(
-            f"ALTER TABLE {TABLE} CONVERT TO CHARACTER SET utf8mb4 COLLATE {self._collation()}, "
-            f"MODIFY pk BIGINT NOT NULL AUTO_INCREMENT, {', '.join(changes)}"
-        )
-
-    def widen_pk_sql(self) -> str:
-        """Return the SQL that widens pk."""
-        return f"ALTER TABLE {TABLE} MODIFY pk BIGINT NOT NULL AUTO_INCREMENT;"
-
-    def compares_bytes(self) -> bool:
-        """Return True if the collations of the key columns distinguish case, accents and trailing spaces."""
-        rows = self.execute_sql(
-            "SELECT collation_name FROM information_schema.columns "
-            "WHERE table_schema = DATABASE() AND table_name = %s AND column_name IN (%s, %s, %s)",
-            (TABLE, *KEY_COLUMNS),
-        ).fetchall()
-        return all(str(collation).endswith(EXACT_COLLATIONS) for (collation,) in rows)
-
-    def unusable_indexes(self) -> Dict[str, str]:
-        """Return the indexes over prefixes, and all indexes if the columns do not compare byte for byte."""
-        rows = self.execute_sql(f"SHOW INDEX FROM {TABLE}").fetchall()
-        # The columns of the result: https://mariadb.com/kb/en/show-index/
-        unusable = {} if self.compares_bytes() else dict.fromkeys((row[2] for row in rows), INEXACT)
-        return {**unusable, **{row[2]: PREFIX for row in rows if row[7] is not None}}
-
-    def drop_index(self, name: str) -> None:
-        """Drop an index."""
-        self.execute_sql(f"DROP INDEX {self.quoted(name)} ON {TABLE}")
-
     def _is_mariadb(self) -> bool:
         return bool(self.server_version >= (10,))  # MySQL has no version 10.
 
-    def _collation(self) -> str:
+    def collation(self) -> str:
         """Return a collation in which `a`, `A` and `a ` are three different keys."""
         return "utf8mb4_nopad_bin" if self._is_mariadb() else "utf8mb4_0900_bin"
 

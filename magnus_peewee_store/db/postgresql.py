@@ -4,17 +4,13 @@ import contextlib
 import re
 import traceback
 from datetime import datetime
-from typing import Any, Callable, ClassVar, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ClassVar, FrozenSet, Iterator, List, Optional, Tuple
 
 import peewee
 from peewee import SQL, NodeList, fn
 
 from magnus_peewee_store.db.base import (
-    DEFERRABLE,
-    INEXACT,
     KEEPALIVE_INTERVAL,
-    KEY_COLUMNS,
-    PARTIAL,
     SILENCE_TIMEOUT,
     TABLE,
     Backend,
@@ -23,40 +19,12 @@ from magnus_peewee_store.exceptions import (
     CannotConnectError,
     ConfigurationError,
     InvalidValueError,
-    MissingTableError,
     PrivilegeError,
     RunLogStoreError,
 )
 
 MAX_NAME_BYTES = 2_700
 TIMESTAMP = 1114  # the number of the type
-
-# A row of pg_collation is read as JSON, because its column collisdeterministic came with PostgreSQL 12.
-COUNT_INEXACT_COLUMNS = """
-    SELECT COUNT(*)
-    FROM pg_attribute AS a LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
-    WHERE a.attrelid = %s::regclass AND a.attname = ANY(%s) AND NOT (
-        a.atttypid IN ('text'::regtype, 'varchar'::regtype)
-        AND COALESCE((TO_JSONB(c) ->> 'collisdeterministic')::boolean, true)
-    )
-"""
-UNUSABLE_INDEXES = """
-    SELECT name, is_partial, is_deferrable
-    FROM (
-        SELECT
-            i.relname AS name,
-            x.indpred IS NOT NULL OR NOT x.indisvalid AS is_partial,
-            NOT x.indimmediate AS is_deferrable,
-            EXISTS (
-                SELECT 1
-                FROM UNNEST(x.indcollation) AS used JOIN pg_collation AS c ON c.oid = used
-                WHERE NOT COALESCE((TO_JSONB(c) ->> 'collisdeterministic')::boolean, true)
-            ) AS is_inexact
-        FROM pg_index AS x JOIN pg_class AS i ON i.oid = x.indexrelid
-        WHERE x.indrelid = %s::regclass
-    ) AS indexes
-    WHERE is_partial OR is_deferrable OR is_inexact
-"""
 
 
 class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
@@ -186,11 +154,11 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
         if code == self.PROGRAM_LIMIT_EXCEEDED:
             return InvalidValueError(
                 f"A run id and the name of a step, branch, parameter or tag have together more than {MAX_NAME_BYTES:,} "
-                f"bytes, the limit of PostgreSQL's indexes: {self._mask(reason)}"
+                f"bytes, the limit of PostgreSQL's indexes: {self.mask(reason)}"
             )
         if code == self.UNTRANSLATABLE_CHARACTER:
             return InvalidValueError(
-                f"The database {self.masked_url} cannot store a character: {self._mask(reason)}. Use a database that "
+                f"The database {self.masked_url} cannot store a character: {self.mask(reason)}. Use a database that "
                 "was created with ENCODING 'UTF8' TEMPLATE template0."
             )
         if code != self.INSUFFICIENT_PRIVILEGE or self.is_closed():
@@ -203,7 +171,7 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             (self.schema,),
         ).fetchall()
         if is_usable is False or re.match("CREATE (TABLE|VIEW|FUNCTION)", statement):
-            return self._schema_error(schema, role, reason)
+            return self.schema_error(schema, role, reason)
         if re.match("ALTER|CREATE|DROP", statement):
             [[owner]] = self.execute_sql(
                 "SELECT quote_ident(tableowner) FROM pg_tables "
@@ -230,96 +198,12 @@ class PostgresqlBackend(Backend, peewee.PostgresqlDatabase):
             f"{privileges} on the table {table}", f"GRANT {privileges} ON {table} TO {role}", reason
         )
 
-    def next_pk(self) -> Any:
-        """Use the sequence in the schema of the table."""
-        return fn.NEXTVAL(self.qualified("id_seq"))
-
     def qualified(self, name: str) -> str:
         """Return a name with the schema that the connection string sets."""
         return f"{self.quoted(self.schema)}.{name}" if self.schema else name
 
-    def check_schema(self) -> None:
-        """Check the schema that the connection string sets, or otherwise the search path."""
-        [[current, path, role]] = self.execute_sql(
-            "SELECT current_schema(), current_setting('search_path'), quote_ident(current_user)"
-        ).fetchall()
-        if current is not None and not self.schema:
-            return
-        names = [self.schema] if self.schema else [name.strip().strip('"') for name in path.split(",")]
-        name = next((name for name in names if name and name != "$user"), "public")
-        [[quoted, exists, is_usable]] = self.execute_sql(
-            "SELECT quote_ident(%s), COUNT(*) > 0, BOOL_OR(has_schema_privilege(oid, 'USAGE')) "
-            "FROM pg_namespace WHERE nspname = %s",
-            (name, name),
-        ).fetchall()
-        if not exists:
-            raise MissingTableError(
-                f"There is no schema {quoted} for the table {TABLE} in {self.masked_url}. Have an administrator run: "
-                f"{self._mask(f'CREATE SCHEMA {quoted} AUTHORIZATION {role}')}"
-            )
-        if not is_usable:
-            raise self._schema_error(quoted, role, f"permission denied for schema {quoted}")
-
-    def table_size(self) -> int:
-        """Return the size of the table with its indexes, in bytes."""
-        [[size]] = self.execute_sql("SELECT pg_total_relation_size(%s::regclass)", (self.qualified(TABLE),)).fetchall()
-        return int(size)
-
-    def has_complete_columns(self, columns: Dict[str, Any]) -> bool:
-        """Return True if pk has a default."""
-        return bool(columns["pk"].identity or columns["pk"].default)
-
-    def complete_columns(self, model: Any) -> None:
-        """Give pk a default, and the key columns a type and collation that compare byte for byte."""
-        table, sequence = self.qualified(TABLE), self.qualified("id_seq")
-        [pk] = (column for column in self.get_columns(TABLE, self.schema) if column.name == "pk")
-        if not (pk.identity or pk.default):
-            if self.sequence_exists("id_seq", self.schema):
-                self.execute_sql(f"ALTER TABLE {table} ALTER pk SET DEFAULT nextval('{sequence}')")
-            else:
-                self.execute_sql(f"ALTER TABLE {table} ALTER pk ADD GENERATED BY DEFAULT AS IDENTITY")
-                self.after_create()
-                self.execute_sql(f"SELECT setval('{sequence}', COALESCE(MAX(pk), 0) + 1, false) FROM {table}")  # noqa: S608
-        if not self.compares_bytes():
-            changes = ", ".join(f'ALTER {name} TYPE TEXT COLLATE "default"' for name in KEY_COLUMNS)
-            self.execute_sql(f"ALTER TABLE {table} {changes}")
-
-    def widen_pk_sql(self) -> str:
-        """Return the SQL that widens pk and its sequence."""
-        table, sequence = self.qualified(TABLE), self.qualified("id_seq")
-        return f"ALTER TABLE {table} ALTER pk TYPE BIGINT; ALTER SEQUENCE {sequence} AS BIGINT;"
-
-    def compares_bytes(self) -> bool:
-        """Return False for other types, such as CITEXT and CHAR, and for nondeterministic collations."""
-        values = self.qualified(TABLE), list(KEY_COLUMNS)
-        [[inexact]] = self.execute_sql(COUNT_INEXACT_COLUMNS, values).fetchall()
-        return not inexact
-
-    def unusable_indexes(self) -> Dict[str, str]:
-        """Return the indexes that ON CONFLICT cannot use, and those with a nondeterministic collation."""
-        unusable = {}
-        rows = self.execute_sql(UNUSABLE_INDEXES, (self.qualified(TABLE),)).fetchall()
-        for name, is_partial, is_deferrable in rows:
-            if is_partial:
-                unusable[name] = PARTIAL
-            else:
-                unusable[name] = DEFERRABLE if is_deferrable else INEXACT
-        return unusable
-
-    def drop_index(self, name: str) -> None:
-        """Drop an index, or the constraint that it belongs to."""
-        self.execute_sql(f"ALTER TABLE {self.qualified(TABLE)} DROP CONSTRAINT IF EXISTS {self.quoted(name)}")
-        self.execute_sql("DROP INDEX IF EXISTS " + self.qualified(self.quoted(name)))
-
-    def after_create(self) -> None:
-        """Name the sequence of pk `id_seq`, unless a dropped table has left a sequence of that name."""
-        if not self.sequence_exists("id_seq", self.schema):
-            [[sequence]] = self.execute_sql(
-                "SELECT pg_get_serial_sequence(%s, 'pk')", (self.qualified(TABLE),)
-            ).fetchall()
-            self.execute_sql(f"ALTER SEQUENCE {sequence} RENAME TO id_seq")
-
-    def _schema_error(self, name: str, role: str, reason: str) -> PrivilegeError:
+    def schema_error(self, name: str, role: str, reason: str) -> PrivilegeError:
+        """Return an error for a schema that the role may not use, with the GRANT to run."""
         return self._privilege_error(
             f"USAGE and CREATE on the schema {name}", f"GRANT USAGE, CREATE ON SCHEMA {name} TO {role}", reason
         )

@@ -4,16 +4,15 @@ import contextlib
 import logging
 import operator
 import os
-import re
 import threading
 import time
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import peewee
 from peewee import SQL, NodeList, fn
 
-from magnus_peewee_store.db.base import INEXACT, PARTIAL, TABLE, Backend
+from magnus_peewee_store.db.base import Backend
 from magnus_peewee_store.db.files import SIDE_FILES, ReadGuard, advise_owner, identity, may_write, network_type
 from magnus_peewee_store.exceptions import (
     ConfigurationError,
@@ -186,11 +185,6 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         """Return the version of the SQLite library."""
         return f"SQLite {sqlite3.sqlite_version}"
 
-    def table_size(self) -> int:
-        """Return the size of the whole file."""
-        [[size]] = self.execute_sql("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchall()
-        return int(size)
-
     def explain(self, error: Exception) -> Optional[RunLogStoreError]:
         """Return an error for a damaged file, or for one on a network file system that failed."""
         if isinstance(error, RunLogStoreError):
@@ -234,47 +228,6 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
     def binary(self, column: Any) -> Any:
         """Use the collation BINARY, whatever collation the column has."""
         return NodeList((column, SQL("COLLATE BINARY")))
-
-    def is_narrow(self, column: Any) -> bool:
-        """Return False: SQLite's integers have 64 bits."""
-        return False
-
-    def complete_columns(self, model: Any) -> None:
-        """Copy the rows to a new table, because SQLite cannot change columns. Views, triggers and indexes stay."""
-        columns = ", ".join(model._meta.columns)
-        attached = self.execute_sql(
-            "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL",
-            (TABLE,),
-        ).fetchall()
-        self.execute_sql("PRAGMA legacy_alter_table = ON")  # Otherwise, views and triggers would follow the old table.
-        self.execute_sql(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_incomplete")
-        self.execute_sql("PRAGMA legacy_alter_table = OFF")
-        model._schema.create_table()
-        self.execute_sql(f"INSERT INTO {TABLE} ({columns}) SELECT {columns} FROM {TABLE}_incomplete")  # noqa: S608
-        self.execute_sql(f"DROP TABLE {TABLE}_incomplete")
-        for (statement,) in attached:
-            self.execute_sql(statement)
-
-    def compares_bytes(self) -> bool:
-        """Return False if the table's definition names a collation other than BINARY in any column."""
-        [[definition]] = self.execute_sql("SELECT sql FROM sqlite_master WHERE name = ?", (TABLE,)).fetchall()
-        return not re.search(r"\bcollate\W+(nocase|rtrim)\b", definition, re.IGNORECASE)
-
-    def unusable_indexes(self) -> Dict[str, str]:
-        """Return the indexes with a condition, or with a collation other than BINARY."""
-        unusable = {}
-        for name, is_partial in self.execute_sql("SELECT name, partial FROM pragma_index_list(?)", (TABLE,)).fetchall():
-            collations = self.execute_sql("SELECT coll FROM pragma_index_xinfo(?) WHERE key", (name,)).fetchall()
-            if is_partial:
-                unusable[name] = PARTIAL
-            elif any(collation != "BINARY" for (collation,) in collations):
-                unusable[name] = INEXACT
-        return unusable
-
-    def drop_index(self, name: str) -> None:
-        """Drop an index. The index of a constraint disappears when `complete_columns` replaces the table."""
-        if not name.startswith("sqlite_autoindex"):
-            super().drop_index(name)
 
     def discard_inherited_connection(self) -> None:
         """Discard the connection to a file. Keep a database in memory: the fork has copied it."""

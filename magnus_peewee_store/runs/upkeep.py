@@ -11,7 +11,7 @@ from magnus import defaults
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.schema import Schema
+from magnus_peewee_store.db.schema import open_schema
 from magnus_peewee_store.db.whole_runs import BATCH_SIZE, StoredRow, batches
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
@@ -70,7 +70,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     Raises:
         CorruptFileError: If it is an SQLite file with a damaged page, whether or not a row lies there.
     """
-    database, schema = store.database, Schema(store.database)
+    database, schema = store.database, open_schema(store.database)
     database.retry(database.check_file)
     rows: Dict[str, int] = {}
     run_ids: Set[str] = set()
@@ -93,7 +93,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     return CheckReport(
         database=database.masked_url,
         product=database.retry(database.version_string),
-        size=database.retry(database.table_size),
+        size=database.retry(schema.size),
         missing=database.retry(schema.missing),
         widen_pk=database.retry(schema.widen_pk_sql),
         rows=rows,
