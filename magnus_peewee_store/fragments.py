@@ -1,8 +1,9 @@
-"""Convert run logs to rows (type, key and JSON value) and back. No database, no I/O."""
+"""Convert run logs to rows (type, key and JSON value) and back. No database, no I/O.
 
-import itertools
+What converts a log or a value to rows raises InvalidValueError for a value that JSON cannot represent.
+"""
+
 import json
-import re
 from typing import (
     Any,
     Callable,
@@ -13,7 +14,6 @@ from typing import (
     Mapping,
     NamedTuple,
     Optional,
-    Sequence,
     Tuple,
     Type,
     Union,
@@ -24,7 +24,7 @@ from magnus.datastore import BranchLog, RunLog, StepLog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
-from magnus_peewee_store.exceptions import ConditionError, InvalidValueError, UnreadableRowError
+from magnus_peewee_store.exceptions import InvalidValueError, UnreadableRowError
 from magnus_peewee_store.scrub import scrub_log, scrub_urls
 
 
@@ -59,50 +59,29 @@ MARKED_FAILED = "marked_failed"  # a key that `mark_failed` adds to logs, and th
 
 ENDED = (defaults.SUCCESS, defaults.FAIL)  # the statuses of runs, steps and branches that have ended
 UNKNOWN = "UNKNOWN"  # the status of a run whose own row cannot be read
-STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN)
 TERMINAL_STEP_TYPES = ("success", "fail")  # the types of the nodes that end a graph and do nothing
-
-MAX_DEPTH = 200  # pydantic's parser has the same limit
-_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 # What pydantic, json and magnus' classes raise for text that is not a log.
 PARSE_ERRORS = (OverflowError, RecursionError, TypeError, ValueError)
 
 
 def dump_run_log(run_log: RunLog) -> List[Fragment]:
-    """Return all fragments of a run log, each parent before its children, as `to_run_log` needs them.
-
-    Raises:
-        InvalidValueError: If a value in it cannot be written as JSON.
-    """
-    steps = [fragment for step_log in run_log.steps.values() for fragment in dump_step(step_log)]
-    return [dump_header(run_log), *dump_parameters(run_log.parameters), *steps]
+    """Return all fragments of a run log, each parent before its children, as `to_run_log` needs them."""
+    return [dump_header(run_log), *dump_parameters(run_log.parameters), *_dump_steps(run_log)]
 
 
 def dump_header(run_log: RunLog) -> Fragment:
-    """Return the run's own fragment: the run log without its parameters, steps and secrets.
-
-    Raises:
-        InvalidValueError: If a value in the run config cannot be written as JSON.
-    """
+    """Return the run's own fragment: the run log without its parameters, steps and secrets."""
     return _dump(RUN_LOG, RUN_LOG_KEY, _header_to_json, run_log)
 
 
 def dump_parameters(parameters: Mapping[str, Any]) -> List[Fragment]:
-    """Return a fragment for each parameter: its name and its value.
-
-    Raises:
-        InvalidValueError: If a value cannot be written as JSON.
-    """
+    """Return a fragment for each parameter: its name and its value."""
     return [_dump(PARAMETER, name, json.dumps, value) for name, value in parameters.items()]
 
 
 def dump_step(step_log: StepLog) -> List[Fragment]:
-    """Return the fragments of a step, without secrets: its own, those of its branches, then those of their steps.
-
-    Raises:
-        InvalidValueError: If a value in it cannot be written as JSON.
-    """
+    """Return the fragments of a step, without secrets: its own, those of its branches, then those of their steps."""
     own = _dump(STEP, step_log.internal_name, _to_json, scrub_log(step_log), "branches")
     branch_logs = step_log.branches.values()
     steps = [fragment for branch_log in branch_logs for fragment in _dump_steps(branch_log)]
@@ -110,11 +89,7 @@ def dump_step(step_log: StepLog) -> List[Fragment]:
 
 
 def dump_branch(branch_log: BranchLog) -> List[Fragment]:
-    """Return the fragments of a branch: its own, then those of its steps.
-
-    Raises:
-        InvalidValueError: If a value in it cannot be written as JSON.
-    """
+    """Return the fragments of a branch: its own, then those of its steps."""
     return [_dump_branch(branch_log), *_dump_steps(branch_log)]
 
 
@@ -156,25 +131,6 @@ def parse_or_none(attribute_type: str, attribute_key: Any, attribute_value: Any)
         return parse(attribute_type, attribute_key, attribute_value)
     except UnreadableRowError:
         return None
-
-
-def parse_for_display(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
-    """Return what `parse` does, for tools that walk through the value.
-
-    Raises:
-        UnreadableRowError: Also if the value is nested so deep that Python's recursion would end.
-    """
-    if _depth(str(attribute_value)) > MAX_DEPTH:
-        raise UnreadableRowError(f"its value is nested more than {MAX_DEPTH} deep")
-    return parse(attribute_type, attribute_key, attribute_value)
-
-
-def _depth(text: str) -> int:
-    """Return how deep a JSON text is nested, or less than `MAX_DEPTH` if it has few brackets."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return 0
-    brackets = re.findall(r"[\[\]{}]", _JSON_TEXT.sub("", text))
-    return max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets))
 
 
 def scrub_row(attribute_type: str, attribute_value: str) -> str:
@@ -333,8 +289,8 @@ def _dump_branch(branch_log: BranchLog) -> Fragment:
     return _dump(BRANCH, branch_log.internal_name, _to_json, branch_log, "steps")
 
 
-def _dump_steps(branch_log: BranchLog) -> List[Fragment]:
-    return [fragment for step_log in branch_log.steps.values() for fragment in dump_step(step_log)]
+def _dump_steps(log: Union[RunLog, BranchLog]) -> List[Fragment]:
+    return [fragment for step_log in log.steps.values() for fragment in dump_step(step_log)]
 
 
 def longest_prefix(name: str, known: Collection[str]) -> Optional[str]:
@@ -374,15 +330,3 @@ def _dump(types: Tuple[str, ...], name: str, to_json: Callable[..., str], *argum
         raise InvalidValueError(
             f"The {types[0]} '{name}' contains a value that JSON cannot represent: {error}"
         ) from error
-
-
-def parse_status(text: str, also: Sequence[str] = ()) -> str:
-    """Return a status as magnus writes it, or one of `also`. Upper and lower case are the same.
-
-    Raises:
-        ConditionError: If there is no such status. The message lists the known ones.
-    """
-    status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
-    if status not in (*STATUSES, *also):
-        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join([*STATUSES, *also])}.")
-    return status

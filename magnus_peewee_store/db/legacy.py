@@ -1,6 +1,6 @@
 """A table `db_log` that others made, without the unique index: each write locks the run and is several statements."""
 
-import datetime
+from datetime import datetime
 from typing import Any, ContextManager, Sequence
 
 import peewee
@@ -27,9 +27,9 @@ class LegacyTable(RunTable):
     def _transaction(self, run_id: str) -> ContextManager[Any]:
         return self.database.run_lock(run_id)
 
-    def _insert_if_missing(self, now: datetime.datetime, run_id: str, row: Row) -> bool:
+    def _insert_row(self, now: datetime, run_id: str, row: Row) -> bool:
         with self._transaction(run_id):
-            return not self._has(run_id, (row[0],), row[1]) and super()._insert_if_missing(now, run_id, row)
+            return not self._has(run_id, (row[0],), row[1]) and super()._insert_row(now, run_id, row)
 
     def _upsert(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
         try:
@@ -51,5 +51,5 @@ class LegacyTable(RunTable):
             if keys:
                 log.update(attribute_value=row[2]).where(log.pk.in_(keys)).execute()
             else:
-                self._insert_row(utcnow(), run_id, row)
+                super()._insert_row(utcnow(), run_id, row)
         return True

@@ -1,8 +1,8 @@
 """The rows of the table `db_log`, as `create_tables` makes it: each write is one statement."""
 
-import datetime
 import functools
 import json
+from datetime import datetime
 from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple, TypeVar
 
 import peewee
@@ -25,11 +25,7 @@ T = TypeVar("T")
 
 
 def check_texts(run_id: Any, *rows: Row, name: Any = None) -> None:
-    """Check a run id, the keys of rows, and a key.
-
-    Raises:
-        InvalidValueError: If one of them is not text that every database can store and compare.
-    """
+    """Check that a run id, the keys of rows, and a key are texts that every database can store and compare."""
     _check_text("run id", run_id)
     for row in rows:
         _check_text(f"name of a {row[0]}", row[1])
@@ -62,11 +58,8 @@ def retrying(method: Callable[..., T]) -> Callable[..., T]:
 class LogTable:
     """The rows of `db_log`. Transient errors are retried.
 
-    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
-
-    Args:
-        schema: The table.
-        layout: What `Schema.inspect` returned.
+    In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any. If a run
+    lacks a row that `requires` names, nothing is written.
     """
 
     def __init__(self, schema: Schema, layout: Layout) -> None:
@@ -115,10 +108,7 @@ class LogTable:
         """Write rows, all or none. Each replaces the run's row of the same type and key.
 
         Returns:
-            False, and nothing is written, if the run lacks a row that `requires` names.
-
-        Raises:
-            WrongTableError: If the database accepts the rows and does not store them.
+            False if the run lacks a row that `requires` names.
         """
         check_texts(run_id, *rows)
         for _ in range(WRITE_ATTEMPTS):
@@ -135,63 +125,43 @@ class LogTable:
 
     @retrying
     def update(self, run_id: str, types: Types, name: str, change: Callable[[str], str]) -> bool:
-        """Replace the value of a row by `change(value)`, atomically.
-
-        Returns:
-            False if there is no such row.
-        """
+        """Replace the value of a row by `change(value)`, atomically. Return False if there is no such row."""
         check_texts(run_id, name=name)
         with self._transaction(run_id):
             rows = self._read(run_id, types, name, is_locking=True)
             return bool(rows) and self._write(run_id, [(*rows[-1][:2], change(rows[-1][2]))])
 
     def upsert_once(
-        self,
-        run_id: str,
-        make_row: Callable[[datetime.datetime], Row],
-        requires: Sequence[Requirement],
-        timeout: float,
-    ) -> bool:
-        """Write a row like `upsert`, but without retries. See `Backend.try_once`.
+        self, run_id: str, make_row: Callable[[datetime], Row], requires: Sequence[Requirement], timeout: float
+    ) -> None:
+        """Write a row like `upsert`, but without retries; see `Backend.try_once`.
 
         Args:
             make_row: Returns the row, given the time in UTC by the database's clock.
-            requires: The rows that the run must have.
             timeout: How many seconds to wait for another thread.
-
-        Returns:
-            False, and nothing is written, if the run lacks a row that `requires` names.
         """
-
-        def write() -> bool:
-            return self._upsert(run_id, [make_row(self.database.now())], requires)
-
-        return self.database.try_once(write, timeout)
+        self.database.try_once(lambda: self._upsert(run_id, [make_row(self.database.now())], requires), timeout)
 
     def _transaction(self, run_id: str) -> ContextManager[Any]:
         """Open a transaction that writes rows of a run."""
         return self.database.atomic()  # type: ignore[no-any-return,unused-ignore]
 
-    def _insert(self, run_id: str, row: Row, now: datetime.datetime) -> bool:
+    def _insert(self, run_id: str, row: Row, now: datetime) -> bool:
         self._check_size(run_id, row)
         try:
-            if self._insert_if_missing(now, run_id, row):
+            if self._insert_row(now, run_id, row):
                 return True
         except peewee.IntegrityError:
             if not self._has(run_id, (row[0],), row[1]):
                 raise
         return self._has_inserted(run_id, row, now)
 
-    def _insert_if_missing(self, now: datetime.datetime, run_id: str, row: Row) -> bool:
-        """Write a row and return True. If the run has such a row, raise IntegrityError or return False."""
-        self._insert_row(now, run_id, row)
-        return True
-
-    def _has_inserted(self, run_id: str, row: Row, created_at: datetime.datetime) -> bool:
+    def _has_inserted(self, run_id: str, row: Row, created_at: datetime) -> bool:
         """Return True if an earlier attempt wrote a row, and its acknowledgement was lost."""
         return self.database.attempt > 0 and self._is_stored(run_id, row, created_at)
 
-    def _insert_row(self, now: datetime.datetime, run_id: str, row: Row) -> None:
+    def _insert_row(self, now: datetime, run_id: str, row: Row) -> bool:
+        """Write a row and return True. If the run has such a row, raise IntegrityError or return False."""
         attribute_type, attribute_key, attribute_value = row
         self._queries.insert().run(
             now=str(now),
@@ -200,8 +170,9 @@ class LogTable:
             attribute_key=attribute_key,
             attribute_value=attribute_value,
         )
+        return True
 
-    def _is_stored(self, run_id: str, row: Row, created_at: Optional[datetime.datetime] = None) -> bool:
+    def _is_stored(self, run_id: str, row: Row, created_at: Optional[datetime] = None) -> bool:
         log = self._log
         stored = self._queries.rows_of(run_id, (row[0],), row[1]).where(log.attribute_value == row[2])
         if created_at:
@@ -225,10 +196,9 @@ class LogTable:
         return [*batches]
 
     def _lock(self, run_id: str, rows: Sequence[Row], requires: Sequence[Requirement]) -> bool:
-        """Lock the required rows. If the database locks in order, also lock the rows to write, to prevent deadlocks.
+        """Lock the required rows, and return True if the run has them.
 
-        Returns:
-            False if the run lacks a row that `requires` names.
+        If the database locks in order, also lock the rows to write, to prevent deadlocks.
         """
         if not self.database.has_ordered_locks:
             return all(self._read(run_id, types, name, is_locking=True) for types, name in requires)
@@ -258,30 +228,23 @@ class LogTable:
         return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
 
     def _check_size(self, run_id: str, row: Row) -> None:
+        """Raise an error for a value that the server or the column does not accept. Only MySQL's have such a limit."""
         max_packet, max_value_bytes = self.database.max_packet, self._queries.layout.max_value_bytes
-        if max_packet is None and max_value_bytes is None:
+        if max_packet is None:
             return
         size = len(row[2].encode(errors="surrogatepass"))
-        if max_packet:
-            # MySQL's drivers put a backslash before each of these characters.
-            sent = size + sum(row[2].count(character) for character in "\"'\\") + STATEMENT_OVERHEAD
-            if sent > max_packet:
-                raise _value_too_large(
-                    run_id,
-                    row,
-                    size,
-                    f"A statement of {sent} bytes is more than the server of {self.database.masked_url} accepts "
-                    f"({max_packet}). Raise its max_allowed_packet.",
-                )
-        if max_value_bytes and size > max_value_bytes:
-            raise _value_too_large(
-                run_id,
-                row,
-                size,
-                f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
-                "Run create_tables, which widens the column.",
+        # MySQL's drivers put a backslash before each of these characters.
+        sent = size + sum(row[2].count(character) for character in "\"'\\") + STATEMENT_OVERHEAD
+        if sent > max_packet:
+            advice = (
+                f"A statement of {sent} bytes is more than the server of {self.database.masked_url} accepts "
+                f"({max_packet}). Raise its max_allowed_packet."
             )
-
-
-def _value_too_large(run_id: str, row: Row, size: int, advice: str) -> InvalidValueError:
-    return InvalidValueError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {size} bytes. {advice}")
+        elif max_value_bytes and size > max_value_bytes:
+            advice = (
+                f"The table {TABLE} in {self.database.masked_url} accepts at most {max_value_bytes} bytes. "
+                "Run create_tables, which widens the column."
+            )
+        else:
+            return
+        raise InvalidValueError(f"The {row[0]} '{row[1]}' of run '{run_id}' has {size} bytes. {advice}")

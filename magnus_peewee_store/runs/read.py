@@ -3,19 +3,21 @@
 import base64
 import difflib
 import html
+import itertools
 import json
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from magnus import defaults
 from magnus.datastore import RunLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.table import Row
 from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.exceptions import ConditionError, UnreadableRowError
-from magnus_peewee_store.fragments import ENDED, UNKNOWN, parse_status
+from magnus_peewee_store.fragments import ENDED, UNKNOWN
 from magnus_peewee_store.heartbeat import DIED, Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
 from magnus_peewee_store.logs import RunFacts, complete
 from magnus_peewee_store.origin import Origin, parse_origin
@@ -25,6 +27,10 @@ from magnus_peewee_store.timeline import to_svg
 from magnus_peewee_store.times import from_created_at
 
 LATEST = "latest"  # the newest run; `latest~1` is the run before it, and `latest:FAIL` the newest with this status
+STATUSES = (defaults.CREATED, defaults.TRIGGERED, defaults.PROCESSING, *ENDED, UNKNOWN, *DIED)
+
+MAX_DEPTH = 200  # pydantic's parser has the same limit
+_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 class UnreadableRow(NamedTuple):
@@ -120,7 +126,7 @@ def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[date
         yield fragments.RUN_LOG[0], fragments.RUN_LOG_KEY, RunLog(run_id=run_id, status=UNKNOWN)
         for row in rows:
             try:
-                yield row[0], row[1], fragments.parse_for_display(*row)
+                yield row[0], row[1], parse_for_display(*row)
             except UnreadableRowError as error:
                 unreadable.append(UnreadableRow(run_id, row[0], row[1], str(error)))
 
@@ -141,6 +147,25 @@ def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[date
         notes=notes_of(rows),
         packages=_packages_of(rows),
     )
+
+
+def parse_for_display(attribute_type: str, attribute_key: Any, attribute_value: Any) -> Any:
+    """Return what `fragments.parse` does, for tools that walk through the value.
+
+    Raises:
+        UnreadableRowError: Also if the value is nested so deep that Python's recursion would end.
+    """
+    if _depth(str(attribute_value)) > MAX_DEPTH:
+        raise UnreadableRowError(f"its value is nested more than {MAX_DEPTH} deep")
+    return fragments.parse(attribute_type, attribute_key, attribute_value)
+
+
+def _depth(text: str) -> int:
+    """Return how deep a JSON text is nested, or less than `MAX_DEPTH` if it has few brackets."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    brackets = re.findall(r"[\[\]{}]", _JSON_TEXT.sub("", text))
+    return max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets))
 
 
 def _packages_of(rows: Sequence[Row]) -> Tuple[str, ...]:
@@ -229,9 +254,21 @@ def find_by_place(store: DBStore, text: str) -> Optional[str]:
     return found
 
 
+def parse_status(text: str) -> str:
+    """Return a status as magnus writes it, or a state of `DIED`. Upper and lower case are the same.
+
+    Raises:
+        ConditionError: If there is no such status. The message lists the known ones.
+    """
+    status: str = {"FAILED": defaults.FAIL}.get(text.upper(), text.upper())
+    if status not in STATUSES:
+        raise ConditionError(f"'{text}' is not a status. The statuses are {', '.join(STATUSES)}.")
+    return status
+
+
 def _find_newest(store: DBStore, text: str) -> str:
     if ":" in text:
-        return _find_by_status(store, text, parse_status(text.partition(":")[2], DIED))
+        return _find_by_status(store, text, parse_status(text.partition(":")[2]))
     number = int(text.partition("~")[2] or 0) + 1
     found = newest_ids(store, limit=number)
     if len(found) < number:

@@ -14,11 +14,11 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
-from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch, parse_status
+from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch
 from magnus_peewee_store.heartbeat import DIED
 from magnus_peewee_store.metrics import SERIES_VALUES, choose, is_iteration, is_number
 from magnus_peewee_store.runs.merging import is_same_value
-from magnus_peewee_store.runs.read import suggest
+from magnus_peewee_store.runs.read import parse_status, suggest
 from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics, iter_summaries
 from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age, parse_time, to_created_at
@@ -240,7 +240,7 @@ class Filter:
         self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
         self._compared: Set[bool] = set()  # whether the values that were compared by size are of the same type
         if name in ("status", "state") and symbol in ("=", "!="):
-            self._text = parse_status(text, DIED)
+            self._text = parse_status(text)
         elif name == "duration" and symbol != "~":
             self._number = _parse_duration(text)
         elif name == "started" and symbol != "~":

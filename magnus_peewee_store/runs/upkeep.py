@@ -16,7 +16,7 @@ from magnus_peewee_store.db.whole_runs import BATCH_SIZE, StoredRow, batches
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.lineage import find_reused, originals_of, read_originals
-from magnus_peewee_store.runs.read import UnreadableRow, has_ended
+from magnus_peewee_store.runs.read import UnreadableRow, has_ended, parse_for_display
 from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search_page
 from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries, summarize
 from magnus_peewee_store.store import DBStore
@@ -111,7 +111,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
 def _find_problem(row: StoredRow) -> str:
     """Return why a row cannot be read; empty if it can."""
     try:
-        fragments.parse_for_display(*row.fragment)
+        parse_for_display(*row.fragment)
     except UnreadableRowError as error:
         return str(error)
     return "" if isinstance(row.created_at, datetime) else "its created_at is not a time"
