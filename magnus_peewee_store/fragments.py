@@ -4,20 +4,7 @@ What converts a log or a value to rows raises InvalidValueError for a value that
 """
 
 import json
-from typing import (
-    Any,
-    Callable,
-    Collection,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Tuple,
-    Type,
-    Union,
-)
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
 
 from magnus import defaults
 from magnus.datastore import BranchLog, RunLog, StepLog
@@ -160,22 +147,15 @@ def explain(error: Exception) -> str:
 
 
 def to_parameters(rows: Iterable[Tuple[str, str, str]]) -> Dict[str, Any]:
-    """Return the parameters of a run by name, given its rows, oldest first.
-
-    Raises:
-        UnreadableRowError: If a row cannot be read.
-    """
+    """Return the parameters of a run by name, given its rows, oldest first."""
     return {row[1]: parse(*row) for row in rows if row[0] in PARAMETER}
 
 
 def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) -> List[Fragment]:
     """Return the parameters whose values differ from those that were read.
 
-    If a name that was read is missing, all parameters are returned. `DBStore.set_parameters` says why.
-
-    Args:
-        parameters: The parameters to write.
-        read: The values that were read, as JSON, by name.
+    `read` has the values that were read, as JSON, by name. If one of its names is missing, all parameters are returned.
+    `DBStore.set_parameters` says why.
     """
     parameters = list(parameters)
     names = {fragment.attribute_key for fragment in parameters}
@@ -186,34 +166,20 @@ def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) 
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
-    """Return the run log that the rows of a run hold. Rows of unknown types are skipped.
+    """Return the run log that the rows of a run hold, oldest first. Rows of unknown types are skipped.
 
-    Args:
-        rows: attribute_type, attribute_key and attribute_value of the rows, oldest first. If several rows have the same
-            key, the last one counts.
-
-    Returns:
-        The run log; None if the run's own row is missing.
-
-    Raises:
-        UnreadableRowError: If a row cannot be read.
+    If several rows have the same key, the last one counts. Without the run's own row, there is no run log.
     """
     return assemble((row[0], row[1], parse(*row)) for row in rows if row[0] in TYPES)
 
 
 def assemble(fragments: Iterable[Tuple[str, str, Any]]) -> Optional[RunLog]:
-    """Return the run log that parsed fragments make up.
+    """Return the run log that parsed fragments make up, given oldest first; None if the run's own fragment is missing.
 
     A dotted name alone does not tell its parent: a branch of a map is named after a value, which may contain dots. So
     the names of the known steps and branches decide. The parent of a step is the longest prefix of its name that is
     the name of a branch. The parent of a branch is the longest prefix of its name that is the name of an older step:
     magnus writes the step first.
-
-    Args:
-        fragments: attribute_type, attribute_key and what `parse` returned, oldest first.
-
-    Returns:
-        The run log with its parameters, steps and branches; None if the run's own fragment is missing.
     """
     run_log: Optional[RunLog] = None
     parameters: Dict[str, Any] = {}

@@ -74,10 +74,8 @@ class Backend(peewee.Database):
     After an exception the state of a connection is unknown, so it is not used again. Transient errors are retried.
     Connection errors show the masked URL and no secret.
 
-    Args:
-        resolve: Returns the database to connect to. It is called for each connection, because the passwords of cloud
-            databases may be tokens that expire within minutes.
-        retry_timeout: For how many seconds transient errors are retried.
+    `resolve` returns the database to connect to. It is called for each connection, because the passwords of cloud
+    databases may be tokens that expire within minutes.
     """
 
     peewee_class: ClassVar[Type[peewee.Database]]
@@ -125,11 +123,6 @@ class Backend(peewee.Database):
         """Connect, like `peewee.Database.connect`, with the current secrets.
 
         If the server refuses the connection and a secret has changed in the meantime, try once more.
-
-        Raises:
-            CannotConnectError: If the connection fails.
-            PrivilegeError: If the role may not use the database.
-            CorruptFileError: If the SQLite file is damaged.
         """
         self._update_target()
         try:
@@ -161,20 +154,10 @@ class Backend(peewee.Database):
         return super().cursor(*args, **options)
 
     def retry(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run `work`, retrying transient errors with backoff.
+        """Run `work`, one statement or one transaction, retrying transient errors with backoff.
 
-        Args:
-            work: One statement or one transaction. An interrupted attempt may have taken effect, so `work` must be safe
-                to run twice. `self.attempt` is the number of the attempt, from 0.
-            args: The arguments of `work`.
-            kwargs: The keyword arguments of `work`.
-
-        Returns:
-            What `work` returns.
-
-        Raises:
-            peewee.PeeweeException: If the error is not transient, or still there `retry_timeout` seconds after it first
-                occurred.
+        An interrupted attempt may have taken effect, so `work` must be safe to run twice. `self.attempt` is the number
+        of the attempt, from 0. An error is raised if it is still there `retry_timeout` seconds after it first occurred.
         """
         give_up_at = time.monotonic() + self.retry_timeout
         pause = 0.0
@@ -205,12 +188,8 @@ class Backend(peewee.Database):
     def _use(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Tuple[Any, Optional[Exception]]:
         """Call `work` with an open connection. Every use of the connection comes this way, and holds `lock`.
 
-        Returns:
-            What `work` returns and None, or None and a transient error.
-
-        Raises:
-            peewee.PeeweeException: If the error is not transient.
-            BaseException: What interrupted the call, even if a failing rollback has replaced it by another error.
+        Return what `work` returns and None, or None and a transient error. Raise what interrupted the call, even if a
+        failing rollback has replaced it by another error.
         """
         # The caller may handle an exception, which is the context of those raised here.
         self._handled = handled = sys.exc_info()[1]
@@ -259,14 +238,9 @@ class Backend(peewee.Database):
             return None
 
     def try_once(self, work: Callable[[], T], timeout: float) -> T:
-        """Run `work` once, without retries.
+        """Run `work` once, without retries. Raise an error if another thread uses the connection.
 
-        Args:
-            work: One statement or one transaction.
-            timeout: For how many seconds to wait for another thread, and in SQLite for another process.
-
-        Raises:
-            peewee.PeeweeException: If another thread uses the connection, or the database raises an error.
+        Wait `timeout` seconds for another thread, and in SQLite for another process.
         """
         lock = self.lock
         try:
@@ -289,11 +263,7 @@ class Backend(peewee.Database):
         return None
 
     def check_file(self) -> None:
-        """Check the database's own files, if it is a file.
-
-        Raises:
-            CorruptFileError: If it is damaged.
-        """
+        """Raise CorruptFileError if the database is a file that is damaged."""
 
     def quoted(self, name: str) -> str:
         """Return a name as SQL text, whatever characters it has."""
@@ -329,13 +299,12 @@ class Backend(peewee.Database):
     def next_created_at(self, now: Any, newest: Any, ordinal: Any) -> Any:
         """Return the SQL expression for created_at of a new row.
 
+        It is `now`, or one microsecond after `newest` if that is later; plus `ordinal` microseconds.
+
         Args:
             now: The current time.
             newest: The newest created_at of the run; NULL if it has no rows.
             ordinal: The row's number among the new rows of the statement; 0 if it is the only one.
-
-        Returns:
-            `now`, or one microsecond after `newest` if that is later; plus `ordinal` microseconds.
         """
         raise NotImplementedError
 

@@ -25,12 +25,7 @@ def param(name: str) -> Any:
 
 
 class CompiledQuery:
-    """A query as SQL text, with the names of its parameters.
-
-    Args:
-        database: The database to run it on.
-        query: The query. Its variable values are `param` nodes.
-    """
+    """A query as SQL text, with the names of its parameters, which are `param` nodes of the query."""
 
     def __init__(self, database: peewee.Database, query: Any) -> None:
         self._database = database
@@ -71,10 +66,6 @@ class Queries:
     """The queries on one table, for one layout of it.
 
     In all methods, `types` are alternatives of attribute_type, and `name` is an attribute_key. None means any.
-
-    Args:
-        model: The table's model, bound to a database.
-        layout: The table's layout.
     """
 
     def __init__(self, model: Any, layout: Layout) -> None:

@@ -200,11 +200,7 @@ class SqliteBackend(Backend, peewee.SqliteDatabase):
         return self._damage(reason) if any(text in reason for text in DAMAGES) else None
 
     def check_file(self) -> None:
-        """Run SQLite's own check of the file.
-
-        Raises:
-            CorruptFileError: If a page is damaged.
-        """
+        """Run SQLite's own check of the file."""
         [[result]] = self.execute_sql("PRAGMA quick_check(1)").fetchall()
         if result != "ok":
             raise self._damage(result)

@@ -61,7 +61,7 @@ _SERVER_URL = re.compile(
 _FILE_URL = re.compile(r"[\w+.-]+:///(?P<path>[^?#]+)(?:\?mode=(?P<mode>ro))?")
 _BRACED_PLACEHOLDER = re.compile(r"\$\{\w+\}")
 
-GetSecret = Callable[[str], str]
+GetSecret = Callable[[str], str]  # returns the secret of a name; raises KeyError if the name is unknown
 
 
 def get_no_secret(name: str) -> str:
@@ -114,14 +114,7 @@ class ConnectionString:
         return masked
 
     def resolve(self, get_secret: GetSecret = get_no_secret) -> Target:
-        """Parse the URL and fill in the secrets.
-
-        Args:
-            get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
-
-        Raises:
-            ConfigurationError: If the text is not the URL of a database. The message contains no secret.
-        """
+        """Parse the URL and fill in the secrets. Raise ConfigurationError, without secrets, if that is not possible."""
         secrets, missing = self._look_up(get_secret)
         masked_url = self.masked
         if missing:
@@ -152,19 +145,12 @@ class ConnectionString:
         return Target(scheme, database_class, parameters, masked_url, texts, tuple(missing))
 
     def file_path(self, get_secret: GetSecret = get_no_secret) -> Optional[str]:
-        """Return the file that the URL names, without opening it.
+        """Return the absolute path of the SQLite file that the URL names, or `:memory:`, without opening it.
 
         If the scheme is that of a server, no secret is looked up: the secret may not be available here.
 
-        Args:
-            get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
-
         Returns:
-            The absolute path of an SQLite file, or `:memory:`; None for a server, or if the whole text is one secret
-            that is missing.
-
-        Raises:
-            ConfigurationError: If the text is not the URL of a database. The message contains no secret.
+            The path; None for a server, or if the whole text is one secret that is missing.
         """
         if self._only_secret:
             if self._look_up(get_secret)[1]:
@@ -199,18 +185,8 @@ def make_database(
 ) -> Backend:
     """Return the database that a connection string names. It connects when it is first used.
 
-    Args:
-        connection_string: See `ConnectionString`.
-        get_secret: Returns the secret of a name; raises KeyError if the name is unknown.
-        retry_timeout: For how many seconds transient errors are retried.
-        folder: See `ConnectionString`.
-        base: See `ConnectionString`.
-
-    Returns:
-        A database of the class that `playhouse.db_url` has for the scheme, mixed with the matching backend class.
-
-    Raises:
-        ConfigurationError: If the text is not the URL of a database. The message contains no secret.
+    Its class is the one that `playhouse.db_url` has for the scheme, mixed with the matching backend class. See
+    `ConnectionString` for the other arguments.
     """
     url = ConnectionString(connection_string, folder, base)
     target = url.resolve(get_secret)
@@ -246,11 +222,7 @@ def _may_hold_password(part: str, text: Any) -> bool:
 
 
 def _parse(url: str, masked_url: str) -> Tuple[Type[peewee.Database], Dict[str, str]]:
-    """Return the database class for a URL, and the parts of the URL by name.
-
-    Raises:
-        ConfigurationError: If it is not the URL of a database.
-    """
+    """Return the database class for a URL, and the parts of the URL by name."""
     scheme, separator, _ = url.partition("://")
     driver = _DRIVERS.get(_playhouse_scheme(url))
     if driver and not find_spec(driver):
