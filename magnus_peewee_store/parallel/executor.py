@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from magnus import defaults, utils
-from magnus.datastore import BranchLog, StepAttempt, StepLog
+from magnus.datastore import StepAttempt, StepLog
 from magnus.extensions.executor.local.implementation import LocalExecutor
 from magnus.extensions.nodes import MapNode, ParallelNode, TaskNode
 from magnus.graph import Graph
@@ -16,7 +16,8 @@ from magnus.nodes import BaseNode
 from pydantic import Field, PrivateAttr
 
 from magnus_peewee_store.exceptions import ConfigurationError
-from magnus_peewee_store.fragments import ENDED
+from magnus_peewee_store.fragments import ENDED, STEP, parent_branch
+from magnus_peewee_store.logs import attempts_of, end_unfinished, steps_of
 from magnus_peewee_store.parallel import workers
 from magnus_peewee_store.parallel.workers import Slots
 from magnus_peewee_store.store import DBStore
@@ -24,13 +25,6 @@ from magnus_peewee_store.store import DBStore
 logger = logging.getLogger("magnus.db")
 
 MapVariable = Optional[Dict[str, Any]]
-
-# The run log stores of magnus that do not suit several processes, and why.
-UNSUITABLE_STORES = {
-    "buffered": "keeps run logs in the memory of one process",
-    "file-system": "loses what several processes write at once",
-    "chunked-fs": "loses what several processes write at once",
-}
 
 
 class _Branch(NamedTuple):
@@ -70,20 +64,19 @@ class LocalParallel(LocalExecutor):
         """Check that the pipeline can run in parallel here, then prepare as magnus does.
 
         Raises:
-            ConfigurationError: If processes cannot be forked here, the run log store does not suit several
-                processes, or steps of parallel branches would write the same file.
+            ConfigurationError: If processes cannot be forked here, the run log store is not `db`, or steps of parallel
+                branches would write the same file.
         """
         if not hasattr(os, "fork"):
             raise ConfigurationError(
                 "The executor 'local-parallel' forks processes, which this operating system cannot do. "
                 "Use the executor 'local'."
             )
-        store_name = self._context.run_log_store.service_name
-        if store_name in UNSUITABLE_STORES:
+        store = self._context.run_log_store
+        if not isinstance(store, DBStore):
             raise ConfigurationError(
-                f"The executor 'local-parallel' needs a run log store that several processes can write at once, but "
-                f"'{store_name}' {UNSUITABLE_STORES[store_name]}. "
-                "Use run_log_store: {type: db}, or the executor 'local'."
+                "The executor 'local-parallel' needs a run log store that several processes can write at once, but "
+                f"'{store.service_name}' is not one. Use run_log_store: {{type: db}}, or the executor 'local'."
             )
         conflicts = list(_find_conflicts(self._context.dag)) if self._context.dag else []
         if conflicts:
@@ -111,7 +104,7 @@ class LocalParallel(LocalExecutor):
             [partial(self._execute_branch, branch) for branch in branches],
             self._slots,
             on_failure=lambda index, failure: self._fail_branch(branches[index], failure),
-            at_end=self._close_store,
+            at_end=self._context.run_log_store.close,
         )
         node.fan_in(executor=self, map_variable=map_variable)
 
@@ -141,20 +134,19 @@ class LocalParallel(LocalExecutor):
                 return
             self.execute_graph(graph, map_variable=map_variable)
 
-    def _close_store(self) -> None:
-        store = self._context.run_log_store
-        if isinstance(store, DBStore):
-            store.close()
-
     def _fail_branch(self, branch: _Branch, failure: workers.Failure) -> None:
         """Fail a branch whose process did not record its end, and log the reason."""
         store, run_id = self._context.run_log_store, self._context.run_id
         logger.error("The branch '%s' failed. %s", branch.name, failure.reason)
-        branch_log = _find_branch_log(store.get_run_log_by_id(run_id, full=True).steps, branch.name)
-        if branch_log is None or branch_log.status in ENDED:
+        if store.get_branch_log(branch.name, run_id).status in ENDED:
             return
-        _fail_unfinished_steps(branch_log, failure)
-        store.add_branch_log(branch_log, run_id)
+        steps = {step.internal_name: step for step in steps_of(store.get_run_log_by_id(run_id, full=True))}
+        ended = end_unfinished(store.table, run_id, partial(_explain, failure, steps), branch=branch.name)
+        for step in steps.values():
+            is_failed = step.status == defaults.FAIL and parent_branch(step.internal_name) in ended
+            if is_failed and step.attempts and not step.attempts[-1].message:
+                step.attempts[-1].message = failure.reason  # magnus writes no message for sys.exit().
+                store.add_step_log(step, run_id)
         # magnus, too, executes the fail node of a branch that failed.
         graph, map_variable = branch.executions[-1]
         fail_node = graph.get_fail_node()
@@ -164,41 +156,27 @@ class LocalParallel(LocalExecutor):
         store.add_step_log(step_log, run_id)
 
 
-def _fail_unfinished_steps(branch_log: BranchLog, failure: workers.Failure) -> None:
-    """Fail the unfinished steps of a branch, and the unfinished branches in them."""
-    now = datetime.now()
-    ends = [attempt.end_time for step in branch_log.steps.values() for attempt in step.attempts if attempt.end_time]
-    started = max(ends, default=str(failure.started))  # A step begins when the one before it has ended.
-    for step_log in branch_log.steps.values():
-        for inner in step_log.branches.values():
-            if inner.status not in ENDED:
-                _fail_unfinished_steps(inner, failure)
-                inner.status = defaults.FAIL
-        if step_log.status not in ENDED:
-            step_log.status = defaults.FAIL
-            if step_log.branches:
-                step_log.message = failure.reason
-            else:
-                step_log.attempts.append(
-                    StepAttempt(
-                        attempt_number=len(step_log.attempts) + 1,
-                        start_time=started,
-                        end_time=str(now),
-                        duration=utils.get_duration_between_datetime_strings(started, str(now)),
-                        message=failure.reason,
-                    )
-                )
-        elif step_log.status == defaults.FAIL and step_log.attempts and not step_log.attempts[-1].message:
-            step_log.attempts[-1].message = failure.reason  # magnus writes no message for sys.exit().
-
-
-def _find_branch_log(steps: Mapping[str, StepLog], name: str) -> Optional[BranchLog]:
-    for step_log in steps.values():
-        for branch_name, branch_log in step_log.branches.items():
-            found = branch_log if branch_name == name else _find_branch_log(branch_log.steps, name)
-            if found:
-                return found
-    return None
+def _explain(
+    failure: workers.Failure, steps: Mapping[str, StepLog], attribute_type: str, log: Dict[str, Any]
+) -> Dict[str, Any]:
+    """Return the changes to an unfinished log that say why it failed: a step without branches gets an attempt."""
+    if attribute_type not in STEP:
+        return {}
+    name = log["internal_name"]
+    if name in steps and steps[name].branches:
+        return {"message": failure.reason}
+    # A step begins when the one before it has ended.
+    before = (step for step in steps.values() if parent_branch(step.internal_name) == parent_branch(name))
+    started = max((each.end_time for each in attempts_of(before) if each.end_time), default=str(failure.started))
+    now = str(datetime.now())
+    attempt = StepAttempt(
+        attempt_number=len(log["attempts"]) + 1,
+        start_time=started,
+        end_time=now,
+        duration=utils.get_duration_between_datetime_strings(started, now),
+        message=failure.reason,
+    )
+    return {"attempts": [*log["attempts"], attempt.model_dump()]}
 
 
 def _find_conflicts(graph: Graph) -> Iterator[str]:

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from magnus import defaults
-
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.table import Row
 from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.exceptions import InvalidValueError
+from magnus_peewee_store.logs import end_unfinished
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
@@ -207,30 +206,16 @@ def mark_failed(store: DBStore, run_id: str) -> List[str]:
     """
     me = this_process()
     message = f"Marked as failed by {me.user} on {me.host}, {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
-    ended: List[str] = []
+
+    def mark(attribute_type: str, log: Any) -> Dict[str, Any]:
+        changes = {"message": message} if attribute_type in fragments.STEP else {}
+        return {**changes, fragments.MARKED_FAILED: True}
+
     # The run's own row comes last, so that an interrupted call can be repeated.
-    for row in store.table.read(run_id, fragments.BRANCH + fragments.STEP):
-        log = fragments.parse_or_none(*row)
-        if log and log.status not in fragments.ENDED:
-            _fail(store, run_id, row, {"message": message} if row[0] in fragments.STEP else {})
-            ended.append(row[1])
+    ended = end_unfinished(store.table, run_id, mark)
     header = store.table.read(run_id, fragments.RUN_LOG)
-    log = fragments.parse_or_none(*header[-1]) if header else None
-    if not log:
+    if not header or not fragments.parse_or_none(*header[-1]):
         raise RunNotFoundError(f"There is no run '{run_id}' whose own row can be read.")
-    if log.status not in fragments.ENDED:
-        _fail(store, run_id, header[-1], {})
+    if end_unfinished(store.table, run_id, mark, fragments.RUN_LOG):
         add_note(store, run_id, "Marked as failed")
     return ended
-
-
-def _fail(store: DBStore, run_id: str, row: Row, changes: Dict[str, str]) -> None:
-    """Give a row the status FAIL and other changes, and remove its secrets."""
-
-    def fail(value: str) -> str:
-        log = json.loads(fragments.scrub_row(row[0], value))
-        if log.get("status") in fragments.ENDED:  # A process that is still alive has ended it in the meantime.
-            return value
-        return json.dumps({**log, **changes, "status": defaults.FAIL, fragments.MARKED_FAILED: True})
-
-    store.table.update(run_id, (row[0],), row[1], fail)

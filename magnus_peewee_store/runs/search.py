@@ -16,6 +16,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch
 from magnus_peewee_store.heartbeat import DIED
+from magnus_peewee_store.logs import branch_path
 from magnus_peewee_store.metrics import SERIES_VALUES, choose, is_iteration, is_number
 from magnus_peewee_store.runs.merging import is_same_value
 from magnus_peewee_store.runs.read import parse_status, suggest
@@ -214,13 +215,9 @@ def _by_number(name: str) -> List[Tuple[bool, int, str]]:
 
 def _branch_label(metric: str, steps: Set[str]) -> str:
     """Return the names of the branches that a metric belongs to, without those of the steps; empty for no branch."""
-    values: List[str] = []
-    step = longest_prefix(metric, steps)
-    while step and parent_branch(step):
-        branch = parent_branch(step)
-        step = longest_prefix(branch, steps)
-        values.insert(0, own_name(branch, step or ""))
-    return ".".join(values)
+    branches = branch_path(parent_branch(longest_prefix(metric, steps) or ""), steps)
+    values = [own_name(branch, longest_prefix(branch, steps) or "") for branch in branches]
+    return ".".join(reversed(values))
 
 
 class Filter:
