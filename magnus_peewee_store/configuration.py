@@ -115,16 +115,13 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
     if config_file and connection_string:
         raise ConfigurationError("A configuration file and a connection string are given. Give only one.")
     given = {place.name: place.value for place in find_places(config_file, connection_string) if place.value}
-    url = given.pop(CONNECTION_STRING_OPTION, "")
-    variable = "" if "-c" in given else given.get(CONNECTION_STRING_VARIABLE, "")
-    given.pop(CONNECTION_STRING_VARIABLE, None)
-    # As magnus does, a section that the configuration file lacks is taken from the project's file.
-    project_file = given.pop(_IN_FOLDER, "") or given.pop(_IN_PARENTS, "")
+    decisive = next(iter(given), "")
+    url = given[decisive] if decisive in (CONNECTION_STRING_OPTION, CONNECTION_STRING_VARIABLE) else ""
+    project_file = given.get(_IN_FOLDER) or given.get(_IN_PARENTS, "")
     project = _load(project_file) if project_file else {}
-    file = next(iter(given.values()), "")
+    file = next((given[name] for name in ("-c", *_FILE_VARIABLES) if name in given), "")
     config = _load(file) if file else {}
-    names_database = bool(url or variable)
-    if "run_log_store" in project and not (project.get("defaults") or file or names_database):
+    if "run_log_store" in project and not (project.get("defaults") or file or url):
         raise ConfigurationError(
             f"In {project_file}, magnus reads only the section 'defaults:'. Move 'run_log_store:' into it."
         )
@@ -138,15 +135,15 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
         location = os.path.join(folder, str(settings.get("location") or defaults.DOTENV_FILE_LOCATION))
         project["secrets"] = {"type": "dotenv", "config": {**settings, "location": location}}
 
-    run_log_store, source = project.get("run_log_store"), project_file
-    if config.get("run_log_store"):
-        run_log_store, source = config["run_log_store"], file
-    run_log_store = run_log_store if isinstance(run_log_store, dict) else {}
+    # As magnus does, a section that the configuration file lacks is taken from the project's file.
+    sections = {**project, **{name: section for name, section in config.items() if section}}
+    source = file if config.get("run_log_store") else project_file
+    run_log_store = sections.get("run_log_store")
     store_config: Dict[str, Any] = {}
-    if names_database:
-        store_config = {"connection_string": url or variable}
-        source = "the connection string given" if url else CONNECTION_STRING_VARIABLE
-    elif run_log_store.get("type") == "db":
+    if url:
+        store_config = {"connection_string": url}
+        source = decisive if decisive == CONNECTION_STRING_VARIABLE else "the connection string given"
+    elif isinstance(run_log_store, dict) and run_log_store.get("type") == "db":
         _check_no_misplaced_keys(run_log_store, source)
         store_config = _section(run_log_store, "config", source)
     elif file:
@@ -155,15 +152,15 @@ def find_configuration(config_file: Optional[str] = None, connection_string: Opt
         source = f"the default, since {project_file} names no database"
     else:
         source = f"the default, since there is no {os.path.abspath(defaults.USER_CONFIG_FILE)}"
-    catalog = config.get("catalog") or project.get("catalog")
+    catalog = sections.get("catalog")
     settings = _section(catalog, "config", file or project_file) if isinstance(catalog, dict) else {}
     location = str(settings.get("catalog_location") or defaults.CATALOG_LOCATION_FOLDER)
     return Configuration(
         store_config,
-        _make_secrets_handler(config.get("secrets") or project.get("secrets") or defaults.DEFAULT_SECRETS),
+        _make_secrets_handler(sections.get("secrets") or defaults.DEFAULT_SECRETS),
         source,
         os.path.join(folder, location),
-        "" if names_database else folder,
+        "" if url else folder,
     )
 
 
@@ -181,14 +178,7 @@ def _find_in_parents() -> str:
 
 
 def check_exists(store: DBStore, source: str) -> None:
-    """Check that a store's database and table exist. Nothing is created.
-
-    Args:
-        source: Where the configuration was found.
-
-    Raises:
-        MissingTableError: If the SQLite file or the table does not exist.
-    """
+    """Raise a MissingTableError unless a store's database and table exist. `source` is where it was configured."""
     database = store.database
     database.keeps_journal_mode = True
     if not database.exists():

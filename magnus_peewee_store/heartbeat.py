@@ -9,12 +9,12 @@ import threading
 import time
 import weakref
 from datetime import datetime
-from typing import Callable, Iterable, List, NamedTuple, Optional
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.interrupts import is_interrupt
 from magnus_peewee_store.db.table import LogTable, Row
-from magnus_peewee_store.origin import Origin, installed_packages, parse_origin, this_process
+from magnus_peewee_store.origin import installed_packages, parse_origin, this_process
 from magnus_peewee_store.times import from_created_at, local_utc_offset, parse_time, to_created_at, utcnow
 
 logger = logging.getLogger("magnus.db")
@@ -88,13 +88,7 @@ class Heartbeat:
         self._stopping = threading.Event()
 
     def after_write(self, table: LogTable, run_id: str, has_ended: bool = False) -> None:
-        """Start with the first write to a run, and stop with the write that ends it.
-
-        Args:
-            table: The table that the run is written to.
-            run_id: The id of the run.
-            has_ended: Whether the run has ended.
-        """
+        """Start with the first write to a run, and stop with the write that ends it."""
         if run_id == self._run_id and not has_ended:
             return
         with self._lock:
@@ -155,8 +149,11 @@ class Heartbeat:
         """Write the heartbeat, and return whether that succeeded."""
 
         def make_row(now: datetime) -> Row:
-            value = json.dumps(_beat_of(self._origin, self.interval, state, now)._asdict())
-            return fragments.HEARTBEAT[0], self._key, value
+            origin = self._origin
+            # Times that magnus wrote before and after a change to daylight saving time cannot be told apart.
+            utc_offset = origin.utc_offset if origin.utc_offset == local_utc_offset() else None
+            beat = Beat(str(now), self.interval, state, origin.user, origin.host, utc_offset)
+            return fragments.HEARTBEAT[0], self._key, json.dumps(beat._asdict())
 
         return self._write(make_row)
 
@@ -179,12 +176,6 @@ class Heartbeat:
                 raise
             logger.debug("A heartbeat of run '%s' failed: %s", self._run_id, error)
             return False
-
-
-def _beat_of(origin: Origin, interval: float, state: str, now: datetime) -> Beat:
-    # Times that magnus wrote before and after a change to daylight saving time cannot be told apart.
-    utc_offset = origin.utc_offset if origin.utc_offset == local_utc_offset() else None
-    return Beat(str(now), interval, state, origin.user, origin.host, utc_offset)
 
 
 class _ForkLock:
@@ -263,19 +254,24 @@ def beats_of(rows: Iterable[Row]) -> List[Beat]:
     return [beat for beat in beats if beat]
 
 
+def newest_of(beats: Iterable[Beat]) -> Optional[Beat]:
+    """Return the newest heartbeat; None without heartbeats."""
+    return max(beats, key=lambda beat: beat.time, default=None)
+
+
 def time_of_last(beats: Iterable[Beat]) -> Optional[datetime]:
     """Return the time of the last heartbeat; None without heartbeats."""
-    return max(filter(None, (from_created_at(beat.time) for beat in beats)), default=None)
+    newest = newest_of(beats)
+    return from_created_at(newest.time) if newest else None
 
 
-def liveness_of(beats: Iterable[Beat], now: datetime) -> Liveness:
+def liveness_of(beats: Sequence[Beat], now: datetime) -> Liveness:
     """Return when an unfinished run was last seen, given its heartbeats and the time by the database's clock."""
-    known = sorted(beats, key=lambda beat: beat.time)
-    if not known:
+    newest = newest_of(beats)
+    if not newest:
         return Liveness()
-    newest = known[-1]
     is_interrupted = newest.state == INTERRUPTED
-    is_silent = all(_age(beat, now) > STALE_INTERVALS * beat.interval for beat in known)
+    is_silent = all(_age(beat, now) > STALE_INTERVALS * beat.interval for beat in beats)
     return Liveness(from_created_at(newest.time), _age(newest, now), is_interrupted or is_silent, is_interrupted)
 
 
@@ -287,12 +283,10 @@ def is_seen_again(table: LogTable, run_id: str) -> bool:
     """Wait until a process works on an unfinished run, at most for one interval between its heartbeats.
 
     A laptop may have been suspended. After waking, a living process writes its next heartbeat within the interval.
-
-    Returns:
-        Whether there was a new heartbeat. False at once if the run has no heartbeats, or recorded its interruption.
+    Return False at once if the run has no heartbeats, or recorded its interruption.
     """
     seen = table.read(run_id, fragments.HEARTBEAT)
-    newest = max(beats_of(seen), key=lambda beat: beat.time, default=None)
+    newest = newest_of(beats_of(seen))
     if newest is None or newest.state == INTERRUPTED:
         return False
     wait = min(newest.interval + WRITE_TIMEOUT, LONGEST_WATCH)

@@ -31,11 +31,7 @@ class LocalIntegration(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Refuse the id of an existing run, and warn that magnus fails with `enable_parallel`, before anything runs.
-
-        Raises:
-            RunExistsError: If a run with this id exists.
-        """
+        """Refuse the id of an existing run, and warn that magnus fails with `enable_parallel`, before anything runs."""
         self.service.prepare_run()
         if self.executor.enable_parallel:
             logger.warning(
@@ -53,12 +49,7 @@ class LocalParallelIntegration(_DBIntegration):
     service_provider = "db"
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Refuse a database in memory, and the id of an existing run, before anything runs.
-
-        Raises:
-            ConfigurationError: If the database is in memory, or the connection string is not valid.
-            RunExistsError: If a run with this id exists.
-        """
+        """Refuse a database in memory, and the id of an existing run, before anything runs."""
         _refuse_memory(self.service.find_file(), "the processes of parallel branches")
         self.service.prepare_run()
 
@@ -75,20 +66,12 @@ class LocalContainerIntegration(LocalIntegration):
     executor_type = "local-container"
 
     def validate(self, **kwargs: Any) -> None:
-        """Refuse a database in memory.
-
-        Raises:
-            ConfigurationError: If the database is in memory, or the connection string is not valid.
-        """
+        """Refuse a database in memory."""
         # In a container, magnus tells the secrets handler the path of its file only after this check.
         _refuse_memory(self.service.find_file(should_use_secrets=False), "containers")
 
     def configure_for_traversal(self, **kwargs: Any) -> None:
-        """Mount the folder of the SQLite file, with its write-ahead log, into every container.
-
-        Raises:
-            ConfigurationError: If the database is in memory, or its folder cannot be mounted.
-        """
+        """Mount the folder of the SQLite file, with its write-ahead log, into every container."""
         super().configure_for_traversal()
         file = self.service.find_file()
         _refuse_memory(file, "containers")
@@ -121,11 +104,7 @@ class ArgoIntegration(_DBIntegration):
     service_provider = "db"
 
     def validate(self, **kwargs: Any) -> None:
-        """Refuse SQLite when the workflow is rendered, or in the first pod if only pods have the secrets.
-
-        Raises:
-            ConfigurationError: If the database is SQLite, or the connection string is not valid.
-        """
+        """Refuse SQLite when the workflow is rendered, or in the first pod if only pods have the secrets."""
         if self.service.find_file() is not None:
             raise ConfigurationError(
                 "The run log store's database is SQLite, which the pods of an Argo workflow cannot share. "

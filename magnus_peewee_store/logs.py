@@ -83,18 +83,10 @@ def duration_of(
     last_beat: Optional[datetime],
     span: Optional[Tuple[datetime, datetime]],
 ) -> Optional[float]:
-    """Return how many seconds a run took.
+    """Return how many seconds a run took; None if nothing is known.
 
-    Args:
-        status: Its status.
-        started: When it started, if that is known.
-        is_stale: Whether it is unfinished and died.
-        last_beat: The time of its last heartbeat.
-        span: The first and the last time of its attempts.
-
-    Returns:
-        The length of `span`. Of an unfinished run, the time until now. Of a run that died, also if it was marked as
-        failed, at least the time until it was last seen. None if nothing is known.
+    That is the length of the span of its attempts. Of an unfinished run, it is the time until now. Of a run that died,
+    also if it was marked as failed, it is at least the time until its last heartbeat.
     """
     length = seconds_of(span)
     if status == SUCCESS or not started:
@@ -260,13 +252,9 @@ class Steps(NamedTuple):
 def trace(run: Steps, read: Callable[[str], Optional[Steps]]) -> Dict[str, Tuple[str, Any]]:
     """Find where the steps of a run ran, also through several re-runs.
 
-    Args:
-        run: The steps of the run.
-        read: Returns the steps of an original run; None if the run is unknown.
-
-    Returns:
-        By internal name, each step and the id of the run that it ran in. The steps in the branches of a reused step
-        are included. A reused step that the original run does not have is returned as it is.
+    `read` returns the steps of an original run; None if the run is unknown. The result has, by internal name, each step
+    and the id of the run that it ran in. The steps in the branches of a reused step are included. A reused step that
+    the original run does not have is returned as it is.
     """
     chain = [run]
     while chain[-1].reused and chain[-1].original_run_id not in [each.run_id for each in chain]:
@@ -294,16 +282,11 @@ Log = TypeVar("Log", BranchLog, RunLog)
 
 
 def complete(run_log: RunLog, read: Callable[[str], Optional[RunLog]]) -> Tuple[RunLog, Dict[str, str]]:
-    """Complete a run log with the metrics, data and branches of its reused steps.
+    """Return a run log with the metrics, data and branches of its reused steps, and the runs that these steps ran in.
 
-    The steps in reused branches have no attempts, because they did not run in this run.
-
-    Args:
-        read: Returns the log of an original run; None if the run is unknown.
-
-    Returns:
-        A copy of the run log, or the run log itself if it has no reused steps. Also the id of the run that each reused
-        step ran in, by the step's internal name.
+    The steps in reused branches have no attempts, because they did not run in this run. `read` returns the log of an
+    original run; None if the run is unknown. The run log is a copy, unless it has no reused steps. The second result is
+    the id of the run that each reused step ran in, by the step's internal name.
     """
     own = _list_steps(run_log)
     if not own.reused:

@@ -65,10 +65,6 @@ class Series(NamedTuple):
         minimum = f"; min {_short(smallest.value)} at {smallest.iteration}" if smallest else ""
         return f"{_short(self.last.value)} (iteration {self.last.iteration}{minimum})"
 
-    def __str__(self) -> str:
-        """Return what `repr` does."""
-        return repr(self)
-
     def _numbers(self) -> Iterator[Point]:
         return (point for point in self.points if is_number(point.value) and point.value == point.value)
 
@@ -127,14 +123,6 @@ def flatten(
 def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
     """Return metrics like `flatten`. A series is one `Series`, and its iterations are not part of the name."""
     return flatten(metrics, prefix, _metric_leaves)
-
-
-def flatten_all_metrics(metrics_of: Iterable[Tuple[str, Mapping[str, Any]]]) -> Dict[str, Any]:
-    """Return the metrics of steps as a flat dictionary, given each step's internal name and metrics."""
-    flat: Dict[str, Any] = {}
-    for step, metrics in metrics_of:
-        flat.update(flatten_metrics(metrics, f"{step}."))
-    return flat
 
 
 def _leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[Leaf]:

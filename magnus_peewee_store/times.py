@@ -44,15 +44,10 @@ def to_created_at(time: datetime) -> datetime:
 
 
 def parse_time(text: str, utc_offset: Optional[int] = None) -> Optional[datetime]:
-    """Parse a time in ISO 8601. Without a zone it is local time, as magnus writes it.
+    """Parse a time in ISO 8601, and return it with a zone; None if the text is not a time.
 
-    Args:
-        text: The time.
-        utc_offset: The offset of that local time from UTC, in seconds; None for this machine's local time.
-
-    Returns:
-        The time with its zone: that of `utc_offset` if it is used, otherwise this machine's. None if the text is not a
-        time.
+    Without a zone it is local time, as magnus writes it: of a machine whose offset from UTC is `utc_offset` seconds, or
+    else of this machine. A time with a zone becomes this machine's local time.
     """
     try:
         # Python before 3.11 does not parse the Z.
@@ -67,11 +62,7 @@ def parse_time(text: str, utc_offset: Optional[int] = None) -> Optional[datetime
 
 
 def parse_age(text: str) -> Optional[timedelta]:
-    """Parse an age: `90s`, `15m`, `12h`, `2d` or `1w`.
-
-    Returns:
-        The age; None if the text is not an age, or if it reaches back before the year 1.
-    """
+    """Parse an age: `90s`, `15m`, `12h`, `2d` or `1w`. None if it is not an age, or reaches back before the year 1."""
     parts = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     if not parts:
         return None

@@ -16,7 +16,7 @@ from magnus_peewee_store.db.whole_runs import batches
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
 from magnus_peewee_store.logs import Steps, duration_of, project_of, seconds_of, span_of, steps_of, trace
-from magnus_peewee_store.metrics import Series, flatten, flatten_all_metrics, last_value
+from magnus_peewee_store.metrics import Series, flatten, flatten_metrics, last_value
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
 from magnus_peewee_store.runs.read import common_offset, to_run
@@ -180,7 +180,9 @@ def _progress_of(run: _RunRows, liveness: Liveness, beats: Sequence[Beat]) -> Di
 
 def _values_of(run: _RunRows, known: Mapping[str, _RunRows]) -> Dict[str, Any]:
     places = _trace(run, known)
-    metrics = flatten_all_metrics((name, step[METRICS]) for name, (_, step) in places.items())
+    metrics: Dict[str, Any] = {}
+    for name, (_, step) in places.items():
+        metrics.update(flatten_metrics(step[METRICS], f"{name}."))
     return {
         "params": flatten(run.params),
         "metrics": {name: last_value(value) for name, value in metrics.items()},
