@@ -38,7 +38,7 @@ def run_key(rows: Sequence[StoredRow]) -> RunKey:
     statuses = []
     status, is_marked = "", False
     for row in rows:
-        log = _parse(row)
+        log = parse_object(row.attribute_value)
         if row.attribute_type in fragments.RUN_LOG:
             status, is_marked = str(log.get("status")), bool(log.get(fragments.MARKED_FAILED))
         elif row.attribute_type in fragments.STEP and not log.get(fragments.MARKED_FAILED):
@@ -73,7 +73,8 @@ def merge(source: Sequence[StoredRow], target: Sequence[StoredRow]) -> Merge:
     if result.is_another_run or not differing:
         return result
     source_key, target_key = run_key([*wanted.values()]), run_key([*present.values()])
-    has_ended = _status(present) in fragments.ENDED
+    # magnus may write more to a run that has not ended. Only what ended is marked as failed.
+    has_ended = target_key.has_ended_by_itself or target_key.is_marked_failed
     takes_source = source_key > target_key or (source_key == target_key and not has_ended)
     for name, row in differing.items():
         if name not in present:
@@ -124,10 +125,6 @@ def _by_name(rows: Sequence[StoredRow]) -> Dict[Tuple[str, str], StoredRow]:
     return named
 
 
-def _status(rows: Dict[Tuple[str, str], StoredRow]) -> Any:
-    return next((_parse(row).get("status") for row in rows.values() if row.attribute_type in fragments.RUN_LOG), None)
-
-
 def _is_same_run(rows: Sequence[StoredRow], others: Sequence[StoredRow]) -> bool:
     """Compare the created_at of the runs' own rows. Some legacy tables round it to whole seconds."""
     a, b = (
@@ -139,9 +136,10 @@ def _is_same_run(rows: Sequence[StoredRow], others: Sequence[StoredRow]) -> bool
     return a == b
 
 
-def _parse(row: StoredRow) -> Dict[str, Any]:
+def parse_object(text: str) -> Dict[str, Any]:
+    """Return the JSON object that a row holds; an empty one if it holds none."""
     try:
-        value = json.loads(row.attribute_value)
+        value = json.loads(text)
     except fragments.PARSE_ERRORS:
         return {}
     return value if isinstance(value, dict) else {}
@@ -152,7 +150,7 @@ def _changed(row: StoredRow) -> datetime:
     if row.attribute_type in fragments.HEARTBEAT:
         beat = parse_beat(row.fragment)
         return beat.time.replace(tzinfo=None) if beat else datetime.min
-    return changed_time(_parse(row)) or datetime.min
+    return changed_time(parse_object(row.attribute_value)) or datetime.min
 
 
 def changed_time(value: Dict[str, Any]) -> Optional[datetime]:

@@ -5,19 +5,9 @@ import json
 import os
 import uuid
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import peewee
 from magnus.datastore import BranchLog, RunLog, StepLog
@@ -64,9 +54,12 @@ class Outcome(NamedTuple):
     """Why it failed or is incomplete, or what else to know."""
 
 
-def _with_reasons(outcomes: Iterable[Outcome], reasons: Mapping[str, str]) -> Iterator[Outcome]:
-    """Add to the outcome of each run why it was added."""
-    for outcome in outcomes:
+def _with_originals(
+    store: DBStore, run_ids: Iterable[str], move: Callable[[Sequence[str]], Iterator[Outcome]]
+) -> Iterator[Outcome]:
+    """Move runs, and the runs that they take results from. The outcomes of the latter say why."""
+    reasons = add_originals(store, run_ids)
+    for outcome in move([*reasons]):
         message = "; ".join(filter(None, [reasons[outcome.name], outcome.message]))
         yield outcome._replace(message=message)
 
@@ -91,11 +84,10 @@ def export_runs(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterato
         OSError: If the folder cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    reasons = add_originals(store, run_ids)
-    yield from _with_reasons(_export(store, reasons, folder), reasons)
+    yield from _with_originals(store, run_ids, partial(_export, store, folder))
 
 
-def _export(store: DBStore, run_ids: Iterable[str], folder: Path) -> Iterator[Outcome]:
+def _export(store: DBStore, folder: Path, run_ids: Sequence[str]) -> Iterator[Outcome]:
     for run_id in run_ids:
         if not _can_name_a_file(run_id):
             yield Outcome(run_id, FAILED, "its id cannot be the name of a file")
@@ -147,11 +139,7 @@ def _load_meta(path: Path) -> Tuple[List[fragments.Fragment], str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file atomically and durably, even if several processes write into one folder.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write a file atomically and durably, even if several processes write into one folder. May raise OSError."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("x", encoding="utf-8") as file:
@@ -319,13 +307,11 @@ def copy_runs(
     """
     if is_same_database(source, target):
         raise ConfigurationError("The database to copy to is the one that contains the runs.")
-    reasons = add_originals(source, run_ids)
-    yield from _with_reasons(
-        _copy_all(source, target, list(reasons), overwrite if should_overwrite else merge), reasons
-    )
+    decide = overwrite if should_overwrite else merge
+    yield from _with_originals(source, run_ids, partial(_copy_all, source, target, decide))
 
 
-def _copy_all(source: DBStore, target: DBStore, run_ids: Sequence[str], decide: Decide) -> Iterator[Outcome]:
+def _copy_all(source: DBStore, target: DBStore, decide: Decide, run_ids: Sequence[str]) -> Iterator[Outcome]:
     for run_id, wanted, present in _both_sides(source, target, run_ids):
         if wanted:
             yield _copy(target, wanted, present, decide)
@@ -336,16 +322,9 @@ def _copy_all(source: DBStore, target: DBStore, run_ids: Sequence[str], decide: 
 def find_differing(
     source: DBStore, target: DBStore, run_ids: Sequence[str], progress: Callable[[int], Any] = lambda runs: None
 ) -> Iterator[str]:
-    """Find the runs that the target has only in part: neither all that the source has, nor something newer.
+    """Yield the ids of the runs that the target has only in part: neither all that the source has, nor something newer.
 
-    Args:
-        source: The store that the runs were copied from.
-        target: The store that the runs were copied to.
-        run_ids: The whole ids.
-        progress: Called with 1 after each run.
-
-    Yields:
-        The ids of the runs.
+    `progress` is called with 1 after each run.
     """
     for run_id, wanted, present in _both_sides(source, target, run_ids):
         found = merge(wanted, present)
@@ -390,12 +369,7 @@ def _rows_by_run(store: DBStore, run_ids: Sequence[str]) -> Dict[str, List[Store
     return rows_of
 
 
-def _copy(
-    target: DBStore,
-    rows: Sequence[StoredRow],
-    present: Sequence[StoredRow],
-    decide: Decide,
-) -> Outcome:
+def _copy(target: DBStore, rows: Sequence[StoredRow], present: Sequence[StoredRow], decide: Decide) -> Outcome:
     run_id, found = rows[0].run_id, decide(rows, present)
     is_written = bool(found.write or found.delete)
 

@@ -12,7 +12,7 @@ from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.schema import open_schema
-from magnus_peewee_store.db.whole_runs import BATCH_SIZE, StoredRow, batches
+from magnus_peewee_store.db.whole_runs import StoredRow, batches
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.runs.lineage import find_reused, originals_of, read_originals
@@ -20,7 +20,7 @@ from magnus_peewee_store.runs.read import UnreadableRow, has_ended, parse_for_di
 from magnus_peewee_store.runs.search import AnyCondition, Condition, make_filters, search_page
 from magnus_peewee_store.runs.summaries import RunSummary, iter_summaries, summarize
 from magnus_peewee_store.store import DBStore
-from magnus_peewee_store.times import utcnow
+from magnus_peewee_store.times import from_created_at, utcnow
 
 ROWS_PER_QUERY = 1000
 
@@ -211,25 +211,22 @@ def prunable(
     Raises:
         ConditionError: If a condition is not valid.
     """
-    now = utcnow()
     found = dict(store.table.runs(fragments.RUN_LOG))  # If a run has two rows of its own, the older one counts.
     if where:
         matching, _ = search_page(store, make_filters(where), None, None, False, with_values=False)
         matching_ids = {run.run_id for run in matching}
         found = {run_id: started for run_id, started in found.items() if run_id in matching_ids}
-    old = [
-        run_id
-        for run_id, started in list(found.items())[keep or 0 :]
-        if older_than is None or (isinstance(started, datetime) and now - started > older_than)
-    ]
-    chosen = Prunable([], [], {})
-    for batch in batches(old[::-1], BATCH_SIZE):
-        run_ids, running, _ = decide(store, batch, older_than, (), keep_tags)  # The search has applied `where`.
-        chosen.run_ids.extend(run_ids)
-        chosen.running.extend(running)
+    rest = list(found.items())[keep or 0 :]
+    old = [run_id for run_id, started in rest if _is_old(from_created_at(started), older_than)]
+    chosen: List[str] = []
+    running: List[str] = []
+    for batch in batches(old[::-1]):
+        decided = decide(store, batch, older_than, (), keep_tags)  # The search has applied `where`.
+        chosen.extend(decided.run_ids)
+        running.extend(decided.running)
         progress(len(batch))
-    reused = find_reused(read_originals(store), chosen.run_ids)
-    return Prunable([run_id for run_id in chosen.run_ids if run_id not in reused], chosen.running, reused)
+    reused = find_reused(read_originals(store), chosen)
+    return Prunable([run_id for run_id in chosen if run_id not in reused], running, reused)
 
 
 def decide(
@@ -242,18 +239,21 @@ def decide(
     """Decide as `prunable` does, for some runs as they are now, without regard to their number and their re-runs."""
     filters = make_filters(where)
     kept = make_filters([Condition("tag", "=", tag) for tag in keep_tags])
-    now = datetime.now(timezone.utc)
     chosen = Prunable([], [], {})
     is_on_header = all(each.is_on_header() for each in filters)
     for run in iter_summaries(store, run_ids, with_values=not is_on_header, with_steps=not is_on_header):
-        is_old = older_than is None or (run.started is not None and now - run.started > older_than)
-        if not is_old or not all(each.is_met_by(run) for each in filters) or any(each.is_met_by(run) for each in kept):
+        is_wanted = _is_old(run.started, older_than) and all(each.is_met_by(run) for each in filters)
+        if not is_wanted or any(each.is_met_by(run) for each in kept):
             continue
         if run.status in ENDED or _is_quiet(store, run, utcnow() - max(ONE_DAY, older_than or ONE_DAY)):
             chosen.run_ids.append(run.run_id)
         else:
             chosen.running.append(run.run_id)
     return chosen
+
+
+def _is_old(started: Optional[datetime], older_than: Optional[timedelta]) -> bool:
+    return older_than is None or (started is not None and datetime.now(timezone.utc) - started > older_than)
 
 
 def delete_runs(store: DBStore, run_ids: Sequence[str], should_force: bool = False) -> Iterator[int]:
