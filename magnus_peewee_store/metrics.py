@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 _ITERATION = re.compile(r"-?(?:0|[1-9]\d{0,17})")
+_PLAIN_TYPES = frozenset((bool, float, int, str, type(None)))
 SERIES_VALUES = ("last", "first", "min", "max")  # endings of names that choose one value of a series
 
 Path = Tuple[str, ...]  # the names of the dictionaries that lead to a value, and its own name
@@ -112,7 +113,7 @@ def flatten(
     If two values have the same dot path, brackets tell them apart: `{"a": {"b": 1}, "a.b": 2}` becomes
     `{"a[b]": 1, "a.b": 2}`.
     """
-    if not any(isinstance(value, dict) for value in values.values()):  # Most have none. The rest takes longer.
+    if _PLAIN_TYPES.issuperset(map(type, values.values())):  # Most are plain. The rest takes longer.
         # Many runs have the same names. Interned, each name takes memory once.
         return {sys.intern(f"{prefix}{name}"): value for name, value in values.items()}
     leaves = list((find_leaves or _leaves)(values))

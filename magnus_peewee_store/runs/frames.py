@@ -7,7 +7,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, MissingLibraryError
 from magnus_peewee_store.metrics import Point, Series, flatten_metrics, is_finite, is_number
 from magnus_peewee_store.runs.read import find_runs, suggest
-from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, AnyCondition, Name, as_text, search
+from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, AnyCondition, as_text, metric_test, search
 from magnus_peewee_store.runs.summaries import RunSummary, iter_metrics
 from magnus_peewee_store.store import DBStore
 
@@ -95,12 +95,12 @@ def find_history(store: DBStore, run_ids: AnyRuns, metric: str) -> List["MetricP
     """Return the points of `metric_history`."""
     each_run = [run_ids] if isinstance(run_ids, (str, RunSummary)) else run_ids
     whole_ids = find_runs(store, [run if isinstance(run, str) else run.run_id for run in each_run])
-    name = Name(metric, has_ending=False)
+    is_meant = metric_test(metric)
     known: Set[str] = set()
     found = []
     for point in _points(store, whole_ids):
         known.add(point.full_name)
-        if name.means(point.full_name):
+        if is_meant(point.full_name):
             found.append(point)
     if not found:
         advice = suggest(metric, sorted({*known, *(each.rpartition(".")[2] for each in known)}))

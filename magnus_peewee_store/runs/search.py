@@ -3,6 +3,7 @@
 A condition compares a name with a value, such as `rmse<0.5`.
 """
 
+import functools
 import html
 import json
 import operator
@@ -123,28 +124,23 @@ class Name:
     Args:
         text: The name. The prefix `params.` or `metrics.` says which of the two it is. A metric's name may have an
             ending that chooses a value of a series: `loss.min`.
-        has_ending: Whether to look for such an ending.
         is_full: Whether it is one of `all_names`. It means only this parameter or metric, and is found at once.
     """
 
-    def __init__(self, text: str, has_ending: bool = True, is_full: bool = False) -> None:
+    def __init__(self, text: str, is_full: bool = False) -> None:
         self.text = text
         self._full_name = _without_prefix(text) if is_full else None
         self.is_field = text in FIELDS
         self.needs_values = not self.is_field or text in VALUE_FIELDS
-        self._field = FIELDS.get(text)
-        self._metric = text
         # The names of a parameter to look for, in this order, and whether to look for the metric with it.
         self._lookups: List[Tuple[Optional[str], bool]] = [(text, True)]
         if text.startswith(PARAMS):
             # A parameter may have an outer dictionary named `params`, and a metric a step.
             self._lookups.insert(0, (text[len(PARAMS) :], False))
         elif text.startswith(METRICS):
-            self._metric = text[len(METRICS) :]
             self._lookups = [(None, True), (text, False)]
-        whole, self._ending = _split_ending(text) if has_ending else (text, "")
-        self._whole = Name(whole, has_ending=False) if self._ending else None
-        self._is_metric: Dict[str, bool] = {}  # a cache by the full name of a metric, because many runs have the same
+        whole, self._ending = _split_ending(text)
+        self._means, self._whole_means = metric_test(text), metric_test(whole)
         self.labels: Dict[str, str] = {}
         """See `label_branches`."""
 
@@ -152,8 +148,8 @@ class Name:
         """Return the values that a run has for the name. If `needs_values`, it must be summarized with values."""
         if self.text in LISTS:
             return LISTS[self.text](run) or [""]
-        if self._field:
-            return [self._field(run)]
+        if self.is_field:
+            return [FIELDS[self.text](run)]
         return [*self.named_values(run).values()]
 
     def named_values(self, run: RunSummary) -> Dict[str, Any]:
@@ -170,21 +166,25 @@ class Name:
                 if param is not None and (name == param or _without_brackets(name) == param):
                     found[f"{PARAMS}{name}"] = value
             if has_metric:
-                found.update((f"{METRICS}{name}", value) for name, value in run.metrics.items() if self.means(name))
+                found.update((f"{METRICS}{name}", value) for name, value in run.metrics.items() if self._means(name))
             if found:
                 return found
-        for name in filter(self._whole.means, run.metrics) if self._whole else ():
+        for name in filter(self._whole_means, run.metrics) if self._ending else ():
             point = choose(run.series.get(name, run.metrics[name]), self._ending)
             if point:
                 found[f"{METRICS}{name}.{self._ending}"] = point.value
         return found
 
-    def means(self, metric: str) -> bool:
-        """Return True if it means a metric, given by the full name."""
-        if metric not in self._is_metric:
-            names = [f".{each}" for each in (metric, _without_brackets(metric))]
-            self._is_metric[metric] = any(name.endswith(f".{self._metric}") for name in names)
-        return self._is_metric[metric]
+
+def metric_test(name: str) -> Callable[[str], bool]:
+    """Return a function that returns True for the full names of the metrics that a name means."""
+    ending = f".{name[len(METRICS) :] if name.startswith(METRICS) else name}"
+
+    @functools.lru_cache(maxsize=None)  # Many runs have the same metrics.
+    def is_meant(metric: str) -> bool:
+        return f".{metric}".endswith(ending) or f".{_without_brackets(metric)}".endswith(ending)
+
+    return is_meant
 
 
 def _without_brackets(name: str) -> str:
@@ -234,14 +234,15 @@ class Filter:
         self.name = Name(name)
         self._symbol, self._text = symbol, text
         self._number = parse_number(text)
-        self._start = self._end = 0.0  # the time that `started` is compared with, or the start and end of a day
+        self._start: Any = None  # the time that `started` is compared with, or the start of a day
+        self._end: Any = None
         self._compared: Set[bool] = set()  # whether the values that were compared by size are of the same type
         if name in ("status", "state") and symbol in ("=", "!="):
             self._text = parse_status(text)
         elif name == "duration" and symbol != "~":
             self._number = _parse_duration(text)
         elif name == "started" and symbol != "~":
-            self._start, self._end = (time.timestamp() for time in parse_started(text))
+            self._start, self._end = parse_started(text)
 
     def is_met_by(self, run: RunSummary) -> bool:
         """Return True if any value that the run has for the name meets the condition. For `tag!=`, all must meet it.
@@ -269,8 +270,7 @@ class Filter:
 
     def earliest_start(self) -> Optional[datetime]:
         """Return the earliest time at which a run may start to meet the condition; None if there is no limit."""
-        is_limit = self.name.text == "started" and self._symbol in ("=", ">", ">=")
-        return parse_started(self._text)[0] if is_limit else None
+        return self._start if self._symbol in ("=", ">", ">=") else None
 
     def header_texts(self) -> List[str]:
         """Return texts that a run's own row must contain to meet the condition, ignoring case."""
@@ -293,8 +293,8 @@ class Filter:
         compare = COMPARISONS[self._symbol]
         if isinstance(value, datetime):
             if self._start < self._end and self._symbol in (">", "<="):
-                return (value.timestamp() >= self._end) == (self._symbol == ">")
-            return bool(compare(value.timestamp(), self._start))
+                return bool(value >= self._end) == (self._symbol == ">")
+            return bool(compare(value, self._start))
         if not is_number(value) and not isinstance(value, str):
             return False
         is_same_type = is_number(value) == (self._number is not None)
@@ -305,8 +305,7 @@ class Filter:
         if isinstance(value, str):
             return value == self._text
         if isinstance(value, datetime):
-            time = value.timestamp()
-            return time == self._start or self._start <= time < self._end
+            return bool(value == self._start or self._start <= value < self._end)
         if is_number(value):
             is_nan = value != value and self._number != self._number
             return self._number is not None and (value == self._number or is_nan)
@@ -555,7 +554,12 @@ def search_page(
         found = _search(store, filters, order_by, None, descending, with_values)
         return found[:limit], len(found)
     found = _search(store, filters, None, limit, descending, with_values)
-    return found, len(found) if limit is None or len(found) < limit else _count(store, filters)
+    if limit is None or len(found) < limit:
+        return found, len(found)
+    if not filters:
+        return found, store.table.count_runs(fragments.RUN_LOG)
+    runs = _candidates(store, filters, None, with_values=False, with_steps=False)
+    return found, sum(all(each.is_met_by(run) for each in filters) for run in runs)
 
 
 def _search(
@@ -583,14 +587,6 @@ def _search(
     for each in filters:
         each.check_type()
     return (sort_runs(found, order, descending) if order else found)[:limit]
-
-
-def _count(store: DBStore, filters: Sequence[Filter]) -> int:
-    """Count the runs that meet filters. For each filter, `is_on_header` must return True."""
-    if not filters:
-        return store.table.count_runs(fragments.RUN_LOG)
-    runs = _candidates(store, filters, None, with_values=False, with_steps=False)
-    return sum(all(each.is_met_by(run) for each in filters) for run in runs)
 
 
 def _candidates(

@@ -16,7 +16,7 @@ from magnus_peewee_store.db.whole_runs import batches
 from magnus_peewee_store.fragments import ENDED
 from magnus_peewee_store.heartbeat import Beat, Liveness, beats_of, liveness_of, state_of, time_of_last
 from magnus_peewee_store.logs import Steps, duration_of, project_of, seconds_of, span_of, steps_of, trace
-from magnus_peewee_store.metrics import Series, flatten, flatten_metrics, last_value
+from magnus_peewee_store.metrics import Series, flatten, flatten_metrics
 from magnus_peewee_store.origin import Origin, parse_origin
 from magnus_peewee_store.runs.annotate import Note, notes_of, tags_of
 from magnus_peewee_store.runs.read import common_offset, to_run
@@ -112,7 +112,7 @@ def iter_summaries(
         known = _read(store, batch, field_count)
         # A run may have many heartbeats, one for each pod. They do not matter if it has succeeded.
         needing_beats = [
-            run_id for run_id in batch if not _has_succeeded(known[run_id]) or _has_two_spans(known[run_id])
+            run_id for run_id in batch if known[run_id].status != defaults.SUCCESS or _has_two_spans(known[run_id])
         ]
         rows: Dict[str, List[Row]] = {}
         for row in store.table.read_runs(needing_beats, fragments.HEARTBEAT):
@@ -120,7 +120,7 @@ def iter_summaries(
         now = store.database.retry(store.database.now) if rows else None
         for run_id in batch:
             run, beats = known[run_id], beats_of(rows.get(run_id, ()))
-            liveness = liveness_of(beats, now) if now and not _has_ended(run) else Liveness()
+            liveness = liveness_of(beats, now) if now and run.status not in ENDED else Liveness()
             values = _values_of(run, known) if with_values else {}
             yield RunSummary(**run.facts, **_progress_of(run, liveness, beats), **liveness._asdict(), **values)
 
@@ -143,13 +143,9 @@ class _RunRows(NamedTuple):
     steps: Steps
     """Each step is a `StepFields`. Nodes that only end a graph are left out."""
 
-
-def _has_ended(run: _RunRows) -> bool:
-    return run.facts["status"] in ENDED
-
-
-def _has_succeeded(run: _RunRows) -> bool:
-    return bool(run.facts["status"] == defaults.SUCCESS)
+    @property
+    def status(self) -> str:
+        return str(self.facts["status"])
 
 
 def _has_two_spans(run: _RunRows) -> bool:
@@ -169,7 +165,7 @@ def _progress_of(run: _RunRows, liveness: Liveness, beats: Sequence[Beat]) -> Di
     failed = [name for name, status in zip(steps, statuses) if status == defaults.FAIL]
     span = _span(run, common_offset(run.origin, beats))
     return {
-        "duration": duration_of(facts["status"], facts["started"], liveness.is_stale, time_of_last(beats), span),
+        "duration": duration_of(run.status, facts["started"], liveness.is_stale, time_of_last(beats), span),
         "steps_done": statuses.count(defaults.SUCCESS),
         "steps_known": len(steps) + sum(name.partition(" ")[0] in fragments.STEP for name in facts["unreadable"]),
         "failed_step": next(
@@ -183,10 +179,11 @@ def _values_of(run: _RunRows, known: Mapping[str, _RunRows]) -> Dict[str, Any]:
     metrics: Dict[str, Any] = {}
     for name, (_, step) in places.items():
         metrics.update(flatten_metrics(step[METRICS], f"{name}."))
+    series = {name: value for name, value in metrics.items() if isinstance(value, Series)}
     return {
         "params": flatten(run.params),
-        "metrics": {name: last_value(value) for name, value in metrics.items()},
-        "series": {name: value for name, value in metrics.items() if isinstance(value, Series)},
+        "metrics": {**metrics, **{name: value.last.value for name, value in series.items()}},
+        "series": series,
         "reused": {name: places[name][0] for name in run.steps.reused},
         "project": project_of((step[REMOTE] for step in run.steps.by_name.values()), run.origin),
         "commit": next(filter(None, (step[COMMIT] for step in run.steps.by_name.values())), None),
