@@ -134,7 +134,7 @@ class LocalParallel(LocalExecutor):
                 return
             self.execute_graph(graph, map_variable=map_variable)
 
-    def _fail_branch(self, branch: _Branch, failure: workers.Failure) -> None:
+    def _fail_branch(self, branch: _Branch, failure: workers.JobResult) -> None:
         """Fail a branch whose process did not record its end, and log the reason."""
         store, run_id = self._context.run_log_store, self._context.run_id
         logger.error("The branch '%s' failed. %s", branch.name, failure.reason)
@@ -157,7 +157,7 @@ class LocalParallel(LocalExecutor):
 
 
 def _explain(
-    failure: workers.Failure, steps: Mapping[str, StepLog], attribute_type: str, log: Dict[str, Any]
+    failure: workers.JobResult, steps: Mapping[str, StepLog], attribute_type: str, log: Dict[str, Any]
 ) -> Dict[str, Any]:
     """Return the changes to an unfinished log that say why it failed: a step without branches gets an attempt."""
     if attribute_type not in STEP:

@@ -29,6 +29,8 @@ POLL = 0.05  # How many seconds to wait for a free slot before looking again.
 SAFETY_POLL = 1.0
 ENDING_POLL = 0.001  # The same for a process that has closed its files. It ends within a millisecond.
 
+OWN_SLOT = 0  # the slot that each process has
+
 FROM_CHILD = ("stdout", "stderr", "report")  # the pipes that the child writes to
 
 _REPORT_BYTES = 4096  # A pipe accepts this many bytes at once.
@@ -41,51 +43,33 @@ class Slots:
 
     Each process has one slot of its own, which it lends to one of its children while it waits for them. So nested
     processes cannot deadlock. The other slots are record locks on the bytes of a file. The kernel frees the locks of a
-    killed process, and a child does not inherit them.
-
-    Args:
-        count: How many processes may work at once.
+    killed process, and a child does not inherit them. `count` processes may work at once.
     """
 
     def __init__(self, count: int) -> None:
-        self._shared = range(count - 1)
+        self._shared = range(1, count)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         weakref.finalize(self, self._file.close)
 
-    def take(self, own: Set[Optional[int]]) -> Tuple[bool, Optional[int]]:
-        """Take a slot that is free.
-
-        Args:
-            own: The slots that this process has taken. None stands for its own slot.
-
-        Returns:
-            (False, the slot), or (True, None) if all slots are taken.
-        """
+    def take(self, taken: Set[int]) -> Optional[int]:
+        """Take a free slot, given those that this process has taken. Return None if there is none."""
         import fcntl  # Windows has none.
 
-        if None not in own:
-            return False, None
+        if OWN_SLOT not in taken:
+            return OWN_SLOT
         for slot in self._shared:
-            if slot not in own:
+            if slot not in taken:
                 with contextlib.suppress(OSError):
                     fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-                    return False, slot
-        return True, None
+                    return slot
+        return None
 
-    def give_back(self, slot: Optional[int]) -> None:
+    def give_back(self, slot: int) -> None:
         """Give back a slot."""
         import fcntl
 
-        if slot is not None:
+        if slot != OWN_SLOT:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
-
-
-class Failure(NamedTuple):
-    """Why a job did not return."""
-
-    reason: str
-    started: datetime
-    """When the job was handed to its process, as local time without a zone."""
 
 
 class JobResult(NamedTuple):
@@ -93,14 +77,16 @@ class JobResult(NamedTuple):
 
     job: int
     """The index of the job."""
-    failure: Optional[Failure]
-    """Why it did not return; None if it did."""
+    reason: str
+    """Why it did not return; empty if it did."""
+    started: datetime
+    """When it was handed to its process, as local time without a zone."""
 
 
 def run(
     jobs: Sequence[Callable[[], None]],
     slots: Slots,
-    on_failure: Callable[[int, Failure], None],
+    on_failure: Callable[[int, JobResult], None],
     at_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Run each job in a forked process, and wait until all have ended.
@@ -112,12 +98,8 @@ def run(
     The output of the jobs appears on stdout and stderr line by line. The jobs have no stdin. The processes end when
     this process ends, however it ends.
 
-    Args:
-        jobs: The jobs. They are started in this order.
-        slots: Limits how many run at once.
-        on_failure: Called with the index of a job that raised, or whose process was killed or exited. If the process
-            was killed, the processes that it had started are killed first.
-        at_end: Called in each process before it exits.
+    `on_failure` is called with the index of a job that raised, or whose process was killed or exited. If the process
+    was killed, the processes that it had started are killed first. `at_end` is called in each process before it exits.
     """
     waiting = deque(range(len(jobs)))
     with _open_lifeline() as lifeline, selectors.DefaultSelector() as selector:
@@ -126,8 +108,9 @@ def run(
             while waiting or workers:
                 is_full = False
                 while waiting and not is_full:
-                    is_full, slot = slots.take({worker.slot for worker in workers})
-                    if not is_full:
+                    slot = slots.take({worker.slot for worker in workers})
+                    is_full = slot is None
+                    if slot is not None:
                         # Append before the start, so that Ctrl-C during the fork leaves no process behind.
                         workers.append(_Worker(jobs, waiting.popleft(), at_end, slot))
                         workers[-1].start(lifeline, selector)
@@ -137,8 +120,8 @@ def run(
                     # and it gets no other job. If it ends later, the next round handles the job that it holds then.
                     has_ended = worker.has_ended()
                     outcome = worker.take_outcome(has_ended)
-                    if outcome and outcome.failure:
-                        on_failure(outcome.job, outcome.failure)
+                    if outcome and outcome.reason:
+                        on_failure(outcome.job, outcome)
                     elif outcome and not has_ended:
                         worker.assign(waiting)
                     if has_ended:
@@ -153,9 +136,7 @@ def run(
 class _Worker:
     """A forked process, and the pipes to and from it."""
 
-    def __init__(
-        self, jobs: Sequence[Callable[[], None]], job: int, at_end: Callable[[], None], slot: Optional[int]
-    ) -> None:
+    def __init__(self, jobs: Sequence[Callable[[], None]], job: int, at_end: Callable[[], None], slot: int) -> None:
         self.slot = slot
         self.is_ending = False
         self._jobs = jobs
@@ -221,8 +202,7 @@ class _Worker:
         if self._job is None or not (has_ended or self._report.endswith(_REPORT_END)):
             return None
         self._finish_output()
-        reason = self._read_reason()
-        outcome = JobResult(self._job, Failure(reason, self._started) if reason else None)
+        outcome = JobResult(self._job, self._read_reason(), self._started)
         self._job, self._report = None, b""
         return outcome
 
