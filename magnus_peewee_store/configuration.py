@@ -107,11 +107,7 @@ def find_places(config_file: Optional[str] = None, connection_string: Optional[s
 
 
 def find_configuration(config_file: Optional[str] = None, connection_string: Optional[str] = None) -> Configuration:
-    """Return the configuration that `open_store` uses.
-
-    Raises:
-        ConfigurationError: If it is not valid, or does not use this store.
-    """
+    """Return the configuration that `open_store` uses. Raise a ConfigurationError if it is not valid."""
     if config_file and connection_string:
         raise ConfigurationError("A configuration file and a connection string are given. Give only one.")
     given = {place.name: place.value for place in find_places(config_file, connection_string) if place.value}

@@ -65,11 +65,8 @@ class Heartbeat:
     The first write to a run starts a daemon thread, which updates the row. In the process that started the run, the
     thread first writes the installed packages. The thread stops when the run ends or the process exits. It uses the
     store's connection only while no other thread does. An error is logged and never reaches the pipeline. A forked
-    child starts its own heartbeat when it first writes.
-
-    Args:
-        interval: The seconds between two heartbeats.
-        is_executing: Returns whether magnus executes a run, given by its id, in this process.
+    child starts its own heartbeat when it first writes. `interval` is in seconds. `is_executing` returns whether magnus
+    executes a run, given by its id, in this process.
     """
 
     def __init__(self, interval: float, is_executing: Callable[[str], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Questions about a run log: its steps, times and results, and what a re-run reuses."""
+"""Questions about a run log: its steps, times and results, what a re-run reuses; and the end of what died."""
 
 import json
 from dataclasses import dataclass, field

@@ -61,12 +61,7 @@ class LocalParallel(LocalExecutor):
     _slots: Optional[Slots] = PrivateAttr(default=None)
 
     def prepare_for_graph_execution(self) -> None:
-        """Check that the pipeline can run in parallel here, then prepare as magnus does.
-
-        Raises:
-            ConfigurationError: If processes cannot be forked here, the run log store is not `db`, or steps of parallel
-                branches would write the same file.
-        """
+        """Check that the pipeline can run in parallel here, then prepare as magnus does."""
         if not hasattr(os, "fork"):
             raise ConfigurationError(
                 "The executor 'local-parallel' forks processes, which this operating system cannot do. "
@@ -87,11 +82,7 @@ class LocalParallel(LocalExecutor):
         super().prepare_for_graph_execution()
 
     def execute_from_graph(self, node: BaseNode, map_variable: MapVariable = None, **kwargs: Any) -> None:
-        """Execute a node, and its branches in parallel if it has any.
-
-        Args:
-            map_variable: The values of the maps around the node, by name.
-        """
+        """Execute a node, and its branches in parallel if it has any."""
         is_skipped = node.is_composite and not self._is_step_eligible_for_rerun(node, map_variable=map_variable)
         branches = [] if is_skipped else self._find_branches(node, map_variable)
         if not branches:
@@ -198,9 +189,8 @@ def _find_conflicts(graph: Graph) -> Iterator[str]:
 def _output_files(graph: Graph, is_mapped: bool = False) -> Dict[Tuple[str, bool], List[str]]:
     """Return the internal names of a graph's tasks by the file that `magnus.tasks` collects their output in.
 
-    Returns:
-        A key has two parts: the task's name as the file name contains it, and whether the value of a map follows it.
-        These values are not known before the run. So tasks of two maps count as writing the same file.
+    A key has two parts: the task's name as the file name contains it, and whether the value of a map follows it. These
+    values are not known before the run. So tasks of two maps count as writing the same file.
     """
     files: Dict[Tuple[str, bool], List[str]] = {}
     for node in graph.nodes.values():

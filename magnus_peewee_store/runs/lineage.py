@@ -69,8 +69,7 @@ class Input(NamedTuple):
 def hash_of(file_or_hash: str) -> Optional[str]:
     """Return the hash that magnus computes of a file. Return a hash, or its beginning, in lower case; else None.
 
-    Raises:
-        IsADirectoryError: If it is a folder.
+    Raise an IsADirectoryError for a folder.
     """
     if os.path.isdir(file_or_hash):
         raise IsADirectoryError(errno.EISDIR, "It is a folder. Name a file", file_or_hash)

@@ -102,11 +102,7 @@ def complete_run(store: DBStore, run: Run) -> Run:
 
 
 def read_exactly(store: DBStore, run_id: str) -> Run:
-    """Read a run by its whole id, as far as its rows can be read. Its reused steps are not completed.
-
-    Raises:
-        RunNotFoundError: If there is no such run.
-    """
+    """Read a run by its whole id, as far as its rows can be read. Its reused steps are not completed."""
     run = _read_if_there(store, run_id)
     if not run:
         raise RunNotFoundError(f"There is no run '{run_id}'.")
@@ -116,9 +112,8 @@ def read_exactly(store: DBStore, run_id: str) -> Run:
 def to_run(run_id: str, rows: Sequence[Row], created_at: Any, now: Optional[datetime] = None) -> Run:
     """Return the run that rows hold, oldest first.
 
-    Args:
-        created_at: That of the run's own row; without one, of its oldest row.
-        now: The time by the database's clock, if the run has heartbeats.
+    `created_at` is that of the run's own row, or else of its oldest row. `now` is the time by the database's clock, if
+    the run has heartbeats.
     """
     unreadable: List[UnreadableRow] = []
 
@@ -236,8 +231,7 @@ def newest_ids(store: DBStore, **restrictions: Any) -> List[str]:
 def find_by_place(store: DBStore, text: str) -> Optional[str]:
     """Return the id of the run that `latest`, `latest:FAIL` or `latest~1` names; None for a text of another form.
 
-    Raises:
-        RunNotFoundError: If there is no such run, or if the text is also the id of another run.
+    Raise a RunNotFoundError if there is no such run, or if the text is also the id of another run.
     """
     if not re.fullmatch(f"{LATEST}(~[0-9]{{1,6}}|:.*)?", text):
         return None

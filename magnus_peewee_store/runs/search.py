@@ -121,10 +121,9 @@ def parse_condition(text: str) -> Condition:
 class Name:
     """A name in a condition, or to sort by: a field, parameters or metrics.
 
-    Args:
-        text: The name. The prefix `params.` or `metrics.` says which of the two it is. A metric's name may have an
-            ending that chooses a value of a series: `loss.min`.
-        is_full: Whether it is one of `all_names`. It means only this parameter or metric, and is found at once.
+    The prefix `params.` or `metrics.` says which of the two it is. A metric's name may have an ending that chooses a
+    value of a series: `loss.min`. One of `all_names` `is_full`: it means only this parameter or metric, and is found at
+    once.
     """
 
     def __init__(self, text: str, is_full: bool = False) -> None:
@@ -221,11 +220,7 @@ def _branch_label(metric: str, steps: Set[str]) -> str:
 
 
 class Filter:
-    """A condition that is ready to be evaluated on many runs.
-
-    Raises:
-        ConditionError: If the value does not fit the field.
-    """
+    """A condition that is ready to be evaluated on many runs. Raise a ConditionError if its value does not fit."""
 
     def __init__(self, condition: AnyCondition) -> None:
         name, symbol, text = parse_condition(condition) if isinstance(condition, str) else condition
