@@ -12,7 +12,7 @@ from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.exceptions import InvalidValueError
 from magnus_peewee_store.logs import end_unfinished
 from magnus_peewee_store.origin import this_process
-from magnus_peewee_store.runs.merging import changed_time, parse_object
+from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError
 from magnus_peewee_store.times import next_tick, parse_time, utcnow
 
@@ -105,13 +105,13 @@ def delete_note(store: DBStore, run_id: str, number: int) -> str:
 
 def tags_of(rows: Iterable[Row], own_tag: Optional[str]) -> Tuple[str, ...]:
     """Return the tags among rows of a run besides its own, oldest first. Rows that cannot be read are left out."""
-    tags = {row[1]: parse_object(row[2]).get("is_set") is True for row in rows if row[0] in fragments.TAG}
+    tags = {row[1]: _parse(row).get("is_set") is True for row in rows if row[0] in fragments.TAG}
     return tuple(name for name, is_set in tags.items() if is_set and name != own_tag)
 
 
 def notes_of(rows: Iterable[Row]) -> Tuple[Note, ...]:
     """Return the notes among rows of a run, oldest first. Deleted notes, and rows that cannot be read, are left out."""
-    values = [(row[1], parse_object(row[2])) for row in _note_rows(rows)]
+    values = [(row[1], _parse(row)) for row in _note_rows(rows)]
     return tuple(
         Note(value["text"], value["user"] if isinstance(value.get("user"), str) else None, parse_time(key, 0), number)
         for number, (key, value) in enumerate(values, start=1)
@@ -163,7 +163,7 @@ def _change(store: DBStore, run_id: str, types: Types, change: Callable[[Values]
     def decide(rows: List[StoredRow]) -> Tuple[List[StoredRow], List[StoredRow]]:
         if not any(row.attribute_type in fragments.RUN_LOG for row in rows):
             raise RunNotFoundError(f"There is no run '{run_id}'.")
-        present = {row.attribute_key: parse_object(row.attribute_value) for row in rows if row.attribute_type in types}
+        present = {row.attribute_key: _parse(row.fragment) for row in rows if row.attribute_type in types}
         changed = {key: _dump(value, present.get(key, {})) for key, value in change(present).items()}
         times = (row.created_at for row in rows if isinstance(row.created_at, datetime))
         created_at = max([utcnow(), *map(next_tick, times)])
@@ -176,6 +176,12 @@ def _dump(value: Dict[str, Any], replaced: Dict[str, Any]) -> str:
     """Return the value of a row. A copy keeps the later one, so it is later than what it replaces on any clock."""
     before = changed_time(replaced)
     return json.dumps({**value, "changed": max(filter(None, [utcnow(), before and next_tick(before)])).isoformat()})
+
+
+def _parse(row: Row) -> Dict[str, Any]:
+    """Return the object that a row holds; an empty one if the row cannot be read."""
+    value = fragments.parse_or_none(*row)
+    return value if isinstance(value, dict) else {}
 
 
 def mark_failed(store: DBStore, run_id: str) -> List[str]:

@@ -38,7 +38,7 @@ def run_key(rows: Sequence[StoredRow]) -> RunKey:
     statuses = []
     status, is_marked = "", False
     for row in rows:
-        log = parse_object(row.attribute_value)
+        log = _parse_object(row.attribute_value)
         if row.attribute_type in fragments.RUN_LOG:
             status, is_marked = str(log.get("status")), bool(log.get(fragments.MARKED_FAILED))
         elif row.attribute_type in fragments.STEP and not log.get(fragments.MARKED_FAILED):
@@ -136,7 +136,7 @@ def _is_same_run(rows: Sequence[StoredRow], others: Sequence[StoredRow]) -> bool
     return a == b
 
 
-def parse_object(text: str) -> Dict[str, Any]:
+def _parse_object(text: str) -> Dict[str, Any]:
     """Return the JSON object that a row holds; an empty one if it holds none."""
     try:
         value = json.loads(text)
@@ -150,7 +150,7 @@ def _changed(row: StoredRow) -> datetime:
     if row.attribute_type in fragments.HEARTBEAT:
         beat = parse_beat(row.fragment)
         return beat.time.replace(tzinfo=None) if beat else datetime.min
-    return changed_time(parse_object(row.attribute_value)) or datetime.min
+    return changed_time(_parse_object(row.attribute_value)) or datetime.min
 
 
 def changed_time(value: Dict[str, Any]) -> Optional[datetime]:
