@@ -12,8 +12,8 @@ from magnus.secrets import DoNothingSecretManager
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_serializer
 
 from magnus_peewee_store import fragments
+from magnus_peewee_store.db import open_table
 from magnus_peewee_store.db.base import MASK, RETRY_TIMEOUT, Backend
-from magnus_peewee_store.db.legacy import open_table
 from magnus_peewee_store.db.table import Requirement
 from magnus_peewee_store.db.url import ConnectionString, get_no_secret, make_database
 from magnus_peewee_store.db.whole_runs import RunTable

@@ -2,8 +2,11 @@
 
 from typing import List
 
+from magnus_peewee_store.db.base import Backend
+from magnus_peewee_store.db.legacy import LegacyTable
 from magnus_peewee_store.db.schema import DBLog, open_schema
 from magnus_peewee_store.db.url import make_database
+from magnus_peewee_store.db.whole_runs import RunTable
 
 __all__ = ["DBLog", "create_tables"]
 
@@ -36,3 +39,11 @@ def create_tables(connection_string: str) -> List[str]:
         return database.retry(open_schema(database).create)
     finally:
         database.close()
+
+
+def open_table(database: Backend) -> RunTable:
+    """Connect to a database and open its table. Create the table if it is missing."""
+    schema = open_schema(database)
+    database.retry(schema.create_if_missing)
+    layout = database.retry(schema.inspect)
+    return (RunTable if layout.has_unique_index else LegacyTable)(schema, layout)

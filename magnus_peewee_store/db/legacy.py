@@ -5,20 +5,10 @@ from typing import Any, ContextManager, Sequence
 
 import peewee
 
-from magnus_peewee_store.db.base import Backend
 from magnus_peewee_store.db.queries import Queries
-from magnus_peewee_store.db.schema import open_schema
 from magnus_peewee_store.db.table import Requirement, Row
 from magnus_peewee_store.db.whole_runs import RunTable
 from magnus_peewee_store.times import utcnow
-
-
-def open_table(database: Backend) -> RunTable:
-    """Connect to a database and open its table. Create the table if it is missing."""
-    schema = open_schema(database)
-    database.retry(schema.create_if_missing)
-    layout = database.retry(schema.inspect)
-    return (RunTable if layout.has_unique_index else LegacyTable)(schema, layout)
 
 
 class LegacyTable(RunTable):

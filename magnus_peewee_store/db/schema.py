@@ -26,7 +26,7 @@ INDEXES = (
     (("attribute_type", "created_at", "run_id"), False),  # finds the newest runs
 )
 
-# Why a unique index does not tell which rows are duplicates.
+# Why an upsert cannot rely on a unique index.
 PREFIX = "compares only the beginnings of names"
 INEXACT = "does not compare names byte for byte"
 DEFERRABLE = "belongs to a deferrable constraint"
