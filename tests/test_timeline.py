@@ -19,7 +19,10 @@ from magnus_peewee_store.logs import RunFacts
 from magnus_peewee_store.origin import Origin
 from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.timeline import to_html, to_svg
-from magnus_peewee_store.timeline.elements import (
+from magnus_peewee_store.timeline.layout import OPEN_END, Scale
+from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
+from magnus_peewee_store.timeline.svg import (
+    DEEPEST_SHADE,
     MOST_POINTS,
     add,
     draw_curve,
@@ -28,9 +31,6 @@ from magnus_peewee_store.timeline.elements import (
     thin_out,
     to_text,
 )
-from magnus_peewee_store.timeline.layout import OPEN_END, Scale
-from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
-from magnus_peewee_store.timeline.svg import DEEPEST_SHADE
 from magnus_peewee_store.times import format_duration
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -8,9 +8,9 @@ import json
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from magnus_peewee_store.report.run_table import Column
-from magnus_peewee_store.timeline.elements import replace_invalid
 from magnus_peewee_store.timeline.layout import shorten
 from magnus_peewee_store.timeline.styles import DARK, FONT, status_style
+from magnus_peewee_store.timeline.svg import replace_invalid
 
 MOST_CHOICES = 100  # metrics or parameters in a menu
 LONGEST_ID, LONGEST_LABEL = 60, 32  # characters

@@ -14,10 +14,10 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 from magnus_peewee_store.metrics import is_finite
 from magnus_peewee_store.runs.search import FIELDS, METRICS, PARAMS, all_names, as_text, headings, rounded
 from magnus_peewee_store.runs.summaries import RunSummary
-from magnus_peewee_store.timeline.elements import replace_invalid
 from magnus_peewee_store.timeline.layout import shorten
 from magnus_peewee_store.timeline.page import shorten_front, shorten_hash
 from magnus_peewee_store.timeline.styles import status_style
+from magnus_peewee_store.timeline.svg import replace_invalid
 from magnus_peewee_store.times import format_duration, format_time
 
 LONGEST_VALUE = 100  # characters

@@ -24,9 +24,9 @@ from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_name
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore, RunNotFoundError
-from magnus_peewee_store.timeline.elements import thin_out
 from magnus_peewee_store.timeline.page import has_curve, shorten_hash, to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
+from magnus_peewee_store.timeline.svg import thin_out
 
 INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages
 GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # marks an index that this module wrote

@@ -13,7 +13,6 @@ from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts, results_of, steps_of
 from magnus_peewee_store.metrics import Series, is_finite, last_value
-from magnus_peewee_store.timeline.elements import add, draw_curve, element, format_number, set_attributes, to_text
 from magnus_peewee_store.timeline.layout import (
     ChartRow,
     Mark,
@@ -29,11 +28,17 @@ from magnus_peewee_store.timeline.styles import FONT, custom_properties, read_fi
 from magnus_peewee_store.timeline.svg import (
     AXIS_HEIGHT,
     LABEL_WIDTH,
+    add,
     draw_axis,
     draw_bars,
+    draw_curve,
     draw_hatches,
     draw_labels,
+    element,
+    format_number,
+    set_attributes,
     table_row_id,
+    to_text,
 )
 from magnus_peewee_store.times import format_time, format_utc_offset
 
