@@ -29,7 +29,7 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.table import LogTable
 from magnus_peewee_store.heartbeat import Liveness
-from magnus_peewee_store.metrics import flatten_metrics
+from magnus_peewee_store.metrics import CurvePoint, Series, curve_of, flatten_metrics
 from magnus_peewee_store.origin import Origin, repository_name
 from magnus_peewee_store.times import ISO_LENGTHS, parse_time
 
@@ -209,6 +209,13 @@ class RunFacts:
         """The metrics of all steps. A name begins with the internal name of the step."""
         metrics_of = self.step_metrics.items()
         return {f"{step}.{name}": value for step, metrics in metrics_of for name, value in metrics.items()}
+
+    @cached_property
+    def curves(self) -> Dict[str, List[CurvePoint]]:
+        """The points of each metric that is a series with at least two finite numbers, as `curve_of` returns them."""
+        series = {name: metric.points for name, metric in self.metrics.items() if isinstance(metric, Series)}
+        curves = {name: curve_of(points) for name, points in series.items()}
+        return {name: points for name, points in curves.items() if points}
 
     @property
     def pipeline(self) -> Optional[str]:

@@ -11,9 +11,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 _ITERATION = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 _PLAIN_TYPES = frozenset((bool, float, int, str, type(None)))
 SERIES_VALUES = ("last", "first", "min", "max")  # endings of names that choose one value of a series
+MOST_POINTS = 300  # of a curve; more cannot be told apart
 
 Path = Tuple[str, ...]  # the names of the dictionaries that lead to a value, and its own name
 Leaf = Tuple[Path, Any]
+CurvePoint = Tuple[int, Optional[float]]
 
 
 class Point(NamedTuple):
@@ -103,6 +105,25 @@ def choose(value: Any, which: str) -> Optional[Point]:
 def last_value(value: Any) -> Any:
     """Return the last value of a series. Other values stay as they are."""
     return value.last.value if isinstance(value, Series) else value
+
+
+def curve_of(points: Iterable[Tuple[Optional[int], Any]]) -> List[CurvePoint]:
+    """Return what a curve shows of a series: finite numbers, and None where it breaks. Nothing without two numbers.
+
+    Of many points, it has at most about `MOST_POINTS`: of each bucket the smallest and the largest.
+    """
+    finite = [(iteration or 0, value if is_finite(value) else None) for iteration, value in points]
+    if len([value for _, value in finite if value is not None]) < 2:
+        return []
+    if len(finite) <= MOST_POINTS:
+        return finite
+    size = math.ceil(len(finite) / MOST_POINTS * 2)
+    kept: List[CurvePoint] = []
+    for first in range(0, len(finite), size):
+        bucket = [(iteration, value) for iteration, value in finite[first : first + size] if value is not None]
+        ends = {min(bucket, key=operator.itemgetter(1)), max(bucket, key=operator.itemgetter(1))} if bucket else set()
+        kept += sorted(ends) if ends else [(finite[first][0], None)]
+    return [finite[0], *kept, finite[-1]]
 
 
 def flatten(

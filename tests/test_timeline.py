@@ -1,6 +1,7 @@
 """Test the timeline: its SVG and HTML for all kinds of run logs, and how a browser shows them."""
 
 import html
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.logs import RunFacts
+from magnus_peewee_store.metrics import MOST_POINTS, curve_of
 from magnus_peewee_store.origin import Origin
 from magnus_peewee_store.runs.annotate import Note
 from magnus_peewee_store.timeline import to_html, to_svg
@@ -23,12 +25,10 @@ from magnus_peewee_store.timeline.layout import OPEN_END, Scale
 from magnus_peewee_store.timeline.styles import DARK, LIGHT, SKIPPED, STATUS_STYLES, status_style
 from magnus_peewee_store.timeline.svg import (
     DEEPEST_SHADE,
-    MOST_POINTS,
     add,
     draw_curve,
     element,
     replace_invalid,
-    thin_out,
     to_text,
 )
 from magnus_peewee_store.times import format_duration
@@ -310,7 +310,7 @@ def test_text_of_a_head_is_html() -> None:
 
 
 def test_curve_breaks_where_there_is_no_number() -> None:
-    curve = ET.tostring(draw_curve([(0, 1.0), (1, 2.0), (2, float("nan")), (3, 1e308), (5, -1e308)]), "unicode")
+    curve = ET.tostring(draw_curve(curve_of([(0, 1.0), (1, 2.0), (2, math.nan), (3, 1e308), (5, -1e308)])), "unicode")
     [path] = re.findall('curve-line" d="([^"]*)"', curve)
     assert path.count("M") == 2 and path.count("L") == 2 and "nan" not in path
 
@@ -324,7 +324,7 @@ def test_curve_of_the_smallest_numbers_is_flat() -> None:
 def test_curve_of_many_points_keeps_the_extremes() -> None:
     points = [(number, 0.0) for number in range(100_000)]
     points[4321], points[98765] = (4321, 7.0), (98765, -7.0)
-    thin = thin_out(points)
+    thin = curve_of(points)
     assert len(thin) <= MOST_POINTS + 2 and (4321, 7.0) in thin and (98765, -7.0) in thin
     assert (thin[0][0], thin[-1][0]) == (0, 99_999)
 

@@ -24,9 +24,8 @@ from magnus_peewee_store.runs.search import METRICS, PARAMS, Condition, all_name
 from magnus_peewee_store.runs.summaries import RunSummary
 from magnus_peewee_store.runs.transfer import write_atomically
 from magnus_peewee_store.store import DBStore, RunNotFoundError
-from magnus_peewee_store.timeline.page import has_curve, shorten_hash, to_html
+from magnus_peewee_store.timeline.page import shorten_hash, to_html
 from magnus_peewee_store.timeline.styles import FONT, custom_properties, palette_css, read_file, status_style
-from magnus_peewee_store.timeline.svg import thin_out
 
 INDEX, PLOTLY, PAGES = "index.html", "plotly.min.js", "runs"  # the files of a site, and the folder of its pages
 GENERATOR = '<meta name="generator" content="magnus-peewee-store">'  # marks an index that this module wrote
@@ -108,8 +107,7 @@ def _sole_writer(folder: Path) -> Iterator[None]:
 
 def _series_script(run: Run) -> str:
     """Return the script from which the index takes the curves of a run; empty if it has none."""
-    points_of = {name: thin_out(metric.points) for name, metric in run.metrics.items() if has_curve(metric)}
-    series = {name: [*zip(*points)] for name, points in points_of.items()}
+    series = {name: [*zip(*points)] for name, points in run.curves.items()}
     return f"receiveSeries({json.dumps(series)});\n" if series else ""
 
 

@@ -12,7 +12,7 @@ from magnus import defaults
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts, results_of, steps_of
-from magnus_peewee_store.metrics import Series, is_finite, last_value
+from magnus_peewee_store.metrics import Series, last_value
 from magnus_peewee_store.timeline.layout import (
     ChartRow,
     Mark,
@@ -164,14 +164,6 @@ def _table_row(row: ChartRow, mark: Mark) -> ET.Element:
     return cells
 
 
-def has_curve(metric: Any) -> bool:
-    """Return True for a series with at least two numbers."""
-    if not isinstance(metric, Series):
-        return False
-    numbers = (point for point in metric.points if is_finite(point.value))
-    return len([*itertools.islice(numbers, 2)]) == 2
-
-
 def _draw_facts(run: RunFacts, row: ChartRow, resume_command: str) -> ET.Element:
     """Draw the id, the facts, the notes, and the command that resumes a run.
 
@@ -241,16 +233,15 @@ def _draw_results(run: RunFacts, index_url: Optional[str]) -> ET.Element:
         text = shorten_hash(data_hash)
         target = {"href": f"{index_url}#data={text}"} if index_url else {}
         set_attributes(add(tail, "a" if index_url else "code", text, **target), title=f"SHA-256 {data_hash}")
-    curves = [(name, each) for name, each in metrics.items() if has_curve(each)]
-    if curves:
+    if run.curves:
         add(box, "h2", "Curves")
         figures = add(box, "div", class_="curves")
-        for name, metric in curves[:MOST_CURVES]:
+        for name, points in itertools.islice(run.curves.items(), MOST_CURVES):
             figure = add(figures, "figure")
             add(add(figure, "figcaption", title=name), "bdi", shorten_front(name, 44))
-            figure.append(draw_curve(metric.points))
-    if len(curves) > MOST_CURVES:
-        add(box, "p", f"{len(curves) - MOST_CURVES:,} more curves are left out.", class_="note")
+            figure.append(draw_curve(points))
+    if len(run.curves) > MOST_CURVES:
+        add(box, "p", f"{len(run.curves) - MOST_CURVES:,} more curves are left out.", class_="note")
     return box
 
 

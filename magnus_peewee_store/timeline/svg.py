@@ -1,16 +1,15 @@
 """Build elements of SVG and HTML, draw the parts of a timeline and the curves of series, and write an SVG file."""
 
 import html
-import math
 import re
 import xml.etree.ElementTree as ET
 from functools import lru_cache
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Union
 
 from magnus.datastore import RunLog
 
 from magnus_peewee_store.logs import RunFacts
-from magnus_peewee_store.metrics import is_finite
+from magnus_peewee_store.metrics import CurvePoint
 from magnus_peewee_store.timeline.layout import (
     ChartRow,
     Mark,
@@ -34,12 +33,9 @@ CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT, CURVE_BOTTOM, CURVE_MARGIN = 360, 150, 8,
 DEEPEST_SHADE = 0.1  # the opacity of the background of the deepest branches
 # Angle and width of the stripes that tell bars apart without colour, for example in print.
 HATCHES = {"fail": (45, 2.5), "running": (-45, 5)}
-MOST_POINTS = 300  # of a curve; more cannot be told apart
 
 # The characters that XML 1.0 forbids or discourages: https://www.w3.org/TR/xml/#charsets
 _INVALID = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-Points = Sequence[Tuple[Optional[int], Any]]
 
 
 def to_svg(run: Union[RunFacts, RunLog]) -> str:
@@ -193,38 +189,23 @@ def _format_percent(percent: float) -> str:
     return f"{percent:.2f}%"
 
 
-def thin_out(points: Points) -> List[Tuple[int, Optional[float]]]:
-    """Return at most about `MOST_POINTS` points: of each bucket the smallest and the largest. None breaks the curve."""
-    finite = [(iteration or 0, value if is_finite(value) else None) for iteration, value in points]
-    if len(finite) <= MOST_POINTS:
-        return finite
-    size = math.ceil(len(finite) / MOST_POINTS * 2)
-    kept: List[Tuple[int, Optional[float]]] = []
-    for first in range(0, len(finite), size):
-        bucket = [(iteration, value) for iteration, value in finite[first : first + size] if value is not None]
-        ends = {min(bucket, key=lambda each: each[1]), max(bucket, key=lambda each: each[1])} if bucket else set()
-        kept += sorted(ends) if ends else [(finite[first][0], None)]
-    return [finite[0], *kept, finite[-1]]
-
-
-def draw_curve(points: Points) -> ET.Element:
+def draw_curve(points: Sequence[CurvePoint]) -> ET.Element:
     """Draw a series: a curve, and the ends of both axes."""
-    known = thin_out(points)
-    values = [value for _, value in known if value is not None]
-    low, high, first, last = min(values), max(values), known[0][0], known[-1][0]
-    svg = element("svg", class_="curve", viewBox=f"0 0 {CURVE_WIDTH} {CURVE_HEIGHT}", role="img")
+    values = [value for _, value in points if value is not None]
+    low, high, first, last = min(values), max(values), points[0][0], points[-1][0]
     label = f"from {format_number(low)} to {format_number(high)}, iterations {first} to {last}"
-    set_attributes(svg, aria_label=label)
-    for text, y in ((format_number(high), 11), (format_number(low), CURVE_HEIGHT - CURVE_BOTTOM - 4)):
+    view_box = f"0 0 {CURVE_WIDTH} {CURVE_HEIGHT}"
+    svg = element("svg", class_="curve", viewBox=view_box, role="img", aria_label=label)
+    base = CURVE_HEIGHT - CURVE_BOTTOM
+    for text, y in ((format_number(high), 11), (format_number(low), base - 4)):
         add(svg, "text", text, colour="muted", x=CURVE_LEFT, y=y, font_size=11)
     for text, x, anchor in ((f"{first:,}", CURVE_LEFT, "start"), (f"{last:,}", CURVE_WIDTH - CURVE_LEFT, "end")):
         add(svg, "text", text, colour="muted", x=x, y=CURVE_HEIGHT - 3, font_size=11, text_anchor=anchor)
-    base = CURVE_HEIGHT - CURVE_BOTTOM
     add(svg, "path", class_="line", d=f"M0 {base}H{CURVE_WIDTH}", stroke_opacity=0.4)
     commands, command = [], "M"
     # Halved first, because the difference of two large numbers may be infinite.
     bottom, height = low / 2, high / 2 - low / 2
-    for iteration, value in known:
+    for iteration, value in points:
         if value is None:
             command = "M"
             continue
