@@ -321,6 +321,11 @@ def test_curve_of_the_smallest_numbers_is_flat() -> None:
     assert heights[0] == heights[1]
 
 
+def test_curve_of_the_iterations_0_and_minus_0_is_drawn() -> None:
+    run = make_run(step("train", user_defined_metrics={"loss": {"0": 1.0, "-0": 2.0}}))
+    assert 'class="curve-line"' in to_html(run)
+
+
 def test_curve_of_many_points_keeps_the_extremes() -> None:
     points = [(number, 0.0) for number in range(100_000)]
     points[4321], points[98765] = (4321, 7.0), (98765, -7.0)

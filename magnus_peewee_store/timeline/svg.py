@@ -205,11 +205,12 @@ def draw_curve(points: Sequence[CurvePoint]) -> ET.Element:
     commands, command = [], "M"
     # Halved first, because the difference of two large numbers may be infinite.
     bottom, height = low / 2, high / 2 - low / 2
+    iterations = last - first or 1  # Other software may have written the iterations 0 and -0.
     for iteration, value in points:
         if value is None:
             command = "M"
             continue
-        position = CURVE_LEFT + (CURVE_WIDTH - 2 * CURVE_LEFT) * (iteration - first) / (last - first)
+        position = CURVE_LEFT + (CURVE_WIDTH - 2 * CURVE_LEFT) * (iteration - first) / iterations
         part = (value / 2 - bottom) / height if height else 0.5
         commands.append(f"{command}{position:.1f} {base - CURVE_MARGIN - (base - 2 * CURVE_MARGIN) * part:.1f}")
         command = "L"
