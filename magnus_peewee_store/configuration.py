@@ -8,7 +8,7 @@ from magnus import defaults, utils
 from ruamel.yaml.error import YAMLError
 
 from magnus_peewee_store.db.base import TABLE
-from magnus_peewee_store.db.schema import open_schema
+from magnus_peewee_store.db.schema import schema_of
 from magnus_peewee_store.db.url import ConnectionString
 from magnus_peewee_store.exceptions import ConfigurationError, MissingTableError
 from magnus_peewee_store.store import CONFIG_KEYS, DBStore
@@ -183,7 +183,7 @@ def check_exists(store: DBStore, source: str) -> None:
             "as for magnus execute (in Python: config_file). To see where the database is looked for, run magnus db "
             "which."
         )
-    if not database.retry(open_schema(database).exists):
+    if not database.retry(schema_of(database).exists):
         raise MissingTableError(f"There is no table {TABLE} in {database.masked_url}. The first run creates it.")
 
 

@@ -166,9 +166,9 @@ def changed_parameters(parameters: Iterable[Fragment], read: Mapping[str, str]) 
 
 
 def to_run_log(rows: Iterable[Tuple[str, str, str]]) -> Optional[RunLog]:
-    """Return the run log that the rows of a run hold, oldest first. Rows of unknown types are skipped.
+    """Return the run log, given the rows of a run, oldest first; None if the run's own row is missing.
 
-    If several rows have the same key, the last one counts. Without the run's own row, there is no run log.
+    Rows of unknown types are skipped. If several rows have the same key, the last one counts.
     """
     return assemble((row[0], row[1], parse(*row)) for row in rows if row[0] in TYPES)
 

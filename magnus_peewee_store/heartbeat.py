@@ -1,4 +1,7 @@
-"""Heartbeats: one row per process, which says when the process last worked on its run; and what they tell: liveness."""
+"""Heartbeats: one row per process, which says when the process last worked on its run. They tell which runs died.
+
+`end_unfinished` fails what a dead process left unfinished.
+"""
 
 import atexit
 import json
@@ -9,10 +12,14 @@ import threading
 import time
 import weakref
 from datetime import datetime
-from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence
+from functools import partial
+from typing import Any, Callable, Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence
+
+from magnus.defaults import FAIL
 
 from magnus_peewee_store import fragments
 from magnus_peewee_store.db.interrupts import is_interrupt
+from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.table import LogTable, Row
 from magnus_peewee_store.origin import installed_packages, parse_origin, this_process
 from magnus_peewee_store.times import from_created_at, local_utc_offset, parse_time, to_created_at, utcnow
@@ -293,3 +300,31 @@ def is_seen_again(table: LogTable, run_id: str) -> bool:
         if table.read(run_id, fragments.HEARTBEAT) != seen:
             return True
     return False
+
+
+def end_unfinished(
+    table: LogTable,
+    run_id: str,
+    changes_of: Callable[[str, Dict[str, Any]], Dict[str, Any]],
+    types: Types = fragments.BRANCH + fragments.STEP,
+    names: Optional[Collection[str]] = None,
+) -> List[str]:
+    """Fail the unfinished steps and branches of a run, or those with these internal names. Return their names.
+
+    Rows that cannot be read stay as they are, and so do rows that a process has ended in the meantime. `changes_of`
+    returns what changes in a log besides its status, given its attribute_type and its JSON object.
+    """
+
+    def fail(attribute_type: str, value: str) -> str:
+        log = json.loads(fragments.scrub_row(attribute_type, value))
+        is_unfinished = log.get("status") not in fragments.ENDED
+        return json.dumps({**log, **changes_of(attribute_type, log), "status": FAIL}) if is_unfinished else value
+
+    ended = []
+    newest = {row[:2]: row for row in table.read(run_id, types)}  # A legacy table may have a row twice.
+    for row in newest.values():
+        log = fragments.parse_or_none(*row)
+        if log and log.status not in fragments.ENDED and (names is None or row[1] in names):
+            table.update(run_id, (row[0],), row[1], partial(fail, row[0]))
+            ended.append(row[1])
+    return ended

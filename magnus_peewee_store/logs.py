@@ -1,13 +1,12 @@
-"""Questions about a run log: its steps, times and results, what a re-run reuses; and the end of what died."""
+"""Questions about a run log: its steps, times and results, and what a re-run reuses."""
 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property, partial
+from functools import cached_property
 from typing import (
     Any,
     Callable,
-    Collection,
     Dict,
     Iterable,
     Iterator,
@@ -26,8 +25,6 @@ from magnus.datastore import BranchLog, CodeIdentity, RunLog, StepAttempt, StepL
 from magnus.defaults import FAIL, SUCCESS
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.queries import Types
-from magnus_peewee_store.db.table import LogTable
 from magnus_peewee_store.heartbeat import Liveness
 from magnus_peewee_store.metrics import CurvePoint, Series, curve_of, flatten_metrics
 from magnus_peewee_store.origin import Origin, repository_name
@@ -94,44 +91,6 @@ def duration_of(
     if status != FAIL and not is_stale:
         return max(0.0, (datetime.now(timezone.utc) - started).total_seconds())
     return max(length or 0.0, (last_beat - started).total_seconds()) if last_beat else length
-
-
-def end_unfinished(
-    table: LogTable,
-    run_id: str,
-    changes_of: Callable[[str, Dict[str, Any]], Dict[str, Any]],
-    types: Types = fragments.BRANCH + fragments.STEP,
-    branch: str = "",
-) -> List[str]:
-    """Fail the unfinished steps and branches of a run, or of one branch of it. Return the keys of their rows.
-
-    Rows that cannot be read stay as they are, and so do rows that a process has ended in the meantime. `changes_of`
-    returns what changes in a log besides its status, given its attribute_type and its JSON object.
-    """
-
-    def fail(attribute_type: str, value: str) -> str:
-        log = json.loads(fragments.scrub_row(attribute_type, value))
-        is_unfinished = log.get("status") not in fragments.ENDED
-        return json.dumps({**log, **changes_of(attribute_type, log), "status": FAIL}) if is_unfinished else value
-
-    rows = table.read(run_id, types)
-    steps = {key for attribute_type, key, _ in rows if attribute_type in fragments.STEP}
-    ended = []
-    for row in rows:
-        attribute_type, key, _ = row
-        log = fragments.parse_or_none(*row)
-        own_branch = fragments.parent_branch(key) if attribute_type in fragments.STEP else key
-        if log and log.status not in fragments.ENDED and branch in ("", *branch_path(own_branch, steps)):
-            table.update(run_id, (attribute_type,), key, partial(fail, attribute_type))
-            ended.append(key)
-    return ended
-
-
-def branch_path(branch: str, steps: Collection[str]) -> Iterator[str]:
-    """Yield the internal names of a branch, of the branch that it is in, and so on, given the names of all steps."""
-    while branch:
-        yield branch
-        branch = fragments.parent_branch(fragments.longest_prefix(branch, steps) or "")
 
 
 def project_of(remotes: Iterable[Optional[str]], origin: Origin) -> Optional[str]:

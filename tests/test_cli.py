@@ -651,7 +651,7 @@ def test_list_cuts_long_cells_and_aligns_columns() -> None:
 
 
 @pytest.mark.parametrize(("width", "ending"), [(80, "….work"), (110, "….work"), (200, "each.feb.csv.work")])
-def test_no_heading_is_cut(width: int, ending: str) -> None:
+def test_no_fixed_heading_is_cut(width: int, ending: str) -> None:
     busy = {"tag": "t" * 30, "duration": 43000.0, "steps_known": 1000, "steps_done": 1000}
     found = [
         listed_run("x" * 83, "FAIL", failed_step="each.feb.csv.work", **busy),

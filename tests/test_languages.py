@@ -11,7 +11,7 @@ from servers import OWNER, PASSWORD, Database
 from test_faults import DEADLINE, WaitMessages, in_background, wait_messages  # noqa: F401 - a fixture
 
 from magnus_peewee_store import CannotConnectError, DBStore, PrivilegeError, create_tables, runs
-from magnus_peewee_store.db.schema import open_schema
+from magnus_peewee_store.db.schema import schema_of
 
 CONNECTIONS = 12
 # PostgreSQL speaks the LANGUAGE of its environment, unless its locale is C. So the system needs no German locale.
@@ -84,7 +84,7 @@ def test_german_error_names_the_right_to_create_indexes(german_role: Role) -> No
     with new_store(german_role.database.url) as store:
         indexes = store.database.retry(store.database.get_indexes, "db_log")
         [name] = [index.name for index in indexes if index.columns == ["run_id", "created_at"]]
-        store.database.retry(open_schema(store.database).drop_index, name)
+        store.database.retry(schema_of(store.database).drop_index, name)
     grant = "INDEX|ALTER" if german_role.is_mysql else f"{OWNER} TO {german_role.name}"
     with pytest.raises(PrivilegeError, match=f"Have an administrator run: GRANT ({grant})"):
         create_tables(german_role.url)

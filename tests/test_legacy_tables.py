@@ -16,7 +16,7 @@ from magnus import exceptions
 from magnus.datastore import BranchLog, RunLog
 from servers import Database
 
-from magnus_peewee_store import DBStore, InvalidValueError, MissingTableError, WrongTableError, db
+from magnus_peewee_store import DBStore, InvalidValueError, MissingTableError, WrongTableError, db, runs
 from magnus_peewee_store.db import table
 
 PROCESS_COUNT = 6
@@ -310,6 +310,17 @@ def test_unsupported_characters_in_name_raise(legacy_database: AnyDatabase) -> N
 # Rows of the older extension
 
 TIME_PREFIX = "2024-02-29 12:00:0"
+
+
+def test_mark_failed_leaves_a_run_whose_newer_row_has_ended(
+    legacy_store: DBStore, legacy_database: AnyDatabase
+) -> None:
+    for number, status in enumerate(("PROCESSING", "SUCCESS")):
+        run_log = RunLog(run_id="run", status=status)
+        insert_legacy_row(legacy_database, "RunLog", "run_log", run_log.model_dump(), f"{TIME_PREFIX}{number}")
+    assert runs.mark_failed(legacy_store, "run") == []
+    run = runs.read_run(legacy_store, "run")
+    assert run.run_log.status == "SUCCESS" and not run.notes
 
 
 def insert_legacy_run(database: AnyDatabase) -> None:

@@ -28,7 +28,6 @@ from test_faults import PIPELINE, until
 from magnus_peewee_store import DBStore, RunExistsError, cli, fragments, heartbeat, runs, timeline
 from magnus_peewee_store.cli import follow
 from magnus_peewee_store.heartbeat import INTERRUPTED, STALE_INTERVALS, Beat, liveness_of
-from magnus_peewee_store.logs import end_unfinished
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.store import RunNotFoundError
 
@@ -597,19 +596,6 @@ def test_mark_failed_ends_all_that_is_unfinished(store: DBStore) -> None:
     assert run_log.steps["done"] == step("done", status="SUCCESS") and run_log.parameters == {"x": 1}
     assert branch.steps["map.1.work"].message.startswith("Marked as failed by ")
     assert [(note.text, note.user) for note in run.notes] == [("Marked as failed", this_process().user)]
-
-
-def test_only_one_branch_is_ended_whose_name_begins_that_of_another(store: DBStore) -> None:
-    run_log = unfinished_run()
-    for name in ("map.1.2", "map.1.work.inner"):
-        branch = BranchLog(internal_name=name, status="PROCESSING")
-        branch.steps[f"{name}.deep"] = step(f"{name}.deep", status="PROCESSING")
-        parent = run_log.steps["map"]
-        (parent if name == "map.1.2" else parent.branches["map.1"].steps["map.1.work"]).branches[name] = branch
-    store.put_run_log(run_log)
-    ended = end_unfinished(store.table, "run", lambda attribute_type, log: {}, branch="map.1")
-    assert sorted(ended) == ["map.1", "map.1.work", "map.1.work.inner", "map.1.work.inner.deep"]
-    assert store.get_step_log("map.1.2.deep", "run").status == "PROCESSING"
 
 
 def test_duration_of_a_run_that_died_stays_when_it_is_marked_failed(store: DBStore) -> None:

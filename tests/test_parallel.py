@@ -73,6 +73,15 @@ def note_value():
     with open("values", "a") as values:
         values.write(f"{os.getpid()} {value!r}\\n")
 
+def end_in_turn(file: str):
+    from magnus_peewee_store import DBStore
+    if file == "a":
+        os.kill(os.getpid(), signal.SIGKILL)
+    store = DBStore(connection_string="sqlite:///.run_log_store/run_log.db")
+    while store.get_branch_log("each.a", "run").status != "FAIL":
+        threading.Event().wait(0.01)
+    os._exit(7)
+
 def kill_outer(file: str):
     os.kill(os.getppid(), signal.SIGKILL)
     wait_for("what never comes")
@@ -378,6 +387,20 @@ def test_killed_branch_takes_the_failure_path_of_its_step(project: Project) -> N
         "recover": "SUCCESS",
         "success": "SUCCESS",
     }
+
+
+def test_killed_branch_leaves_one_whose_name_begins_with_its_step(project: Project) -> None:
+    project.write(
+        functions_py=WAITING,
+        config_yaml={**PARALLEL, "executor": {"type": "local-parallel", "config": {"max_workers": 2}}},
+        parameters_yaml={"files": ["a", "a.work.b"]},
+        pipeline_yaml={"dag": dag(each=mapped("files", dag(work=python("end_in_turn"))))},
+    )
+    project.execute("run", "-p", "parameters.yaml", fails=True)
+    branch = run_log(project, "run").steps["each"].branches["each.a.work.b"]
+    [attempt] = branch.steps["each.a.work.b.work"].attempts
+    assert attempt.message == "The process exited with code 7 before the end."
+    assert branch.steps["each.a.work.b.fail"].status == "SUCCESS"
 
 
 def test_killed_branch_fails_the_branches_in_it(project: Project) -> None:

@@ -122,7 +122,7 @@ def test_table_and_indexes_become_visible_together(sqlite_file: Any) -> None:
     backend.query_hooks.append(
         lambda _: visible_counts.append(database.sql("SELECT COUNT(*) FROM sqlite_master")[0][0])
     )
-    backend.retry(schema.open_schema(backend).create)
+    backend.retry(schema.schema_of(backend).create)
     backend.close()
     assert len(visible_counts) >= 3 and set(visible_counts) == {0}
     assert database.sql("SELECT COUNT(*) FROM sqlite_master") == [(1 + len(schema.INDEXES),)]

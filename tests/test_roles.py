@@ -22,7 +22,7 @@ from magnus_peewee_store import (
     open_store,
     runs,
 )
-from magnus_peewee_store.db.schema import open_schema
+from magnus_peewee_store.db.schema import schema_of
 
 # Names that some collations treat as equal, and names with the same beginning.
 SIMILAR_NAMES = ["a", "A", "a ", "\u00e4", "ss", "\u00df", "parameter 1", "parameter 2"]
@@ -129,7 +129,7 @@ def test_create_tables_without_privileges_raises_with_the_grant(role: Role) -> N
     with new_store(role.database.url) as store:
         indexes = store.database.retry(store.database.get_indexes, "db_log")
         [name] = [index.name for index in indexes if index.columns == ["run_id", "created_at"]]
-        store.database.retry(open_schema(store.database).drop_index, name)
+        store.database.retry(schema_of(store.database).drop_index, name)
     with pytest.raises(PrivilegeError, match="Have an administrator run: GRANT"):
         create_tables(role.url)
 

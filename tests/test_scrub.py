@@ -164,7 +164,7 @@ def test_short_password_does_not_garble_messages(password: str) -> None:
             database.connect()
         messages.add(str(exc_info.value))
         quoted = f'bad option "{each}" in password={each} of mysql://scott:{each}@h'
-        assert database._mask(quoted) == 'bad option "***" in password=*** of mysql://scott:***@h'
+        assert database.mask(quoted) == 'bad option "***" in password=*** of mysql://scott:***@h'
     assert len(messages) == 1 and "***" not in messages.pop()
 
 

@@ -9,7 +9,7 @@ from magnus_peewee_store.cli import trees
 from magnus_peewee_store.cli.options import describe_database, json_option, on_database
 from magnus_peewee_store.cli.terminal import echo_json, make_console, progress_bar, say
 from magnus_peewee_store.configuration import Place, find_places
-from magnus_peewee_store.db.schema import open_schema
+from magnus_peewee_store.db.schema import schema_of
 from magnus_peewee_store.runs.upkeep import CheckReport
 from magnus_peewee_store.store import DEFAULT_CONNECTION_STRING, DBStore
 
@@ -23,7 +23,7 @@ def create_tables(store: DBStore) -> None:
     Example:
       magnus db create-tables -c config.yaml
     """
-    created = store.database.retry(open_schema(store.database).create)
+    created = store.database.retry(schema_of(store.database).create)
     for part in created:
         say(f"Created {part}.")
     if not created:

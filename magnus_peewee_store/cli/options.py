@@ -18,6 +18,7 @@ from magnus_peewee_store.store import DBStore
 from magnus_peewee_store.times import parse_age
 
 
+# The help shows the name of such a function where an option has no metavar.
 def age(value: Union[str, timedelta]) -> timedelta:
     """Return the age that an option gives. click 8.0 also passes defaults that it has converted."""
     found = parse_age(value) if isinstance(value, str) else value

@@ -109,7 +109,7 @@ def _draw_text(text: Text, console: Console, width: int, first: str = "", others
 
 
 def render_text(text: Text, console: Console, end: str = "") -> Iterator[Segment]:
-    """Yield a text and its end, without wrapping. `Text.render` ignores the style of a text without spans."""
+    """Yield a text and its end, without wrapping. rich ignores the style of a text without spans, and takes longer."""
     if text.spans:
         yield from text.render(console, end)
     else:

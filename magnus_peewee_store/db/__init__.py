@@ -4,7 +4,7 @@ from typing import List
 
 from magnus_peewee_store.db.base import Backend
 from magnus_peewee_store.db.legacy import LegacyTable
-from magnus_peewee_store.db.schema import DBLog, open_schema
+from magnus_peewee_store.db.schema import DBLog, schema_of
 from magnus_peewee_store.db.url import make_database
 from magnus_peewee_store.db.whole_runs import RunTable
 
@@ -36,14 +36,14 @@ def create_tables(connection_string: str) -> List[str]:
     """
     database = make_database(connection_string)
     try:
-        return database.retry(open_schema(database).create)
+        return database.retry(schema_of(database).create)
     finally:
         database.close()
 
 
 def open_table(database: Backend) -> RunTable:
     """Connect to a database and open its table. Create the table if it is missing."""
-    schema = open_schema(database)
+    schema = schema_of(database)
     database.retry(schema.create_if_missing)
     layout = database.retry(schema.inspect)
     return (RunTable if layout.has_unique_index else LegacyTable)(schema, layout)

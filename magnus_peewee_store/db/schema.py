@@ -569,6 +569,6 @@ _SCHEMAS: Dict[Type[peewee.Database], Type[Schema]] = {
 }
 
 
-def open_schema(database: Backend) -> Schema:
-    """Return the table of a database, which may not exist yet."""
+def schema_of(database: Backend) -> Schema:
+    """Return the `Schema` of a database. The table need not exist yet."""
     return _SCHEMAS[database.peewee_class](database)

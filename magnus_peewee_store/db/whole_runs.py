@@ -1,4 +1,4 @@
-"""What the tools need of the table besides what the store needs: list, read, insert, change and delete whole runs."""
+"""List, read, insert, change and delete whole runs. The tools use this; magnus' interface does not."""
 
 import functools
 import operator

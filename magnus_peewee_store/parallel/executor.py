@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from magnus import defaults, utils
-from magnus.datastore import StepAttempt, StepLog
+from magnus.datastore import BranchLog, StepAttempt, StepLog
 from magnus.extensions.executor.local.implementation import LocalExecutor
 from magnus.extensions.nodes import MapNode, ParallelNode, TaskNode
 from magnus.graph import Graph
@@ -17,7 +17,8 @@ from pydantic import Field, PrivateAttr
 
 from magnus_peewee_store.exceptions import ConfigurationError
 from magnus_peewee_store.fragments import ENDED, STEP, parent_branch
-from magnus_peewee_store.logs import attempts_of, end_unfinished, steps_of
+from magnus_peewee_store.heartbeat import end_unfinished
+from magnus_peewee_store.logs import attempts_of, steps_of
 from magnus_peewee_store.parallel import workers
 from magnus_peewee_store.parallel.workers import Slots
 from magnus_peewee_store.store import DBStore
@@ -70,8 +71,8 @@ class LocalParallel(LocalExecutor):
         store = self._context.run_log_store
         if not isinstance(store, DBStore):
             raise ConfigurationError(
-                "The executor 'local-parallel' needs a run log store that several processes can write at once, but "
-                f"'{store.service_name}' is not one. Use run_log_store: {{type: db}}, or the executor 'local'."
+                "The executor 'local-parallel' writes run logs from several processes and needs the run log store 'db', "
+                f"but '{store.service_name}' is configured. Use run_log_store: {{type: db}}, or the executor 'local'."
             )
         conflicts = list(_find_conflicts(self._context.dag)) if self._context.dag else []
         if conflicts:
@@ -129,10 +130,13 @@ class LocalParallel(LocalExecutor):
         """Fail a branch whose process did not record its end, and log the reason."""
         store, run_id = self._context.run_log_store, self._context.run_id
         logger.error("The branch '%s' failed. %s", branch.name, failure.reason)
-        if store.get_branch_log(branch.name, run_id).status in ENDED:
-            return
         steps = {step.internal_name: step for step in steps_of(store.get_run_log_by_id(run_id, full=True))}
-        ended = end_unfinished(store.table, run_id, partial(_explain, failure, steps), branch=branch.name)
+        branch_logs = (step.branches[branch.name] for step in steps.values() if branch.name in step.branches)
+        branch_log = next(branch_logs, None)
+        if branch_log is None or branch_log.status in ENDED:
+            return
+        changes_of = partial(_failure_changes, failure, steps)
+        ended = end_unfinished(store.table, run_id, changes_of, names={*_names_in(branch.name, branch_log)})
         for step in steps.values():
             is_failed = step.status == defaults.FAIL and parent_branch(step.internal_name) in ended
             if is_failed and step.attempts and not step.attempts[-1].message:
@@ -147,10 +151,19 @@ class LocalParallel(LocalExecutor):
         store.add_step_log(step_log, run_id)
 
 
-def _explain(
+def _names_in(name: str, branch_log: BranchLog) -> Iterator[str]:
+    """Yield the internal names of a branch, and of the steps and branches in it. A dotted name alone does not tell."""
+    yield name
+    for step_name, step_log in branch_log.steps.items():
+        yield step_name
+        for inner_name, inner_log in step_log.branches.items():
+            yield from _names_in(inner_name, inner_log)
+
+
+def _failure_changes(
     failure: workers.JobResult, steps: Mapping[str, StepLog], attribute_type: str, log: Dict[str, Any]
 ) -> Dict[str, Any]:
-    """Return the changes to an unfinished log that say why it failed: a step without branches gets an attempt."""
+    """Return what changes in an unfinished log, to record why it failed. A step without branches gets an attempt."""
     if attribute_type not in STEP:
         return {}
     name = log["internal_name"]

@@ -10,7 +10,7 @@ from magnus_peewee_store.db.queries import Types
 from magnus_peewee_store.db.table import Row
 from magnus_peewee_store.db.whole_runs import StoredRow
 from magnus_peewee_store.exceptions import InvalidValueError
-from magnus_peewee_store.logs import end_unfinished
+from magnus_peewee_store.heartbeat import end_unfinished
 from magnus_peewee_store.origin import this_process
 from magnus_peewee_store.runs.merging import changed_time
 from magnus_peewee_store.store import DBStore, RunNotFoundError

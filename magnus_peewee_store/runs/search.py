@@ -17,7 +17,6 @@ from magnus_peewee_store import fragments
 from magnus_peewee_store.exceptions import ConditionError, InvalidValueError
 from magnus_peewee_store.fragments import UNKNOWN, longest_prefix, own_name, parent_branch
 from magnus_peewee_store.heartbeat import DIED
-from magnus_peewee_store.logs import branch_path
 from magnus_peewee_store.metrics import SERIES_VALUES, choose, is_iteration, is_number
 from magnus_peewee_store.runs.merging import is_same_value
 from magnus_peewee_store.runs.read import parse_status, suggest
@@ -122,8 +121,8 @@ class Name:
     """A name in a condition, or to sort by: a field, parameters or metrics.
 
     The prefix `params.` or `metrics.` says which of the two it is. A metric's name may have an ending that chooses a
-    value of a series: `loss.min`. One of `all_names` `is_full`: it means only this parameter or metric, and is found at
-    once.
+    value of a series: `loss.min`. If `is_full`, the name is one of `all_names`. It means only this parameter or metric,
+    and is found at once.
     """
 
     def __init__(self, text: str, is_full: bool = False) -> None:
@@ -214,13 +213,17 @@ def _by_number(name: str) -> List[Tuple[bool, int, str]]:
 
 def _branch_label(metric: str, steps: Set[str]) -> str:
     """Return the names of the branches that a metric belongs to, without those of the steps; empty for no branch."""
-    branches = branch_path(parent_branch(longest_prefix(metric, steps) or ""), steps)
-    values = [own_name(branch, longest_prefix(branch, steps) or "") for branch in branches]
-    return ".".join(reversed(values))
+    values: List[str] = []
+    step = longest_prefix(metric, steps)
+    while step and parent_branch(step):
+        branch = parent_branch(step)
+        step = longest_prefix(branch, steps)
+        values.insert(0, own_name(branch, step or ""))
+    return ".".join(values)
 
 
 class Filter:
-    """A condition that is ready to be evaluated on many runs. Raise a ConditionError if its value does not fit."""
+    """A condition that is ready to be evaluated on many runs. A value that does not fit raises a ConditionError."""
 
     def __init__(self, condition: AnyCondition) -> None:
         name, symbol, text = parse_condition(condition) if isinstance(condition, str) else condition

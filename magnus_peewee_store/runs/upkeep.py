@@ -11,7 +11,7 @@ from magnus import defaults
 from magnus.datastore import StepLog
 
 from magnus_peewee_store import fragments
-from magnus_peewee_store.db.schema import open_schema
+from magnus_peewee_store.db.schema import schema_of
 from magnus_peewee_store.db.whole_runs import StoredRow, batches
 from magnus_peewee_store.exceptions import RunIsReusedError, UnreadableRowError
 from magnus_peewee_store.fragments import ENDED
@@ -70,7 +70,7 @@ def check(store: DBStore, progress: Callable[[int], Any] = lambda rows: None) ->
     Raises:
         CorruptFileError: If it is an SQLite file with a damaged page, whether or not a row lies there.
     """
-    database, schema = store.database, open_schema(store.database)
+    database, schema = store.database, schema_of(store.database)
     database.retry(database.check_file)
     rows: Dict[str, int] = {}
     run_ids: Set[str] = set()
