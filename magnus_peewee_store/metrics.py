@@ -49,12 +49,18 @@ class Series(NamedTuple):
     @property
     def min(self) -> Optional[Point]:
         """The first point with the smallest number; None without numbers. NaN and text do not count."""
-        return min(self._numbers(), key=operator.attrgetter("value"), default=None)
+        return self.bounds()[0]
 
     @property
     def max(self) -> Optional[Point]:
         """The first point with the largest number; None without numbers."""
-        return max(self._numbers(), key=operator.attrgetter("value"), default=None)
+        return self.bounds()[1]
+
+    def bounds(self) -> Tuple[Optional[Point], Optional[Point]]:
+        """Return `min` and `max`. Each looks at all points, and both together once."""
+        numbers = [point for point in self.points if is_number(point.value) and point.value == point.value]
+        value = operator.attrgetter("value")
+        return min(numbers, key=value, default=None), max(numbers, key=value, default=None)
 
     def choose(self, which: str) -> Optional[Point]:
         """Return the point that `last`, `first`, `min` or `max` names, or that of an iteration, given as text."""
@@ -67,9 +73,6 @@ class Series(NamedTuple):
         smallest = self.min
         minimum = f"; min {_short(smallest.value)} at {smallest.iteration}" if smallest else ""
         return f"{_short(self.last.value)} (iteration {self.last.iteration}{minimum})"
-
-    def _numbers(self) -> Iterator[Point]:
-        return (point for point in self.points if is_number(point.value) and point.value == point.value)
 
 
 def is_number(value: Any) -> bool:
@@ -169,7 +172,7 @@ def _metric_leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[Leaf]
 def _series_leaves(values: Mapping[str, Any], path: Path) -> Iterator[Leaf]:
     """Yield the series in a dictionary by iteration. Its values may be dictionaries, with one series for each name."""
     if not any(isinstance(value, dict) for value in values.values()):  # Most have none. The rest takes longer.
-        yield path, _series(map(Point, map(int, values), values.values()))
+        yield path, _series(map(Point._make, zip(map(int, values), values.values())))
         return
     points: Dict[Path, List[Point]] = {}
     for iteration, value in values.items():

@@ -286,6 +286,6 @@ def _metric_text(metric: Any) -> Tuple[str, str]:
     text = format_number(last) if isinstance(last, float) else _code(last)
     if not isinstance(metric, Series):
         return text, ""
-    ends = {"min": metric.min, "max": metric.max}
-    texts = [f"{name} {format_number(end.value)} at {end.iteration:,}" for name, end in ends.items() if end]
+    ends = zip(("min", "max"), metric.bounds())
+    texts = [f"{name} {format_number(end.value)} at {end.iteration:,}" for name, end in ends if end]
     return text, "; ".join([f"iteration {metric.last.iteration:,}", *([", ".join(texts)] if texts else [])])

@@ -232,9 +232,9 @@ def element(tag: str, text: Optional[str] = None, **attributes: Any) -> ET.Eleme
 
 def add(parent: ET.Element, tag: str, text: Optional[str] = None, **attributes: Any) -> ET.Element:
     """Create an element at the end of its parent."""
-    child = element(tag, text, **attributes)
-    parent.append(child)
-    return child
+    child = ET.SubElement(parent, tag)
+    child.text = text
+    return set_attributes(child, **attributes)
 
 
 def set_attributes(target: ET.Element, colour: Optional[str] = None, **attributes: Any) -> ET.Element:
@@ -243,8 +243,8 @@ def set_attributes(target: ET.Element, colour: Optional[str] = None, **attribute
     A colour adds a class and a fill. The fill is the light colour, for viewers that ignore stylesheets.
     """
     if colour:
-        classes = f"{attributes.pop('class_', '')} {colour}".strip()
-        attributes = {"class_": classes, "fill": LIGHT[colour], **attributes}
+        target.set("class", f"{attributes.pop('class_', '')} {colour}".strip())
+        target.set("fill", LIGHT[colour])
     for name, value in attributes.items():
         target.set(_attribute_name(name), str(value))
     return target
