@@ -228,7 +228,7 @@ class LogTable:
         return cursor.rowcount > 0 or all(self._is_stored(run_id, row) for row in rows)
 
     def _check_size(self, run_id: str, row: Row) -> None:
-        """Raise an error for a value that is too large for MariaDB or MySQL, or for its column. Others have no limit."""
+        """Raise an error for a value that is too large for MariaDB or MySQL, or for its column there."""
         max_packet, max_value_bytes = self.database.max_packet, self._queries.layout.max_value_bytes
         if max_packet is None:
             return
