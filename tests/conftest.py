@@ -14,6 +14,7 @@ import pytest
 from browser import IS_INSTALLED, Browser
 from certificates import make_certificates
 from concurrency import run_magnus_in_forked_process
+from hypothesis import HealthCheck, settings
 from magnus.datastore import BaseRunLogStore
 from magnus.extensions.run_log_store.chunked_file_system.implementation import ChunkedFileSystemRunLogStore
 from magnus.extensions.run_log_store.file_system.implementation import FileSystemRunLogstore
@@ -21,6 +22,10 @@ from servers import KIND_IN_TREE, Cluster, Database, Galera, Group, MariaDB, MyS
 
 from magnus_peewee_store import DBStore, open_store, runs
 from magnus_peewee_store.runs.upkeep import CheckReport
+
+# On a busy machine, an example may take long.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 ORACLES = {"file-system": FileSystemRunLogstore, "chunked-fs": ChunkedFileSystemRunLogStore}
 # Schemes of connection strings, with the driver, and the kind of server for each.

@@ -810,7 +810,7 @@ def output_for(connection_string: str) -> str:
         return output
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     scheme=st.sampled_from(["postgresql", "postgresql+psycopg", "mysql"]),
     password=PASSWORDS,
@@ -823,7 +823,7 @@ def test_random_password_is_never_shown(scheme: str, password: str, rest: str, q
         assert piece not in output
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(FRAGMENTS | st.text(max_size=3), max_size=12).map("".join))
 def test_random_string_is_a_database_or_a_clear_error(connection_string: str) -> None:
     output_for(connection_string)

@@ -372,7 +372,7 @@ ACTIONS = st.tuples(
 )
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(st.lists(ACTIONS | COPIES, max_size=25))
 @hypothesis.example([("work", True), ("work", True), ("copy there", 1)])
 def test_copies_in_both_directions_never_go_back(actions: List[Any]) -> None:

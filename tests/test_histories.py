@@ -159,7 +159,7 @@ def is_possible(history: List[Operation]) -> bool:
     return search(frozenset(range(len(history))), None)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(any_histories())
 def test_checker_agrees_with_a_search_of_all_orders(history: List[Operation]) -> None:
     assert (find_violations(history) == []) == is_possible(history)
@@ -216,7 +216,7 @@ def registers(draw: Any) -> Register:
     return Register([history[number] for number in range(len(events))], effects)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(registers())
 def test_checker_accepts_atomic_registers(register: Register) -> None:
     assert find_violations(register.history) == []
@@ -270,7 +270,7 @@ MUTATIONS = [add_stale_read, add_lost_write, add_read_from_the_future, add_half_
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(register=registers(), number=st.integers(0, 1000))
 def test_checker_rejects_a_violation_in_a_history(
     mutate: Callable[[List[Operation], int], Optional[Operation]], register: Register, number: int

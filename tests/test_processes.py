@@ -387,7 +387,7 @@ CLOCK_READINGS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(clock=CLOCK_READINGS)
 def test_created_at_increases_despite_clock_skew(store: DBStore, clock: List[datetime.datetime]) -> None:
     run_id = uuid.uuid4().hex

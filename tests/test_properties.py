@@ -81,19 +81,17 @@ def is_unambiguous(run_log: RunLog) -> bool:
     return not any(nodes & set(value.split(".")[1:]) for _, value in nodes_and_values(run_log.steps))
 
 
-@settings(deadline=None)
 @given(run_logs().filter(is_unambiguous))
 def test_fragments_round_trip(run_log: RunLog) -> None:
     assert as_text(fragments.to_run_log(fragments.dump_run_log(run_log))) == as_text(run_log)
 
 
-@settings(deadline=None)
 @given(run_logs())
 def test_fragment_values_are_ascii(run_log: RunLog) -> None:
     assert all(fragment.attribute_value.isascii() for fragment in fragments.dump_run_log(run_log))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(run_logs().filter(is_unambiguous), min_size=1, max_size=3))
 def test_database_round_trip(run_logs: List[RunLog]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -239,5 +237,5 @@ class SameAsFileSystem(RuleBasedStateMachine):
             self.assert_same(lambda store, run=run: store.get_run_log_by_id(run, full=True))  # type: ignore[misc]
 
 
-SameAsFileSystem.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+SameAsFileSystem.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
 TestSameAsFileSystem = SameAsFileSystem.TestCase

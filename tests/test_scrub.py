@@ -259,7 +259,7 @@ def unmasked_rows(run_log: RunLog) -> List[fragments.Fragment]:
     ]
 
 
-@settings(deadline=None, max_examples=4, phases=[Phase.generate])  # Shrinking would take minutes.
+@settings(max_examples=4, phases=[Phase.generate])  # Shrinking would take minutes.
 @given(token=TOKENS)
 def test_token_occurs_nowhere(token: str) -> None:
     runner = CliRunner()

@@ -60,7 +60,7 @@ def is_met(value: Any, operator: str, operand: float) -> bool:
 
 
 @given(st.lists(RUN, min_size=1, max_size=4), NAMES, st.sampled_from([*ORDERINGS, "=", "!="]), NUMBERS, st.booleans())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_search_agrees_with_naive_filter(
     store: DBStore, written: List[Any], name: str, operator: str, operand: float, descending: bool
 ) -> None:

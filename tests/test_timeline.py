@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 from browser import DESKTOP, OVERFLOWS, PHONE, Browser, contrast
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from logs import step
 from magnus.datastore import BranchLog, RunLog, StepAttempt, StepLog
@@ -166,7 +166,6 @@ def all_steps(steps: Dict[str, StepLog]) -> Iterator[StepLog]:
             yield from all_steps(branch.steps)
 
 
-@settings(deadline=None)
 @given(RUN_LOGS)
 def test_svg_of_any_run_log_is_well_formed_and_complete(run_log: RunLog) -> None:
     svg = to_svg(run_log)

@@ -71,8 +71,9 @@ class LocalParallel(LocalExecutor):
         store = self._context.run_log_store
         if not isinstance(store, DBStore):
             raise ConfigurationError(
-                "The executor 'local-parallel' writes run logs from several processes. It needs the run log store 'db', "
-                f"but '{store.service_name}' is configured. Use run_log_store: {{type: db}}, or the executor 'local'."
+                "The executor 'local-parallel' writes run logs from several processes, so it needs the run log store "
+                f"'db', but '{store.service_name}' is configured. Use run_log_store: {{type: db}}, or the executor "
+                "'local'."
             )
         conflicts = list(_find_conflicts(self._context.dag)) if self._context.dag else []
         if conflicts:
