@@ -202,17 +202,19 @@ def draw_curve(points: Sequence[CurvePoint]) -> ET.Element:
     for text, x, anchor in ((f"{first:,}", CURVE_LEFT, "start"), (f"{last:,}", CURVE_WIDTH - CURVE_LEFT, "end")):
         add(svg, "text", text, colour="muted", x=x, y=CURVE_HEIGHT - 3, font_size=11, text_anchor=anchor)
     add(svg, "path", class_="line", d=f"M0 {base}H{CURVE_WIDTH}", stroke_opacity=0.4)
-    commands, command = [], "M"
     # Halved first, because the difference of two large numbers may be infinite.
     bottom, height = low / 2, high / 2 - low / 2
-    iterations = last - first or 1  # Other software may have written the iterations 0 and -0.
+    # Other software may have written the iterations 0 and -0, whose difference is 0.
+    width, length = CURVE_WIDTH - 2 * CURVE_LEFT, last - first or 1
+    foot, rise = base - CURVE_MARGIN, base - 2 * CURVE_MARGIN
+    commands, command = [], "M"
     for iteration, value in points:
         if value is None:
             command = "M"
             continue
-        position = CURVE_LEFT + (CURVE_WIDTH - 2 * CURVE_LEFT) * (iteration - first) / iterations
-        part = (value / 2 - bottom) / height if height else 0.5
-        commands.append(f"{command}{position:.1f} {base - CURVE_MARGIN - (base - 2 * CURVE_MARGIN) * part:.1f}")
+        right = CURVE_LEFT + width * (iteration - first) / length
+        down = foot - rise * ((value / 2 - bottom) / height if height else 0.5)
+        commands.append(f"{command}{right:.1f} {down:.1f}")
         command = "L"
     add(svg, "path", class_="curve-line", d="".join([*commands, "h0"]))
     return svg
