@@ -11,7 +11,7 @@ from magnus.datastore import RunLog, StepAttempt, StepLog
 
 from magnus_peewee_store.fragments import TERMINAL_STEP_TYPES, own_name
 from magnus_peewee_store.heartbeat import state_of
-from magnus_peewee_store.logs import RunFacts, attempts_of, code_versions, steps_of, tags_text, time_span
+from magnus_peewee_store.logs import RunFacts, attempts_of, steps_of, tags_text, time_span
 from magnus_peewee_store.timeline.styles import SKIPPED, StatusStyle, status_style
 from magnus_peewee_store.times import format_duration, format_utc_offset, parse_time
 
@@ -36,71 +36,21 @@ def as_facts(run: Union[RunFacts, RunLog]) -> RunFacts:
     return run if isinstance(run, RunFacts) else RunFacts(run, complete_log=run)
 
 
-def run_details(run: RunFacts, style: StatusStyle, span: Optional[Span]) -> Dict[str, str]:
-    """Return the known details of a run, by name."""
-    run_log, liveness = run.run_log, run.liveness
+def run_details(run: RunFacts, row: "ChartRow") -> Dict[str, str]:
+    """Return the known details of a run, by name, given its row."""
+    run_log, liveness, style = run.run_log, run.liveness, row.style
     details = {"Status": f"{style.sign} {style.word}"}
     if liveness.is_stale:
         details["Status"] += f", last seen {format_duration(liveness.silence)} ago"
-    if span:
-        details["Started"] = f"{_format_recorded(span[0])}, {format_utc_offset(run.utc_offset)}"
-        details["Duration"] = _format_span(span, style)
+    if row.span:
+        details["Started"] = f"{_format_recorded(row.span[0])}, {format_utc_offset(run.utc_offset)}"
+        details["Duration"] = _format_span(row.span, style)
     if style.is_running and run.started:
         # As in a list of runs, because the recorded times do not include the steps that are running.
         details["Duration"] = f"{format_duration(run.duration)} {'until last seen' if liveness.is_stale else 'so far'}"
     details["Tags" if run.tags else "Tag"] = tags_text(run_log.tag, run.tags)
     details["Re-run of"] = run_log.original_run_id
     return {name: text for name, text in details.items() if text}
-
-
-def origin_details(run: RunFacts) -> Dict[str, str]:
-    """Return who ran what, by name, as far as it is known."""
-    details = {
-        "User": run.origin.user,
-        "Host": run.origin.host,
-        "Project": run.project,
-        "Pipeline": run.pipeline,
-        "Code": ", ".join(code_versions(run.complete_log)),
-    }
-    return {name: text for name, text in details.items() if text}
-
-
-def _attempt_details(
-    step: StepLog,
-    number: int,
-    start: Optional[datetime],
-    end: Optional[datetime],
-    parameters: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> Dict[str, str]:
-    """Return the details of an attempt, by name. Unknown details are empty.
-
-    Args:
-        step: The step.
-        number: The number of the attempt. The first is 1.
-        start: Its parsed start.
-        end: Its parsed end.
-        parameters: The parameters that changed before it.
-        metrics: The metrics of the step, as a flat dictionary.
-    """
-    attempt = step.attempts[number - 1]
-    is_failed = status_style(attempt.status).colour == "fail"
-    is_last = number == len(step.attempts)
-    return {
-        "Attempt": f"{attempt.attempt_number or number} of {len(step.attempts)}",
-        "Start": _format_recorded(start) if start else attempt.start_time or NOT_RECORDED,
-        "End": _format_recorded(end) if end else attempt.end_time or NOT_RECORDED,
-        "Duration": _format_elapsed(start, end),
-        "Error" if is_failed else "Message": shorten(attempt.message, 1000),
-        "Metrics": _format_values(metrics) if is_last else "",
-        "Parameters": _format_values(parameters),
-    }
-
-
-def _span_details(span: Span, style: StatusStyle) -> Dict[str, str]:
-    """Return the times of a run, a branch or a step with branches."""
-    end = "" if style.is_running else _format_recorded(span[1])
-    return {"Start": _format_recorded(span[0]), "End": end, "Duration": _format_span(span, style)}
 
 
 def _format_recorded(time: datetime) -> str:
@@ -208,12 +158,11 @@ class Scale:
 
 def lay_out(run: RunFacts) -> Tuple[List[ChartRow], Scale]:
     """Return the rows of a run, and the scale of its time axis. The first row is the run itself."""
-    run_log = run.run_log
-    context = _Context(run, _changed_parameters(run_log))
-    style = context.style_of(run_log.status)
+    run_log, layout = run.run_log, _Layout(run)
+    style = layout.style_of(run_log.status)
     span = time_span(attempts_of(steps_of(run_log)), run.utc_offset)
-    first = ChartRow("run", 0, "whole run", run_log.run_id, style, span, [_summary_mark(style, span, None)])
-    rows = [first, *_step_rows(run_log.steps, 0, None, context)]
+    first = ChartRow("run", 0, "whole run", run_log.run_id, style, span, [_span_mark("summary", style, span, None)])
+    rows = [first, *layout.step_rows(run_log.steps, 0, None)]
     return rows, Scale(span, is_open=any(row.style.is_running for row in rows))
 
 
@@ -225,101 +174,86 @@ def count_steps(rows: List[ChartRow]) -> List[Tuple[str, str]]:
     return [("text", text), *((style.colour, f"{style.sign} {n} {style.word}") for style, n in counts.most_common())]
 
 
-class _Context(NamedTuple):
-    """What must be known of a run to lay out its steps."""
+class _Layout:
+    """Lays out the steps of a run, in their order. `previous_end` is the last recorded time of the steps before."""
 
-    run: RunFacts
-    changed: Mapping[int, Mapping[str, Any]]
-    """The parameters to show for each attempt, by the `id` of the attempt."""
+    def __init__(self, run: RunFacts) -> None:
+        self._run = run
+        self._parameters = run.run_log.parameters  # those that the next attempt is compared with
 
     def style_of(self, status: str) -> StatusStyle:
         """Return the style of the run, or of a branch or step in it. In a run that died, none is running."""
-        style, liveness = status_style(status), self.run.liveness
+        style, liveness = status_style(status), self._run.liveness
         return status_style(state_of(status, liveness.is_stale, liveness.is_interrupted)) if style.is_running else style
 
+    def step_rows(
+        self, steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime]
+    ) -> Iterator[ChartRow]:
+        """Yield the row of each step, then those of its branches. Nodes that only end a graph are left out."""
+        for step in steps.values():
+            if step.step_type in TERMINAL_STEP_TYPES:
+                continue
+            inner_steps = (each for branch in step.branches.values() for each in steps_of(branch))
+            span = time_span(attempts_of([step, *inner_steps]), self._run.utc_offset)
+            yield self._step_row(step, depth, span, previous_end)
+            for name, branch in step.branches.items():
+                style = self.style_of(branch.status)
+                branch_span = time_span(attempts_of(steps_of(branch)), self._run.utc_offset)
+                marks = [_span_mark("summary", style, branch_span, previous_end)]
+                label = own_name(name, step.internal_name)
+                yield ChartRow("branch", depth + 1, label, name, style, branch_span, marks)
+                yield from self.step_rows(branch.steps, depth + 2, previous_end)
+            if span:
+                previous_end = max(previous_end or span[1], span[1])
 
-def _changed_parameters(run_log: RunLog) -> Dict[int, Dict[str, Any]]:
-    """Return the parameters that each attempt started with, as far as they differ from those of the attempt before it.
+    def _step_row(self, step: StepLog, depth: int, span: Optional[Span], previous_end: Optional[datetime]) -> ChartRow:
+        style = SKIPPED if step.mock and not step.attempts else self.style_of(step.status)
+        marks = list(self._attempt_marks(step, previous_end))
+        # magnus records an attempt when it ends, so a running step usually has no running attempt.
+        if not marks or (style.is_running and not any(mark.style.is_running for mark in marks)):
+            if step.branches:
+                marks.append(_span_mark("summary", style, span, previous_end))
+            else:
+                marks.append(_span_mark("open", style, None, previous_end))
+        kind = "composite" if step.branches else "step"
+        return ChartRow(kind, depth, step.name, step.internal_name, style, span, marks, len(step.attempts))
 
-    The first attempt is compared with the final parameters of the run.
-    """
-    changed, before = {}, run_log.parameters
-    for attempt in attempts_of(steps_of(run_log)):
-        changed[id(attempt)] = {
+    def _attempt_marks(self, step: StepLog, previous_end: Optional[datetime]) -> Iterator[Mark]:
+        count = len(step.attempts)
+        for number, attempt in enumerate(step.attempts, start=1):
+            start, end = (parse_time(text, self._run.utc_offset) for text in (attempt.start_time, attempt.end_time))
+            style = self.style_of(attempt.status)
+            metrics = self._run.step_metrics.get(step.internal_name, {}) if number == count else {}
+            details = {
+                "Attempt": f"{attempt.attempt_number or number} of {count}",
+                "Start": _format_recorded(start) if start else attempt.start_time or NOT_RECORDED,
+                "End": _format_recorded(end) if end else attempt.end_time or NOT_RECORDED,
+                "Duration": _format_elapsed(start, end),
+                "Error" if style.colour == "fail" else "Message": shorten(attempt.message, 1000),
+                "Metrics": _format_values(metrics),
+                "Parameters": _format_values(self._changed_parameters(attempt)),
+            }
+            yield Mark("bar", style, start or end or previous_end, end, details)
+
+    def _changed_parameters(self, attempt: StepAttempt) -> Dict[str, Any]:
+        """Return the parameters that an attempt started with, as far as those of the attempt before it differ.
+
+        The first attempt is compared with the final parameters of the run.
+        """
+        before, self._parameters = self._parameters, attempt.parameters or self._parameters
+        return {
             name: value
             for name, value in attempt.parameters.items()
             # Compared as JSON if they differ, because NaN differs from itself.
             if name not in before or (value != before[name] and json.dumps(value) != json.dumps(before[name]))
         }
-        before = attempt.parameters or before
-    return changed
 
 
-def _step_rows(
-    steps: Mapping[str, StepLog], depth: int, previous_end: Optional[datetime], context: _Context
-) -> Iterator[ChartRow]:
-    """Yield the row of each step, then those of its branches. Nodes that only end a graph are left out.
-
-    Args:
-        steps: The steps of a run or branch.
-        depth: How deep the steps are nested.
-        previous_end: The last recorded time of the steps before these.
-        context: The run.
-    """
-    for step in steps.values():
-        if step.step_type in TERMINAL_STEP_TYPES:
-            continue
-        span = time_span(_attempts_in(step), context.run.utc_offset)
-        yield _step_row(step, depth, span, previous_end, context)
-        for name, branch in step.branches.items():
-            style = context.style_of(branch.status)
-            branch_span = time_span(attempts_of(steps_of(branch)), context.run.utc_offset)
-            marks = [_summary_mark(style, branch_span, previous_end)]
-            label = own_name(name, step.internal_name)
-            yield ChartRow("branch", depth + 1, label, name, style, branch_span, marks)
-            yield from _step_rows(branch.steps, depth + 2, previous_end, context)
-        if span:
-            previous_end = max(previous_end or span[1], span[1])
-
-
-def _attempts_in(step: StepLog) -> Iterator[StepAttempt]:
-    yield from step.attempts
-    for branch in step.branches.values():
-        yield from attempts_of(steps_of(branch))
-
-
-def _step_row(
-    step: StepLog, depth: int, span: Optional[Span], previous_end: Optional[datetime], context: _Context
-) -> ChartRow:
-    style = SKIPPED if step.mock and not step.attempts else context.style_of(step.status)
-    marks = list(_attempt_marks(step, previous_end, context))
-    # magnus records an attempt when it ends, so a running step usually has no running attempt.
-    if not marks or (style.is_running and not any(mark.style.is_running for mark in marks)):
-        if step.branches:
-            marks.append(_summary_mark(style, span, previous_end))
-        else:
-            marks.append(_untimed_mark("open", style, previous_end))
-    kind = "composite" if step.branches else "step"
-    return ChartRow(kind, depth, step.name, step.internal_name, style, span, marks, len(step.attempts))
-
-
-def _attempt_marks(step: StepLog, previous_end: Optional[datetime], context: _Context) -> Iterator[Mark]:
-    for number, attempt in enumerate(step.attempts, start=1):
-        start, end = (parse_time(text, context.run.utc_offset) for text in (attempt.start_time, attempt.end_time))
-        style, changed = context.style_of(attempt.status), context.changed.get(id(attempt), {})
-        details = _attempt_details(
-            step, number, start, end, changed, context.run.step_metrics.get(step.internal_name, {})
-        )
-        yield Mark("bar", style, start or end or previous_end, end, details)
-
-
-def _summary_mark(style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:
+def _span_mark(kind: str, style: StatusStyle, span: Optional[Span], previous_end: Optional[datetime]) -> Mark:
+    """Return a mark that is no attempt. Without recorded times, it is drawn only while it is running."""
     if span:
-        return Mark("summary", style, *span, _span_details(span, style))
-    return _untimed_mark("summary", style, previous_end)
-
-
-def _untimed_mark(kind: str, style: StatusStyle, previous_end: Optional[datetime]) -> Mark:
-    """Return a mark without recorded times. It is drawn only while it is running."""
+        end = "" if style.is_running else _format_recorded(span[1])
+        details = {"Start": _format_recorded(span[0]), "End": end, "Duration": _format_span(span, style)}
+        return Mark(kind, style, *span, details)
     details = {"Start": f"after {_format_recorded(previous_end)}"} if style.is_running and previous_end else {}
     return Mark(kind if style.is_running else "", style, previous_end, None, details)

@@ -11,7 +11,7 @@ from typing import Any, Iterable, List, Mapping, Optional, Tuple, Union
 from magnus import defaults
 from magnus.datastore import RunLog
 
-from magnus_peewee_store.logs import RunFacts, results_of, steps_of
+from magnus_peewee_store.logs import RunFacts, code_versions, results_of, steps_of
 from magnus_peewee_store.metrics import Series, last_value
 from magnus_peewee_store.timeline.layout import (
     ChartRow,
@@ -20,7 +20,6 @@ from magnus_peewee_store.timeline.layout import (
     as_facts,
     count_steps,
     lay_out,
-    origin_details,
     run_details,
     shorten,
 )
@@ -174,7 +173,15 @@ def _draw_facts(run: RunFacts, row: ChartRow, resume_command: str) -> ET.Element
     header = element("header")
     add(add(header, "h1", "Run "), "bdi", run.run_log.run_id)
     facts = add(header, "dl", class_="facts")
-    for name, text in {**run_details(run, row.style, row.span), **origin_details(run)}.items():
+    origin = {
+        "User": run.origin.user,
+        "Host": run.origin.host,
+        "Project": run.project,
+        "Pipeline": run.pipeline,
+        "Code": ", ".join(code_versions(run.complete_log)),
+    }
+    known_origin = {name: text for name, text in origin.items() if text}
+    for name, text in {**run_details(run, row), **known_origin}.items():
         fact = add(facts, "div")
         add(fact, "dt", name)
         add(add(fact, "dd", class_=row.style.colour if name == "Status" else "plain"), "bdi", text)

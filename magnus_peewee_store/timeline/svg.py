@@ -64,7 +64,7 @@ def to_svg(run: Union[RunFacts, RunLog]) -> str:
     add(svg, "rect", colour="background", width="100%", height="100%")
     title = f"Run {shorten(run_log.run_id, 80)}"
     add(svg, "text", title, colour="text", x=12, y=30, font_size=18, font_weight="bold")
-    details = run_details(facts, rows[0].style, rows[0].span)
+    details = run_details(facts, rows[0])
     text = " · ".join(f"{name}: {shorten(value, 40)}" for name, value in details.items())
     add(svg, "text", text, colour="text", x=12, y=54, font_size=13)
     counts = add(svg, "text", colour="text", x=12, y=76, font_size=13, font_weight="bold")
