@@ -164,12 +164,7 @@ def _table_row(row: ChartRow, mark: Mark) -> ET.Element:
 
 
 def _draw_facts(run: RunFacts, row: ChartRow, resume_command: str) -> ET.Element:
-    """Draw the id, the facts, the notes, and the command that resumes a run.
-
-    Args:
-        row: The row of the run in the timeline.
-        resume_command: The command; empty for none.
-    """
+    """Draw the id, the facts, the notes, and the command that resumes a run, if it is not empty."""
     header = element("header")
     add(add(header, "h1", "Run "), "bdi", run.run_log.run_id)
     facts = add(header, "dl", class_="facts")
@@ -197,15 +192,11 @@ def _draw_facts(run: RunFacts, row: ChartRow, resume_command: str) -> ET.Element
 
 
 def _draw_failures(run: RunFacts, outputs: Mapping[str, str]) -> ET.Element:
-    """Draw the message of each failed step, and the end of its output where it is known.
-
-    Args:
-        outputs: The end of the output of steps, by their internal name.
-    """
+    """Draw the message of each failed step, and the end of its output where it is known."""
     box = element("div")
     for step in steps_of(run.complete_log):
-        messages = [attempt.message for attempt in step.attempts[-1:] if attempt.message]
-        texts = [*messages, *filter(None, [outputs.get(step.internal_name, "")])]
+        messages = [attempt.message for attempt in step.attempts[-1:]]
+        texts = [*filter(None, [*messages, outputs.get(step.internal_name)])]
         if step.status != defaults.FAIL or not texts:
             continue
         section = add(box, "section", class_="failure")
@@ -218,8 +209,7 @@ def _draw_failures(run: RunFacts, outputs: Mapping[str, str]) -> ET.Element:
 def _draw_results(run: RunFacts, index_url: Optional[str]) -> ET.Element:
     """Draw the final parameters, the last values of metrics, the data and the curves.
 
-    Args:
-        index_url: The address of the page that lists all runs, where a hash leads to the runs that used the content.
+    On the page of all runs, at `index_url`, a hash leads to the runs that used the content.
     """
     box = element("div")
     lists = add(box, "div", class_="results")

@@ -89,7 +89,7 @@ def draw_hatches() -> ET.Element:
 
 def draw_axis(scale: Scale) -> ET.Element:
     """Draw the labels of the time axis."""
-    axis = _chart(AXIS_HEIGHT, font_size=12, aria_hidden="true")
+    axis = element("svg", width=WIDTH - LABEL_WIDTH, height=AXIS_HEIGHT, font_size=12, aria_hidden="true")
     for percent, label in scale.ticks():
         anchor = "start" if percent == 0 else "middle" if percent < 94 else "end"
         add(axis, "text", label, colour="muted", x=_format_percent(percent), y=16, text_anchor=anchor)
@@ -97,12 +97,7 @@ def draw_axis(scale: Scale) -> ET.Element:
 
 
 def draw_labels(rows: List[ChartRow], is_page: bool = False) -> ET.Element:
-    """Draw the labels of rows as a tree.
-
-    Args:
-        rows: The rows.
-        is_page: True to add the durations that a page shows on a phone, where the bars leave no room for them.
-    """
+    """Draw the labels of rows as a tree. A page has the durations, too, for a phone, where the bars leave no room."""
     labels = element("svg", class_="labels", width=LABEL_WIDTH, height=ROW_HEIGHT * len(rows), font_size=13)
     labels.extend(_bands(rows))
     for number, row in enumerate(rows):
@@ -126,12 +121,9 @@ def draw_labels(rows: List[ChartRow], is_page: bool = False) -> ET.Element:
 def draw_bars(rows: List[ChartRow], scale: Scale, first_number: Optional[int] = None) -> ET.Element:
     """Draw the marks of rows, and the duration next to them.
 
-    Args:
-        rows: The rows.
-        scale: The scale of the time axis.
-        first_number: The number of the first row, to link each mark to its row of the table; None for no links.
+    `first_number` is the number of the first row, to link each mark to its row of the table; None for no links.
     """
-    bars = _chart(ROW_HEIGHT * len(rows), class_="bars")
+    bars = element("svg", width=WIDTH - LABEL_WIDTH, height=ROW_HEIGHT * len(rows), class_="bars")
     bars.extend(_bands(rows))
     for percent, _ in scale.ticks():
         x = _format_percent(percent)
@@ -179,10 +171,6 @@ def _bands(rows: List[ChartRow]) -> Iterator[ET.Element]:
     for number, row in enumerate(rows):
         band = element("rect", colour="text", class_="band", y=number * ROW_HEIGHT, width="100%", height=ROW_HEIGHT)
         yield set_attributes(band, fill_opacity=f"{min(0.02 * row.depth, DEEPEST_SHADE):.2f}")
-
-
-def _chart(height: int, **attributes: Any) -> ET.Element:
-    return element("svg", width=WIDTH - LABEL_WIDTH, height=height, **attributes)
 
 
 def _format_percent(percent: float) -> str:
