@@ -5,7 +5,7 @@ The menus above a plot are plotly's own. CSS gives the texts and lines their col
 
 import html
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from magnus_peewee_store.report.run_table import Column
 from magnus_peewee_store.timeline.layout import shorten
@@ -27,8 +27,17 @@ CONFIG = {
     "showSendToCloud": False,  # Some versions of plotly show a button that uploads the data.
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
 }
-
-Groups = Sequence[Sequence[int]]  # the indices of the runs with each status
+LAYOUT = {
+    "height": 440,
+    "font": {"family": FONT, "size": 13},
+    "paper_bgcolor": TRANSPARENT,
+    "plot_bgcolor": TRANSPARENT,
+    "hovermode": "closest",
+    "hoverlabel": {"bgcolor": DARK["background"], "bordercolor": COLOURS["waiting"], "align": "left"},
+    "modebar": {"bgcolor": TRANSPARENT, "color": COLOURS["waiting"], "activecolor": COLOURS["running"]},
+    "showlegend": True,
+    "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+}
 
 
 class Plot(NamedTuple):
@@ -43,14 +52,7 @@ class Plot(NamedTuple):
 def draw_plots(
     fields: Sequence[Column], params: Sequence[Column], metrics: Sequence[Column], urls: Sequence[str]
 ) -> List[Plot]:
-    """Draw the plots that the runs have values for.
-
-    Args:
-        fields: The fields. They include `run_id` and `state`.
-        params: The parameters.
-        metrics: The metrics.
-        urls: The address of the page of each run.
-    """
+    """Draw the plots that the runs have values for. `urls` are the addresses of their pages."""
     field = {each.name: each for each in fields}
     ys = [each for each in metrics if each.has_numbers][:MOST_CHOICES]
     ys += [field["duration"]] if "duration" in field else []
@@ -67,13 +69,12 @@ def draw_plots(
 
 def _scatter(field: Dict[str, Column], urls: Sequence[str], xs: Sequence[Column], ys: Sequence[Column]) -> str:
     """Return a plot of one point per run, with a menu for y, and one for x if there is a choice."""
-    indices_of: Dict[str, List[int]] = {}
+    groups: Dict[str, List[int]] = {}  # by status, the indices of the runs
     for index, status in enumerate(field["state"].values):
-        indices_of.setdefault(status, []).append(index)
-    groups = list(indices_of.values())
+        groups.setdefault(status, []).append(index)
     ids = [_escape(shorten(run_id, LONGEST_ID)) for run_id in field["run_id"].values]
     traces = []
-    for status, indices in indices_of.items():
+    for status, indices in groups.items():
         style = status_style(status)
         traces.append(
             {
@@ -88,14 +89,18 @@ def _scatter(field: Dict[str, Column], urls: Sequence[str], xs: Sequence[Column]
                 "hovertemplate": HOVER,
             }
         )
-    y_choices = [_choice(y, "y", y.numbers, groups) for y in ys]
-    x_choices = [_choice(x, "x", _positions(x), groups, _axis(x)) for x in xs]
-    if len(xs) > 1:
-        menus = [_menu("y: ", y_choices, row=1), _menu("x: ", x_choices, row=0)]
-    else:
-        menus = [_menu("y: ", y_choices, row=0)]
-    axes = {"xaxis": {"title": {"text": _label(xs[0])}, **_axis(xs[0])}, "yaxis": {"title": {"text": _label(ys[0])}}}
-    return json.dumps({"data": traces, "layout": {**_layout(menus), **axes}, "config": CONFIG})
+    has_choice = len(xs) > 1
+    menus = [_menu("y", [(y, y.numbers, {}) for y in ys], groups, row=int(has_choice))]
+    if has_choice:
+        menus.append(_menu("x", [(x, _positions(x), _axis(x)) for x in xs], groups, row=0))
+    layout = {
+        **LAYOUT,
+        "margin": {"t": 24 + 42 * len(menus), "r": 16, "b": 90, "l": 64},
+        "updatemenus": menus,
+        "xaxis": {"title": {"text": _label(xs[0])}, **_axis(xs[0])},
+        "yaxis": {"title": {"text": _label(ys[0])}},
+    }
+    return json.dumps({"data": traces, "layout": layout, "config": CONFIG})
 
 
 def _positions(column: Column) -> List[Any]:
@@ -109,43 +114,25 @@ def _axis(column: Column) -> Dict[str, Any]:
         return {"type": "date"}
     if not column.is_numeric:
         return {"type": "category", "categoryorder": "category ascending"}
-    return {"type": "log" if _is_logarithmic(column.numbers) else "linear"}
+    known = [each for each in column.numbers if each is not None]
+    is_logarithmic = min(known) > 0 and max(known) / min(known) >= LOG_RATIO
+    return {"type": "log" if is_logarithmic else "linear"}
 
 
-def _is_logarithmic(numbers: Sequence[Optional[float]]) -> bool:
-    known = [each for each in numbers if each is not None]
-    return min(known) > 0 and max(known) / min(known) >= LOG_RATIO
+def _menu(
+    axis: str, choices: Sequence[Tuple[Column, List[Any], Dict[str, Any]]], groups: Mapping[str, List[int]], row: int
+) -> Dict[str, Any]:
+    """Return a menu above the plot that draws a column, with its values and its options, on an axis.
 
-
-def _choice(
-    column: Column, axis: str, values: Sequence[Any], groups: Groups, options: Optional[Dict[str, Any]] = None
-) -> Tuple[Column, List[Any]]:
-    """Return the column, and the arguments for plotly to draw it on an axis."""
-    layout = {f"{axis}axis.{name}": value for name, value in (options or {}).items()}
-    layout.update({f"{axis}axis.title.text": _label(column), f"{axis}axis.autorange": True})
-    return column, [{axis: [_pick(values, indices) for indices in groups]}, layout]
-
-
-def _menu(prefix: str, choices: Sequence[Tuple[Column, List[Any]]], row: int) -> Dict[str, Any]:
-    """Return a menu above the plot. Row 0 is the lowest row of menus."""
-    buttons = [{"label": prefix + _label(column), "method": "update", "args": args} for column, args in choices]
+    Row 0 is the lowest row of menus.
+    """
+    buttons = []
+    for column, values, options in choices:
+        layout = {f"{axis}axis.{name}": value for name, value in options.items()}
+        layout.update({f"{axis}axis.title.text": _label(column), f"{axis}axis.autorange": True})
+        data = {axis: [_pick(values, indices) for indices in groups.values()]}
+        buttons.append({"label": f"{axis}: {_label(column)}", "method": "update", "args": [data, layout]})
     return {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 12 + 38 * row}}
-
-
-def _layout(menus: List[Dict[str, Any]]) -> Dict[str, Any]:
-    return {
-        "height": 440,
-        "margin": {"t": 24 + 42 * len(menus), "r": 16, "b": 90, "l": 64},
-        "font": {"family": FONT, "size": 13},
-        "paper_bgcolor": TRANSPARENT,
-        "plot_bgcolor": TRANSPARENT,
-        "hovermode": "closest",
-        "hoverlabel": {"bgcolor": DARK["background"], "bordercolor": COLOURS["waiting"], "align": "left"},
-        "modebar": {"bgcolor": TRANSPARENT, "color": COLOURS["waiting"], "activecolor": COLOURS["running"]},
-        "showlegend": True,
-        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
-        "updatemenus": menus,
-    }
 
 
 def _label(column: Column) -> str:
