@@ -61,23 +61,16 @@ class Column:
 
 def field_columns(found: Sequence[RunSummary]) -> List[Column]:
     """Return a column for each field that a run has a value for. The first is the id."""
-    columns = [Column(name, name.replace("_", " "), [_field(name, run) for run in found]) for name in FIELDS]
-    return [each for each in columns if each.name == "run_id" or any(value is not None for value in each.values)]
-
-
-def _field(name: str, run: RunSummary) -> Any:
-    value = FIELDS[name](run)
-    return None if value == "" else value
+    columns = []
+    for name, get_value in FIELDS.items():
+        values = [None if value == "" else value for value in map(get_value, found)]
+        if name == "run_id" or any(value is not None for value in values):
+            columns.append(Column(name, name.replace("_", " "), values))
+    return columns
 
 
 def value_columns(found: Sequence[RunSummary], prefix: str, limit: int) -> List[Column]:
-    """Return a column for each parameter or metric. If there are more than `limit`, return those that most runs have.
-
-    Args:
-        found: The runs.
-        prefix: `PARAMS` or `METRICS`.
-        limit: The largest number of columns.
-    """
+    """Return a column for each parameter or metric; if there are more than `limit`, for those that most runs have."""
     names = [*all_names(found, PARAMS), *all_names(found, METRICS)]
     heading_of = dict(zip(names, headings(names)))
     dictionaries = [run.params if prefix == PARAMS else run.metrics for run in found]
@@ -138,15 +131,7 @@ def table_options(
     metrics: Sequence[Column],
     urls: Sequence[str],
 ) -> Dict[str, Any]:
-    """Return the columns and the rows of the table.
-
-    Args:
-        found: The runs.
-        fields: The fields. The first is the id.
-        params: The parameters.
-        metrics: The metrics.
-        urls: The address of the page of each run.
-    """
+    """Return the columns and the rows of the table. `urls` are the addresses of the pages of the runs."""
     columns = [*fields, *params, *metrics]
     shown = {each.name for each in fields if each.name not in HIDDEN and (each.name not in ORIGIN or each.varies)}
     shown |= _first_shown(params) | _first_shown(metrics)

@@ -13,7 +13,7 @@ import string
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from magnus_peewee_store.exceptions import MissingLibraryError
 from magnus_peewee_store.logs import steps_of
@@ -43,22 +43,12 @@ def write_site(
     resume_command: Callable[[Run], str] = lambda run: "",
     outputs: Callable[[Run], Mapping[str, str]] = lambda run: {},
 ) -> Path:
-    """Write the site of some runs. It replaces an earlier one in the folder. Two writers of one folder take turns.
+    """Write the site of some runs, and return its index. It replaces an earlier one in the folder.
 
-    Args:
-        found: The runs, in the order of the table.
-        folder: The folder to write to. It is created if it does not exist.
-        where: The conditions that chose the runs. The site shows these conditions.
-        progress: Called with 1 after each run.
-        resume_command: Returns the command that resumes a run.
-        outputs: Returns the end of the output of a run's failed steps.
+    Two writers of one folder take turns. `progress` is called with 1 after each run. `outputs` returns the end of the
+    output of each failed step.
 
-    Returns:
-        The index.
-
-    Raises:
-        MissingLibraryError: If plotly or itables is not installed.
-        FileExistsError: If the folder contains other files than those of an earlier report.
+    Raises MissingLibraryError without plotly or itables, and FileExistsError if the folder contains other files.
     """
     plotly_script, table_script = read_libraries()
     check_folder(folder)
@@ -66,19 +56,20 @@ def write_site(
     pages.mkdir(parents=True, exist_ok=True)
     with _sole_writer(pages):
         written: List[RunSummary] = []
-        names = set()
+        files: Set[str] = set()
         users: Dict[str, List[int]] = {}
         for summary in found:
+            run_id = summary.run_id
             with contextlib.suppress(RunNotFoundError):  # It may have been deleted meanwhile.
-                run = complete_run(store, read_exactly(store, summary.run_id))
-                page = to_html(run, f"../{INDEX}", resume_command(run), outputs(run))
-                write_atomically(pages / page_name(summary.run_id), page)
-                names.add(page_name(summary.run_id))
-                script = _series_script(run)
-                if script:
-                    script_name = page_name(summary.run_id, "js")
-                    write_atomically(pages / script_name, script)
-                    names.add(script_name)
+                run = complete_run(store, read_exactly(store, run_id))
+                texts = {page_name(run_id): to_html(run, f"../{INDEX}", resume_command(run), outputs(run))}
+                if run.curves:
+                    # From this script, the index takes the curves of the run when runs are compared.
+                    series = {name: [*zip(*points)] for name, points in run.curves.items()}
+                    texts[page_name(run_id, "js")] = f"receiveSeries({json.dumps(series)});\n"
+                for name, text in texts.items():
+                    write_atomically(pages / name, text)
+                files.update(texts)
                 for data_hash in {data.data_hash for step in steps_of(run.complete_log) for data in step.data_catalog}:
                     users.setdefault(shorten_hash(data_hash), []).append(len(written))
                 written.append(summary)
@@ -86,9 +77,9 @@ def write_site(
         write_atomically(folder / PLOTLY, plotly_script)
         index = folder / INDEX
         write_atomically(index, draw_index(written, where, table_script, users))
-        for name in {path.name for path in pages.iterdir()} - names:
-            if _PAGE_NAME.fullmatch(name):
-                (pages / name).unlink()
+        for path in list(pages.iterdir()):
+            if path.name not in files and _PAGE_NAME.fullmatch(path.name):
+                path.unlink()
         return index
 
 
@@ -105,12 +96,6 @@ def _sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _series_script(run: Run) -> str:
-    """Return the script from which the index takes the curves of a run; empty if it has none."""
-    series = {name: [*zip(*points)] for name, points in run.curves.items()}
-    return f"receiveSeries({json.dumps(series)});\n" if series else ""
-
-
 def page_name(run_id: str, ending: str = "html") -> str:
     """Return the name of a run's page. It has a hash, and only characters that every file system accepts."""
     start = re.sub("[^a-z0-9_.-]+", "-", run_id.lower())[:40].lstrip(".")
@@ -118,11 +103,7 @@ def page_name(run_id: str, ending: str = "html") -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder contains no files besides an earlier report. Hidden files do not count.
-
-    Raises:
-        FileExistsError: If it contains other files.
-    """
+    """Raise FileExistsError if a folder contains files besides an earlier report. Hidden files do not count."""
     if not folder.exists():
         return
     for path in sorted(folder.iterdir()):
@@ -161,11 +142,8 @@ def draw_index(
 ) -> str:
     """Return the page with the table, the comparison and the plots.
 
-    Args:
-        found: The runs.
-        where: The conditions that chose the runs.
-        table_script: The path of DataTables' script.
-        users: By the beginning of the hash of a content, the indices of the runs that used it.
+    `table_script` is the path of DataTables' script. `users` has the indices of the runs that used a content, by the
+    beginning of its hash.
     """
     fields = field_columns(found)
     params, metrics = (value_columns(found, prefix, MOST_COLUMNS) for prefix in (PARAMS, METRICS))

@@ -126,12 +126,7 @@ class ChartRow(NamedTuple):
 
 
 class Scale:
-    """Convert times to percent of the width of the chart.
-
-    Args:
-        span: The first and the last recorded time.
-        is_open: Whether a step is running. Its mark is longer than the recorded times.
-    """
+    """Converts times to percent of the width of the chart. The mark of a running step is longer than `span`."""
 
     def __init__(self, span: Optional[Span], is_open: bool) -> None:
         self._start = span[0] if span else None
