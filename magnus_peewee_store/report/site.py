@@ -46,9 +46,8 @@ def write_site(
     """Write the site of some runs, and return its index. It replaces an earlier one in the folder.
 
     Two writers of one folder take turns. `progress` is called with 1 after each run. `outputs` returns the end of the
-    output of each failed step.
-
-    Raises MissingLibraryError without plotly or itables, and FileExistsError if the folder contains other files.
+    output of each failed step. If plotly or itables is missing, a MissingLibraryError is raised; if the folder contains
+    other files, a FileExistsError.
     """
     plotly_script, table_script = read_libraries()
     check_folder(folder)

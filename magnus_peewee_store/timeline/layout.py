@@ -126,7 +126,7 @@ class ChartRow(NamedTuple):
 
 
 class Scale:
-    """Converts times to percent of the width of the chart. The mark of a running step is longer than `span`."""
+    """Convert times to percent of the width of the chart. The mark of a running step is longer than `span`."""
 
     def __init__(self, span: Optional[Span], is_open: bool) -> None:
         self._start = span[0] if span else None
