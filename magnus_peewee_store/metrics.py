@@ -77,7 +77,7 @@ class Series(NamedTuple):
 
 def is_number(value: Any) -> bool:
     """Return True for an integer or a float, but not for True and False."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (float, int)) and type(value) is not bool
 
 
 def is_finite(value: Any) -> bool:
