@@ -57,7 +57,7 @@ class Series(NamedTuple):
         return self.bounds()[1]
 
     def bounds(self) -> Tuple[Optional[Point], Optional[Point]]:
-        """Return `min` and `max`. Each looks at all points, and both together once."""
+        """Return `min` and `max`, found in one walk over the points."""
         numbers = [point for point in self.points if is_number(point.value) and point.value == point.value]
         value = operator.attrgetter("value")
         return min(numbers, key=value, default=None), max(numbers, key=value, default=None)

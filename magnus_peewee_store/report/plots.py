@@ -7,13 +7,13 @@ import html
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-from magnus_peewee_store.report.run_table import Column
+from magnus_peewee_store.report.run_table import LONGEST_ID, Column
 from magnus_peewee_store.timeline.layout import shorten
 from magnus_peewee_store.timeline.styles import DARK, FONT, status_style
 from magnus_peewee_store.timeline.svg import replace_invalid
 
 MOST_CHOICES = 100  # metrics or parameters in a menu
-LONGEST_ID, LONGEST_LABEL = 60, 32  # characters
+LONGEST_LABEL = 32  # characters
 LOG_RATIO = 100  # If the largest value of a parameter is this many times its smallest, its axis is logarithmic.
 # Colours that can be seen on light and on dark backgrounds.
 COLOURS = {"success": "#17916f", "fail": "#e2501f", "running": "#3a7fdd", "waiting": "#7c8894", "dead": "#b07a10"}

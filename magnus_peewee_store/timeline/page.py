@@ -217,11 +217,8 @@ def _draw_results(run: RunFacts, index_url: Optional[str]) -> ET.Element:
     marked = ((name, _code(value), "set by a step" if name in results else "") for name, value in parameters.items())
     _add_list(lists, "Parameters", marked, len(parameters))
     _add_list(lists, "Metrics", ((name, *_metric_text(each)) for name, each in metrics.items()), len(metrics))
-    files = {
-        (data.stage, data.name, data.data_hash): None
-        for step in steps_of(run.complete_log)
-        for data in step.data_catalog
-    }
+    catalog = (data for step in steps_of(run.complete_log) for data in step.data_catalog)
+    files = dict.fromkeys((data.stage, data.name, data.data_hash) for data in catalog)
     data = _add_list(lists, "Data", ((name, stage, "") for stage, name, _ in files), len(files))
     for (_, _, data_hash), value in zip(files, data.iter("dd") if data is not None else ()):
         tail = add(value, "span", " ")
@@ -284,5 +281,5 @@ def _metric_text(metric: Any) -> Tuple[str, str]:
     if not isinstance(metric, Series):
         return text, ""
     ends = zip(("min", "max"), metric.bounds())
-    texts = [f"{name} {format_number(end.value)} at {end.iteration:,}" for name, end in ends if end]
-    return text, "; ".join([f"iteration {metric.last.iteration:,}", *([", ".join(texts)] if texts else [])])
+    bounds = ", ".join(f"{name} {format_number(end.value)} at {end.iteration:,}" for name, end in ends if end)
+    return text, "; ".join(filter(None, [f"iteration {metric.last.iteration:,}", bounds]))
