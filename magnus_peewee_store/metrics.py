@@ -49,18 +49,12 @@ class Series(NamedTuple):
     @property
     def min(self) -> Optional[Point]:
         """The first point with the smallest number; None without numbers. NaN and text do not count."""
-        return self.bounds()[0]
+        return min(self._numbers(), key=operator.attrgetter("value"), default=None)
 
     @property
     def max(self) -> Optional[Point]:
         """The first point with the largest number; None without numbers."""
-        return self.bounds()[1]
-
-    def bounds(self) -> Tuple[Optional[Point], Optional[Point]]:
-        """Return `min` and `max`, found in one walk over the points."""
-        numbers = [point for point in self.points if is_number(point.value) and point.value == point.value]
-        value = operator.attrgetter("value")
-        return min(numbers, key=value, default=None), max(numbers, key=value, default=None)
+        return max(self._numbers(), key=operator.attrgetter("value"), default=None)
 
     def choose(self, which: str) -> Optional[Point]:
         """Return the point that `last`, `first`, `min` or `max` names, or that of an iteration, given as text."""
@@ -73,6 +67,9 @@ class Series(NamedTuple):
         smallest = self.min
         minimum = f"; min {_short(smallest.value)} at {smallest.iteration}" if smallest else ""
         return f"{_short(self.last.value)} (iteration {self.last.iteration}{minimum})"
+
+    def _numbers(self) -> Iterator[Point]:
+        return (point for point in self.points if is_number(point.value) and point.value == point.value)
 
 
 def is_number(value: Any) -> bool:

@@ -52,7 +52,7 @@ class Slots:
         weakref.finalize(self, self._file.close)
 
     def take(self, taken: Set[int]) -> Optional[int]:
-        """Take a free slot, given those that this process has taken. Return None if there is none."""
+        """Take a free slot and return it; None if all are taken. `taken` are the slots that this process holds."""
         import fcntl  # Windows has none.
 
         if OWN_SLOT not in taken:

@@ -73,7 +73,7 @@ def merge(source: Sequence[StoredRow], target: Sequence[StoredRow]) -> Merge:
     if result.is_another_run or not differing:
         return result
     source_key, target_key = run_key([*wanted.values()]), run_key([*present.values()])
-    # magnus may write more to a run that has not ended. Only what ended is marked as failed.
+    # magnus may still write to a run that has not ended. A run that was marked as failed has ended.
     has_ended = target_key.has_ended_by_itself or target_key.is_marked_failed
     takes_source = source_key > target_key or (source_key == target_key and not has_ended)
     for name, row in differing.items():

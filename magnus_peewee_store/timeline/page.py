@@ -280,6 +280,6 @@ def _metric_text(metric: Any) -> Tuple[str, str]:
     text = format_number(last) if isinstance(last, float) else _code(last)
     if not isinstance(metric, Series):
         return text, ""
-    ends = zip(("min", "max"), metric.bounds())
+    ends = (("min", metric.min), ("max", metric.max))
     bounds = ", ".join(f"{name} {format_number(end.value)} at {end.iteration:,}" for name, end in ends if end)
     return text, "; ".join(filter(None, [f"iteration {metric.last.iteration:,}", bounds]))
